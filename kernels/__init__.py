@@ -1,0 +1,25 @@
+"""Kernels for training neural networks, float32 and channels-last, on NumPy arrays.
+
+One room per operation: its public signature, a NumPy reference, the Numba kernel, and the shapes it is tested on.
+"""
+
+from kernels.activation import dropout, dropout_backward, relu, relu_backward
+from kernels.conv2d import bias_grad, conv2d, conv2d_dgrad, conv2d_wgrad
+from kernels.dense import dense, dense_dgrad, dense_wgrad
+from kernels.loss import softmax_cross_entropy
+from kernels.norm import lrn, lrn_backward
+from kernels.pool import (
+    avgpool2d,
+    avgpool2d_backward,
+    global_avgpool,
+    global_avgpool_backward,
+    maxpool2d,
+    maxpool2d_backward,
+)
+from kernels.update import momentum_update
+
+__all__ = [
+    "avgpool2d", "avgpool2d_backward", "bias_grad", "conv2d", "conv2d_dgrad", "conv2d_wgrad", "dense", "dense_dgrad",
+    "dense_wgrad", "dropout", "dropout_backward", "global_avgpool", "global_avgpool_backward", "lrn", "lrn_backward",
+    "maxpool2d", "maxpool2d_backward", "momentum_update", "relu", "relu_backward", "softmax_cross_entropy",
+]

@@ -1,0 +1,74 @@
+"""The shapes convolution is tested and timed on: every distinct layer of the nets, and a few awkward ones."""
+
+from typing import NamedTuple
+
+
+class Case(NamedTuple):
+    """One layer: net and name, an image of size x size x channels, filters of window x window."""
+
+    net: str
+    name: str
+    size: int
+    channels: int
+    filters: int
+    window: int
+    stride: int = 1
+    padding: int = 0
+    groups: int = 1
+
+    @property
+    def out(self):
+        """Rows (and columns) of the output."""
+        return (self.size + 2 * self.padding - self.window) // self.stride + 1
+
+    @property
+    def options(self):
+        """The keyword arguments of conv2d."""
+        return {"stride": self.stride, "padding": self.padding, "groups": self.groups}
+
+    def shapes(self, batch):
+        """Shapes of x, w and y."""
+        return ((batch, self.size, self.size, self.channels),
+                (self.window, self.window, self.channels // self.groups, self.filters),
+                (batch, self.out, self.out, self.filters))
+
+    def flops(self, batch):
+        """Multiplications and additions of any of the three passes."""
+        return 2 * batch * self.out**2 * self.filters * self.window**2 * self.channels // self.groups
+
+
+def _inception(name, size, channels, one, reduce3, three, reduce5, five, pooled):
+    """The six convolutions of a block (table 1 of Szegedy et al. 2015)."""
+    for part, c, k, window in [("1x1", channels, one, 1), ("3x3_reduce", channels, reduce3, 1), ("3x3", reduce3, three, 3),
+                               ("5x5_reduce", channels, reduce5, 1), ("5x5", reduce5, five, 5), ("pool", channels, pooled, 1)]:
+        yield Case("googlenet", f"{name}/{part}", size, c, k, window, padding=window // 2)
+
+
+def _distinct(cases):
+    """Each shape once, under its first name."""
+    return list({case[2:]: case for case in reversed(cases)}.values())[::-1]
+
+
+CASES = _distinct([
+    Case("alexnet", "conv1", 227, 3, 96, 11, stride=4),
+    Case("alexnet", "conv2", 27, 96, 256, 5, padding=2, groups=2),
+    Case("alexnet", "conv3", 13, 256, 384, 3, padding=1),
+    Case("alexnet", "conv4", 13, 384, 384, 3, padding=1, groups=2),
+    Case("alexnet", "conv5", 13, 384, 256, 3, padding=1, groups=2),
+    Case("googlenet", "conv1", 224, 3, 64, 7, stride=2, padding=3),
+    Case("googlenet", "conv2_reduce", 56, 64, 64, 1),
+    Case("googlenet", "conv2", 56, 64, 192, 3, padding=1),
+    *_inception("3a", 28, 192, 64, 96, 128, 16, 32, 32),
+    *_inception("3b", 28, 256, 128, 128, 192, 32, 96, 64),
+    *_inception("4a", 14, 480, 192, 96, 208, 16, 48, 64),
+    *_inception("4b", 14, 512, 160, 112, 224, 24, 64, 64),
+    *_inception("4c", 14, 512, 128, 128, 256, 24, 64, 64),
+    *_inception("4d", 14, 512, 112, 144, 288, 32, 64, 64),
+    *_inception("4e", 14, 528, 256, 160, 320, 32, 128, 128),
+    *_inception("5a", 7, 832, 256, 160, 320, 32, 128, 128),
+    *_inception("5b", 7, 832, 384, 192, 384, 48, 128, 128),
+    Case("odd", "strided 1x1", 15, 7, 33, 1, stride=2),
+    Case("odd", "stride over window", 11, 5, 6, 2, stride=3),
+    Case("odd", "one pixel", 1, 1, 1, 1),
+    Case("odd", "grouped", 9, 12, 18, 3, stride=2, padding=1, groups=6),
+])

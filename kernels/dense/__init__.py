@@ -1,0 +1,44 @@
+"""Fully connected layer.
+
+    x (M,C)   w (C,K)   b (K,)   y (M,K)
+
+M samples, C inputs, K outputs; all arrays are float32. Every function raises ValueError, naming the operation and the
+shapes, for anything that does not fit. The gradient by the bias is `kernels.bias_grad`.
+"""
+
+import numpy as np
+
+from kernels import arguments
+from kernels.arguments import require, shape, tensor
+from kernels.dense import cpu
+
+NONE = np.zeros(0, np.float32)
+
+
+def dense(x, w, b=None, *, relu=False, out=None):
+    """y = x w + b, clipped at zero if `relu`; into `out` if given."""
+    x, w = tensor("dense", "x", x, "MC"), tensor("dense", "w", w, "CK")
+    require(x.shape[1] == w.shape[0], "dense", f"x {shape(x)} and w {shape(w)} must agree in C")
+    b = NONE if b is None else tensor("dense", "b", b, "K")
+    require(b.size in (0, w.shape[1]), "dense", f"b must have K={w.shape[1]} values, has {b.size}")
+    y = arguments.output("dense", out, (x.shape[0], w.shape[1]))
+    cpu.forward(x, w, b, relu, y)
+    return y
+
+
+def dense_dgrad(dy, w, out=None):
+    """Gradient by the input, dx (M,C), from dy (M,K)."""
+    dy, w = tensor("dense_dgrad", "dy", dy, "MK"), tensor("dense_dgrad", "w", w, "CK")
+    require(dy.shape[1] == w.shape[1], "dense_dgrad", f"dy {shape(dy)} and w {shape(w)} must agree in K")
+    dx = arguments.output("dense_dgrad", out, (dy.shape[0], w.shape[0]))
+    cpu.dgrad(dy, w, dx)
+    return dx
+
+
+def dense_wgrad(x, dy, out=None):
+    """Gradient by the weights, dw (C,K), summed over the samples, from dy (M,K)."""
+    x, dy = tensor("dense_wgrad", "x", x, "MC"), tensor("dense_wgrad", "dy", dy, "MK")
+    require(x.shape[0] == dy.shape[0], "dense_wgrad", f"x {shape(x)} and dy {shape(dy)} must agree in M")
+    dw = arguments.output("dense_wgrad", out, (x.shape[1], dy.shape[1]))
+    cpu.wgrad(x, dy, dw)
+    return dw

@@ -1,0 +1,43 @@
+"""Classification loss.
+
+    logits (N,C) float32   labels (N,) of any integer dtype, each in [0, C)
+
+Every function raises ValueError, naming the operation and the shapes, for anything that does not fit.
+"""
+
+import numpy as np
+
+from kernels.arguments import require, shape, tensor
+from kernels.loss import cpu
+
+
+def _labels(operation, labels, logits):
+    """The labels as int64, all of them classes of the logits."""
+    N, C = logits.shape
+    integers = isinstance(labels, np.ndarray) and labels.dtype.kind in "iu" and labels.shape == (N,)
+    got = f"{shape(labels)} {labels.dtype.name}" if isinstance(labels, np.ndarray) else type(labels).__name__
+    require(integers, operation, f"labels must be ({N},) integers for logits {shape(logits)}, got {got}")
+    wrong = np.flatnonzero((labels < 0) | (labels >= C))
+    first = f"labels[{wrong[0]}] = {labels[wrong[0]]}" if wrong.size else ""
+    require(not first, operation, f"{first} is not a class of logits {shape(logits)}")
+    return labels.astype(np.int64)
+
+
+def softmax(logits):
+    """The probabilities (N,C), each row's exponentials over their sum."""
+    logits = tensor("softmax", "logits", logits, "NC")
+    y = np.empty_like(logits)
+    cpu.softmax(logits, y)
+    return y
+
+
+def softmax_cross_entropy(logits, labels):
+    """(loss (N,), dlogits (N,C)): -log softmax(logits)[label], and its gradient softmax - onehot, of each sample.
+
+    Neither is divided by N. A NaN, or an infinity that leaves the softmax undefined, makes the loss NaN.
+    """
+    logits = tensor("softmax_cross_entropy", "logits", logits, "NC")
+    labels = _labels("softmax_cross_entropy", labels, logits)
+    loss, dlogits = np.empty(len(logits), np.float32), np.empty_like(logits)
+    cpu.softmax_cross_entropy(logits, labels, loss, dlogits)
+    return loss, dlogits

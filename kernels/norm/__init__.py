@@ -1,0 +1,39 @@
+"""Local response normalization across channels, channels-last (Krizhevsky et al. 2012, section 3.3).
+
+    s = k + alpha / size * (sum of x^2 over the `size` channels around each)      y = x / s^beta
+
+x, y and gradients are (N,H,W,C) float32. The channels around c are c - (size-1)//2 ... c + size//2, as far as
+they exist; alpha is divided by size, as Caffe, ONNX and PyTorch do and the paper does not. Every function raises
+ValueError, naming the operation and the shapes, for anything that does not fit.
+"""
+
+import numpy as np
+
+from kernels.arguments import require, shape, tensor
+from kernels.norm import cpu
+
+
+def _constants(operation, size, *numbers):
+    """(size, alpha / size, beta, k) as the kernels take them."""
+    good = isinstance(size, int | np.integer) and size >= 1
+    require(good, operation, f"size must be a positive int, got {size!r}")
+    alpha, beta, k = (np.float32(number) for number in numbers)
+    return int(size), np.float32(alpha / size), beta, k
+
+
+def lrn(x, size, alpha, beta, k):
+    """The normalized y, of x's shape."""
+    x = tensor("lrn", "x", x, "NHWC")
+    y = np.empty_like(x)
+    cpu.lrn(x, *_constants("lrn", size, alpha, beta, k), y)
+    return y
+
+
+def lrn_backward(dy, x, y, size, alpha, beta, k):
+    """Gradient by the input: dx = dy / s^beta - 2 alpha beta / size * x * (sum of dy y / s over all windows of x)."""
+    dy, x, y = (tensor("lrn_backward", name, a, "NHWC") for name, a in (("dy", dy), ("x", x), ("y", y)))
+    agree = dy.shape == x.shape == y.shape
+    require(agree, "lrn_backward", f"dy {shape(dy)}, x {shape(x)} and y {shape(y)} must agree")
+    dx = np.empty_like(x)
+    cpu.lrn_backward(dy, x, y, *_constants("lrn_backward", size, alpha, beta, k), dx)
+    return dx

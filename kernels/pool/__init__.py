@@ -1,0 +1,106 @@
+"""Pooling over windows of an image, channels-last.
+
+    x (N,H,W,C)   y (N,P,Q,C)   index (N,P,Q,C) uint8
+
+N images, H x W pixels in, P x Q windows out, C channels; x, y and gradients are float32. `window` and `stride` are
+an int or a pair (rows, columns), `padding` an int, a pair or ((top, bottom), (left, right)), less than the window.
+
+    P = (H + top + bottom - R) / stride + 1, rounded down
+
+`ceil_mode` rounds up instead, so that the last window may hang over the edge, but drops a window that would
+start behind the input (Caffe's and PyTorch's rule). Every function raises ValueError, naming the operation and the
+shapes, for anything that does not fit.
+"""
+
+import numpy as np
+
+from kernels.arguments import require, shape, tensor
+from kernels.pool import cpu
+from kernels.pool.geometry import axes
+
+
+def _sizes(operation, x_shape):
+    sizes = tuple(int(v) for v in x_shape)
+    good = len(sizes) == 4 and min(sizes) >= 1
+    require(good, operation, f"x_shape must be four positive sizes, got {x_shape!r}")
+    return sizes
+
+
+def _y_shape(x_shape, rows, columns):
+    return x_shape[0], len(rows.start), len(columns.start), x_shape[3]
+
+
+def _gradient(operation, dy, x_shape, rows, columns):
+    """(dy checked, dx to be filled)."""
+    dy, y_shape = tensor(operation, "dy", dy, "NPQC"), _y_shape(x_shape, rows, columns)
+    require(dy.shape == y_shape, operation, f"dy must be {y_shape} for x {x_shape}, got {shape(dy)}")
+    return dy, np.empty(x_shape, np.float32)
+
+
+def _taps(operation, rows, columns):
+    taps = rows.window * columns.window
+    require(taps <= 256, operation, f"window {rows.window} x {columns.window} has more than 256 taps")
+    return taps
+
+
+def _index(operation, index, dy, rows, columns):
+    index, taps = tensor(operation, "index", index, "NPQC", np.uint8), _taps(operation, rows, columns)
+    require(index.shape == dy.shape, operation, f"index {shape(index)} and dy {shape(dy)} must agree")
+    require(index.max() < taps, operation, f"index names tap {index.max()} of a window of {taps}")
+    return index
+
+
+def maxpool2d(x, window, *, stride, padding=0, ceil_mode=False):
+    """(y, index): the maximum of each window, and the tap r * S + s of the R x S (256 at most) where it is.
+
+    Of equals the first in row-major order wins; a NaN counts as the largest; padding never wins.
+    """
+    x = tensor("maxpool2d", "x", x, "NHWC")
+    rows, columns = axes("maxpool2d", x.shape, window, stride, padding, ceil_mode)
+    _taps("maxpool2d", rows, columns)
+    y_shape = _y_shape(x.shape, rows, columns)
+    y, index = np.empty(y_shape, np.float32), np.empty(y_shape, np.uint8)
+    cpu.maxpool2d(x, rows, columns, y, index)
+    return y, index
+
+
+def maxpool2d_backward(dy, index, x_shape, window, *, stride, padding=0, ceil_mode=False):
+    """Gradient by the input, dx of shape `x_shape`: each dy (N,P,Q,C) goes to the tap that won."""
+    x_shape = _sizes("maxpool2d_backward", x_shape)
+    rows, columns = axes("maxpool2d_backward", x_shape, window, stride, padding, ceil_mode)
+    dy, dx = _gradient("maxpool2d_backward", dy, x_shape, rows, columns)
+    cpu.maxpool2d_backward(dy, _index("maxpool2d_backward", index, dy, rows, columns), rows, columns, dx)
+    return dx
+
+
+def avgpool2d(x, window, *, stride, padding=0, ceil_mode=False, count_include_pad=True):
+    """The mean y of each window, clipped to the padded input, or without `count_include_pad` to the input."""
+    x = tensor("avgpool2d", "x", x, "NHWC")
+    rows, columns = axes("avgpool2d", x.shape, window, stride, padding, ceil_mode, count_include_pad)
+    y = np.empty(_y_shape(x.shape, rows, columns), np.float32)
+    cpu.avgpool2d(x, rows, columns, y)
+    return y
+
+
+def avgpool2d_backward(dy, x_shape, window, *, stride, padding=0, ceil_mode=False, count_include_pad=True):
+    """Gradient by the input, dx of shape `x_shape`: each dy (N,P,Q,C) is shared out equally in its window."""
+    x_shape = _sizes("avgpool2d_backward", x_shape)
+    rows, columns = axes("avgpool2d_backward", x_shape, window, stride, padding, ceil_mode, count_include_pad)
+    dy, dx = _gradient("avgpool2d_backward", dy, x_shape, rows, columns)
+    cpu.avgpool2d_backward(dy, rows, columns, dx)
+    return dx
+
+
+def global_avgpool(x):
+    """The mean (N,C) of every channel over the whole image."""
+    x = tensor("global_avgpool", "x", x, "NHWC")
+    return avgpool2d(x, x.shape[1:3], stride=1).reshape(x.shape[0], x.shape[3])
+
+
+def global_avgpool_backward(dy, x_shape):
+    """Gradient by the input, dx of shape `x_shape`, from dy (N,C)."""
+    dy = tensor("global_avgpool_backward", "dy", dy, "NC")
+    N, H, W, C = x_shape = _sizes("global_avgpool_backward", x_shape)
+    fits = dy.shape == (N, C)
+    require(fits, "global_avgpool_backward", f"dy must be {(N, C)} for x {x_shape}, got {shape(dy)}")
+    return avgpool2d_backward(dy.reshape(N, 1, 1, C), x_shape, (H, W), stride=1)

@@ -1,0 +1,48 @@
+"""Where pooling windows lie: worked out once for each axis, shared by every operation and its reference."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from kernels import arguments
+from kernels.arguments import pair, require
+
+
+class Axis(NamedTuple):
+    """The windows along one axis, one entry of each array per output position."""
+
+    window: int
+    start: np.ndarray  # first tap, negative inside the padding
+    begin: np.ndarray  # the taps that lie inside the input: begin <= i < end
+    end: np.ndarray
+    count: np.ndarray  # taps an average divides by
+
+
+def axes(operation, x_shape, window, stride, padding, ceil_mode, count_include_pad=True):
+    """The Axis of the rows and that of the columns of an input (N,H,W,C)."""
+    windows, strides = pair(operation, "window", window), pair(operation, "stride", stride)
+    sides = arguments.padding(operation, padding)
+    fits = all(max(side) < size for side, size in zip(sides, windows, strict=True))
+    require(fits, operation, f"padding {sides} must be smaller than window {windows}")
+    outputs = [_outputs(*axis, ceil_mode) for axis in zip(x_shape[1:3], windows, strides, sides, strict=True)]
+    require(min(outputs) > 0, operation, f"x {tuple(x_shape)} with window {windows}, stride {strides} and "
+            f"padding {sides} leaves an output of {outputs[0]} x {outputs[1]}")
+    each = zip(x_shape[1:3], windows, strides, sides, outputs, strict=True)
+    rows, columns = (_axis(*axis, count_include_pad) for axis in each)
+    return rows, columns
+
+
+def _outputs(size, window, stride, padding, ceil_mode):
+    spare = size + sum(padding) - window
+    if not ceil_mode:
+        return spare // stride + 1
+    outputs = -(-spare // stride) + 1
+    # The last window may hang over the end, but must start inside the input or the padding before it.
+    return outputs - ((outputs - 1) * stride >= size + padding[0])
+
+
+def _axis(size, window, stride, padding, outputs, count_include_pad):
+    start = np.arange(outputs) * stride - padding[0]
+    begin, end = np.maximum(start, 0), np.minimum(start + window, size)
+    padded = np.minimum(start + window, size + padding[1]) - start
+    return Axis(window, start, begin, end, padded if count_include_pad else end - begin)

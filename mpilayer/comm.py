@@ -1,0 +1,168 @@
+"""The one place that sets MPI up: who is here, how to wait politely, how to agree, and how to stop together."""
+
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+
+from mpilayer import env
+from mpilayer.errors import UserError
+
+# what launchers tell their ranks, asked only when MPI itself says that this rank is alone: (ranks, rank, launcher)
+LAUNCHERS = [("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "Open MPI"), ("PMI_SIZE", "PMI_RANK", "MPICH or Intel MPI"),
+             ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "Slurm")]
+LOCAL_RANKS = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_TASKS_PER_NODE")
+
+
+class Interrupted(BaseException):
+    """A signal asked this rank to stop; not an Exception, so that nothing on the way swallows it."""
+
+
+def _load():
+    """mpi4py's MPI module, not yet initialised."""
+    try:
+        import mpi4py
+        mpi4py.rc.initialize = False
+        mpi4py.rc.thread_level = "serialized"
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise UserError(f"no MPI library can be loaded ({error}) | try: pip install 'mpilayer[mpi]'") from None
+    return MPI
+
+
+def launched_apart(environ, size):
+    """(ranks, rank, launcher) if a launcher started several ranks and this MPI does not know of the others."""
+    for ranks, rank, launcher in LAUNCHERS:
+        if size == 1 and environ.get(ranks, "1").isdigit() and int(environ.get(ranks, "1")) > 1:
+            return int(environ[ranks]), int(environ.get(rank, 0)), launcher
+    return None
+
+
+class Ranks:
+    """The ranks of this job. Make one with `start`.
+
+    rank, size     of this rank in the job        node       communicator of the ranks on this machine
+    cores          that these may use together    crowded    more of them than cores: give the core away when waiting
+    """
+
+    def __init__(self, MPI):
+        self.MPI, self.world = MPI, MPI.COMM_WORLD
+        self.rank, self.size = self.world.rank, self.world.size
+        self.node = self.world.Split_type(MPI.COMM_TYPE_SHARED)
+        self.cores = len(set().union(*self.node.allgather(os.sched_getaffinity(0))))
+        self.crowded = self.node.size > self.cores
+        self.where = "start-up"  # for messages: what this rank is doing
+        self._lot = self._draw_lots()
+
+    def _draw_lots(self):
+        """A file of this node that one rank, and only one, can remove: who does may print the error."""
+        path = None
+        if self.node.rank == 0:
+            handle, path = tempfile.mkstemp(prefix="mpilayer-")
+            os.close(handle)
+        return self.node.bcast(path)
+
+    def _draws_the_lot(self):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._lot)
+            return True
+        return False
+
+    def wait(self, request, what=""):
+        """Return when the request has completed. Signals are heard meanwhile, and a long wait is reported."""
+        patience = time.monotonic() + env.get("MPILAYER_PATIENCE")
+        turns = 0
+        while not request.Test():
+            turns += 1
+            if self.crowded:
+                time.sleep(min(turns, 20) * 5e-5)
+            if turns % 1024 == 0 and time.monotonic() > patience:
+                print(f"rank {self.rank} | {self.where} | {what or 'a meeting of all ranks'} | "
+                      f"still waiting after {env.get('MPILAYER_PATIENCE'):g} s", file=sys.stderr, flush=True)
+                patience = float("inf")
+
+    def meet(self, comm=None):
+        """A barrier that leaves the core to others; the short blocking calls after it find everyone there."""
+        self.wait((comm or self.world).Ibarrier())
+
+    def gather(self, value):
+        """A list of every rank's value, on every rank."""
+        self.meet()
+        return self.world.allgather(value)
+
+    def total(self, values):
+        """Sum of a float64 array over the ranks, on every rank."""
+        self.wait(self.world.Iallreduce(self.MPI.IN_PLACE, values))
+        return values
+
+    def agree(self, action):
+        """action() on every rank; if it raises UserError on any, all raise that of the lowest rank."""
+        result, error = None, None
+        try:
+            result = action()
+        except UserError as failure:
+            error = str(failure)
+        errors = [(rank, e) for rank, e in enumerate(self.gather(error)) if e]
+        if errors:
+            rank, message = errors[0]
+            everywhere = len(errors) == self.size
+            raise UserError(message if everywhere or self.size == 1 else f"rank {rank} | {message}")
+        return result
+
+    @contextlib.contextmanager
+    def stopping_together(self):
+        """Whatever ends this block early ends every rank within seconds, and is printed once."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _interrupt)
+        try:
+            yield
+        except BaseException as error:
+            self._stop(error)
+        finally:
+            self._draws_the_lot()
+
+    def _stop(self, error):
+        if self._draws_the_lot():
+            print(self._describe(error), file=sys.stderr, flush=True)
+        else:
+            time.sleep(2)  # let the rank that speaks have its say
+        code = 128 + error.args[0] if isinstance(error, Interrupted) else 2 if isinstance(error, UserError) else 1
+        self.world.Abort(code)
+
+    def _describe(self, error):
+        if isinstance(error, UserError):
+            return f"mpilayer: {error}"
+        if isinstance(error, Interrupted):
+            return f"mpilayer: rank {self.rank} | {self.where} | stopped by {signal.Signals(error.args[0]).name}"
+        return f"{''.join(traceback.format_exception(error))}mpilayer: rank {self.rank} | {self.where} | {error!r}"
+
+
+def _interrupt(number, frame):
+    raise Interrupted(number)
+
+
+def _be_polite():
+    """MPICH spins in blocking calls; where ranks outnumber cores it should give way at once. Read at MPI_Init."""
+    local = next((int(os.environ[name]) for name in LOCAL_RANKS if os.environ.get(name, "").isdigit()), 1)
+    if local > len(os.sched_getaffinity(0)):
+        os.environ.setdefault("MPIR_CVAR_POLLS_BEFORE_YIELD", "1")
+
+
+def start():
+    """Initialise MPI and return the Ranks. Raises UserError if there is no MPI, or if it is not the launcher's."""
+    _be_polite()
+    MPI = _load()
+    if not MPI.Is_initialized():
+        MPI.Init_thread()
+    apart = launched_apart(os.environ, MPI.COMM_WORLD.size)
+    if apart:
+        ranks, rank, launcher = apart
+        library = MPI.Get_library_version().splitlines()[0].strip()
+        message = (f"the launcher of {launcher} started {ranks} ranks, but this Python's MPI ({library}) thinks each is alone"
+                   " | try: the mpiexec that belongs to that MPI, usually the one next to this Python:"
+                   f" {os.path.join(os.path.dirname(sys.executable), 'mpiexec')}")
+        raise UserError(message if rank == 0 else "")
+    return Ranks(MPI)

@@ -1,0 +1,18 @@
+"""Every environment variable this project reads, with its default and meaning."""
+
+import os
+
+VARIABLES = {
+    "KERNELS_ISA": ("", "instruction set of the kernels: avx512, avx2 or plain; default: the best this processor has"),
+    "MPILAYER_PATIENCE": ("60", "seconds a rank waits for the others before it says so, once a wait"),
+    "NUMBA_CACHE_DIR": ("", "where compiled kernels are kept; default: next to the sources, or in the user's cache folder"),
+}
+
+
+def get(name):
+    """The value of a numeric variable as a float; its default if it is not a number."""
+    default, _ = VARIABLES[name]
+    try:
+        return float(os.environ.get(name, default))
+    except ValueError:
+        return float(default)

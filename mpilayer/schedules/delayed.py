@@ -1,0 +1,33 @@
+"""Layer-wise sums that are applied k steps late."""
+
+
+class Delayed:
+    """Gradients k steps stale, hidden behind k steps of computing (Daily, Vishnu, Siegel: delayed updates).
+
+        slot = t mod (k+1)                              k+1 gradient buffers
+        for l = L..1: backward(l) into slot ; request[t, l] = Iallreduce(slot, l)
+        in forward of step t+1+k, just before layer l reads w_l: Wait(request[t, l]) ; w_l -= lr * g_l(t) / P
+
+    The first k steps after a start or a drain apply nothing; a drain applies what is in flight, oldest first. The
+    learning rate is that of the step the gradient is from; momentum and weight decay act when it is applied.
+    """
+
+    def __init__(self, net, queue, optimizer, delay):
+        self.net, self.queue, self.optimizer, self.delay = net, queue, optimizer, delay
+
+    def step(self, t, batch):
+        """Forward settles what is due, backward posts."""
+        self.net.write_gradients_to(t % (self.delay + 1))
+        for layer in self.net.forward(batch):
+            self._apply(layer, up_to=t - 1 - self.delay)
+        for layer in self.net.backward():
+            self.queue.post(t, layer)
+
+    def drain(self):
+        """Apply everything in flight."""
+        for layer in self.net.layers:
+            self._apply(layer, up_to=float("inf"))
+
+    def _apply(self, layer, up_to):
+        for step, gradient in self.queue.settle(layer, up_to):
+            self.optimizer.update(layer, gradient, step)

@@ -1,0 +1,305 @@
+"""Train a network, data-parallel over MPI: `mpiexec -n P python -m mpilayer.train`, or without mpiexec for one rank."""
+
+import argparse
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mpilayer import comm, info, report
+from mpilayer.errors import UserError
+from mpilayer.files import replacing
+from mpilayer.optim import POLICIES, MomentumSGD, learning_rate
+from mpilayer.pending import Queue
+from mpilayer.progress import PROGRESS
+from mpilayer.schedules import SCHEDULES
+from mpilayer.tracing import KINDS, Trace, Watched, write_timeline
+
+
+@dataclass
+class Batch:
+    """This rank's samples x (n,H,W,C), y (n,), and what of the effective batch a net needs to know.
+
+    size: samples in the effective batch, over all ranks   first: where this rank's begin in it   seed: of the step
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    size: int
+    first: int = 0
+    seed: int = 0
+    training: bool = True
+
+
+class Parser(argparse.ArgumentParser):
+    """Leaves it to the ranks together to say what is wrong."""
+
+    def error(self, message):
+        """Raise UserError."""
+        raise UserError(f"{message} | try: python -m mpilayer.train --help")
+
+
+def _number(kind, least, what):
+    """An argparse type: a number of that kind, at least `least`."""
+    def convert(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (value >= least and math.isfinite(value)):
+            raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}")
+        return value
+
+    return convert
+
+
+def _shape(text):
+    try:
+        sizes = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        sizes = ()
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"expected HxWxC, as in 32x32x3, got {text!r}")
+    return sizes
+
+
+def parser():
+    """All options, with their defaults and meaning."""
+    from nets import NETS
+
+    count, natural = _number(int, 1, "a positive whole number"), _number(int, 0, "a whole number, not negative")
+    positive, fraction = _number(float, 0, "a number, not negative"), _number(float, 0, "a number, not negative")
+    p = Parser(prog="python -m mpilayer.train", description=__doc__, add_help=False,
+               formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("--help", "-h", action="store_true", help="show this and stop")
+    p.add_argument("--net", choices=NETS, default="alexnet-mini", help="what to train")
+    p.add_argument("--schedule", choices=SCHEDULES, default="layerwise", help="when gradients are summed and applied")
+    p.add_argument("--delay", type=natural, help="steps a gradient is late (delayed only; default: 1)")
+    p.add_argument("--data", default="digits", help="digits, synthetic, or a file FILE.h5")
+    p.add_argument("--shape", type=_shape, help="HxWxC of synthetic images (default: the net's)")
+    p.add_argument("--classes", type=count, help="classes of synthetic images (default: the net's)")
+    sizes = p.add_mutually_exclusive_group()
+    sizes.add_argument("--batch", type=count, default=64, help="effective batch, shared out among the ranks")
+    sizes.add_argument("--batch-per-rank", type=count, help="instead: the batch of each rank")
+    p.add_argument("--epochs", type=count, help="how often to see all samples (default: 20, or as --steps needs)")
+    p.add_argument("--steps", type=count, help="stop after so many steps")
+    p.add_argument("--lr", type=positive, default=0.02, help="learning rate")
+    p.add_argument("--momentum", type=fraction, default=0.9, help="momentum")
+    p.add_argument("--weight-decay", type=positive, default=5e-4, help="weight decay")
+    p.add_argument("--lr-policy", choices=POLICIES, default="poly", help="how the learning rate falls")
+    p.add_argument("--lr-step", type=count, default=1000, help="policy step: steps between falls")
+    p.add_argument("--lr-gamma", type=positive, default=0.1, help="policy step: factor of a fall")
+    p.add_argument("--lr-power", type=positive, default=1.0, help="policy poly: its power")
+    p.add_argument("--warmup", type=natural, default=20, help="steps in which the learning rate rises to its value")
+    p.add_argument("--seed", type=natural, default=0, help="of weights, batches, dropout and synthetic data")
+    p.add_argument("--progress", choices=PROGRESS, default="poll", help="what makes messages move during computation")
+    p.add_argument("--out", type=Path, help="folder for run.json and timeline.json")
+    p.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    return p
+
+
+def read_options(argv, ranks):
+    """The options, completed and checked. Raises UserError."""
+    options = parser().parse_args(argv)
+    if options.schedule != "delayed" and options.delay:
+        raise UserError(f"--delay {options.delay} goes with --schedule delayed, not {options.schedule}")
+    if options.delay is None:
+        options.delay = 1 if options.schedule == "delayed" else 0
+    if options.batch_per_rank:
+        options.batch = options.batch_per_rank * ranks.size
+    if options.batch < ranks.size:
+        raise UserError(f"a batch of {options.batch} is smaller than the {ranks.size} ranks that share it"
+                        f" | expected at least one sample a rank | try: --batch {ranks.size}")
+    if options.epochs is None and options.steps is None:
+        options.epochs = 20
+    return options
+
+
+def prepare_folder(path):
+    """Make the output folder and see that files can be written there. Raises UserError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to the output folder {path} ({error.strerror}) | try: another --out") from None
+
+
+def load(options):
+    """The data and the net. Raises UserError."""
+    import nets
+    from mpilayer import data
+
+    _, shape, classes = nets.NETS[options.net]
+    form = {"shape": options.shape, "classes": options.classes}
+    if options.data == "synthetic":
+        form = {"shape": options.shape or shape, "classes": options.classes or classes}
+    source = data.open_data(options.data, seed=options.seed, **form)
+    try:
+        return source, nets.build(options.net, classes=source.classes, shape=source.shape, seed=options.seed)
+    except ValueError as error:
+        raise UserError(f"{options.net} cannot take images of {source.shape} from {source.name}: {error}") from None
+
+
+def warm(ranks, net, say):
+    """Compile the kernels by one step on one blank sample: one rank a node does, the others find them on disk."""
+    from numba.core import event
+
+    import kernels
+
+    class Announce(event.Listener):
+        told = False
+
+        def on_start(self, _):
+            if not self.told:
+                self.told = True
+                waiting = f"; {ranks.node.size - 1} ranks wait" if ranks.node.size > 1 else ""
+                say(f"compiling the kernels, once on this machine (about half a minute){waiting}")
+
+        def on_end(self, _):
+            pass
+
+    if ranks.node.rank == 0:
+        with event.install_listener("numba:compile", Announce()):
+            blank = Batch(np.zeros((1, *net.shape), np.float32), np.zeros(1, np.int64), 1)
+            for _ in (*net.forward(blank), *net.backward()):
+                pass
+            kernels.momentum_update(*np.zeros((3, 1), np.float32), lr=0)
+    ranks.meet(ranks.node)
+
+
+class Trainer:
+    """One run: the schedule, what it works on, and the record of its epochs."""
+
+    def __init__(self, ranks, options, data, net, display):
+        from mpilayer.data import batches
+
+        self.ranks, self.options, self.data, self.net, self.display = ranks, options, data, net, display
+        self.per_epoch = len(batches(len(data.train), options.batch, seed=0, epoch=0))
+        epochs = options.epochs or math.ceil(options.steps / self.per_epoch)
+        self.steps = min(options.steps or math.inf, epochs * self.per_epoch)
+        self.trace = Trace()
+        queue = Queue(ranks, self.trace, PROGRESS[options.progress])
+        self.optimizer = MomentumSGD(net.layers, learning_rate(options, self.steps), self.trace,
+                                     momentum=options.momentum, weight_decay=options.weight_decay)
+        self.schedule = SCHEDULES[options.schedule](Watched(net, self.trace), queue, self.optimizer, options.delay)
+        self.seconds = dict.fromkeys((*KINDS, "total"), 0.0)
+
+    def run(self):
+        """Train; return the record of each epoch."""
+        return [self.epoch(number) for number in range(math.ceil(self.steps / self.per_epoch))]
+
+    def epoch(self, number):
+        """All samples once, in an order that depends on seed and epoch alone; then the accuracy on the test part."""
+        from mpilayer.data import batches
+
+        first = number * self.per_epoch
+        plan = batches(len(self.data.train), self.options.batch, seed=self.options.seed, epoch=number)
+        plan = plan[:self.steps - first]
+        self.trace.restart()
+        start = self.trace.now()
+        loss = sum(self.step(first + i, samples) for i, samples in enumerate(plan))
+        self.schedule.drain()
+        return self.record(number, loss, len(plan), self.trace.now() - start)
+
+    def step(self, t, samples):
+        """Training step t on this rank's share of the effective batch; this rank's part of its mean loss."""
+        from mpilayer.data import share
+
+        self.ranks.where = f"{self.options.schedule} | step {t}"
+        self.trace.next_step()
+        mine = share(len(samples), self.ranks.rank, self.ranks.size)
+        with self.trace.span("input", "read batch"):
+            x, y = self.data.train.read(samples[mine])
+        self.schedule.step(t, Batch(x, y, len(samples), mine.start, self.options.seed * 2**32 + t))
+        if not math.isfinite(self.net.loss):
+            raise UserError(self._diverged(t))
+        self.display.step(t + 1, self.net.loss * len(samples) / len(x))
+        return self.net.loss
+
+    def _diverged(self, t):
+        found = self.net.first_not_finite()
+        layer, what = (found[0].name, found[1]) if found else ("loss", "value")
+        return (f"rank {self.ranks.rank} | {self.options.schedule} | step {t} | {layer} | expected finite numbers, its {what}"
+                f" and so the loss ({self.net.loss}) are not | try: a smaller --lr, a longer --warmup, or check the data")
+
+    def record(self, number, loss, steps, seconds):
+        """Means over the ranks of an epoch's times, its loss, and the accuracy after it."""
+        times = np.array([*(self.trace.seconds[kind] for kind in KINDS), seconds])
+        sums = self.ranks.total(np.array([loss, *times / self.ranks.size]))
+        for kind, value in zip(self.seconds, sums[1:], strict=True):
+            self.seconds[kind] += value
+        images = steps * self.options.batch / sums[-1]
+        entry = {"epoch": number + 1, "train_loss": sums[0] / steps, "test_accuracy": self.accuracy(), "seconds": sums[-1],
+                 "images_per_second": images, "exposed_seconds": sums[1 + list(KINDS).index("exposed")]}
+        self.display.epoch(entry)
+        return entry
+
+    def accuracy(self):
+        """Share of the test part that is classified right; each rank looks at a part of it."""
+        from mpilayer.data import share
+
+        self.ranks.where = "evaluation"
+        mine = share(len(self.data.test), self.ranks.rank, self.ranks.size)
+        chunk = max(1, self.options.batch // self.ranks.size)
+        right = 0
+        for start in range(mine.start, mine.stop, chunk):
+            x, y = self.data.test.read(np.arange(start, min(start + chunk, mine.stop)))
+            for _ in self.net.forward(Batch(x, None, len(x), training=False)):
+                pass
+            right += int((self.net.logits.argmax(1) == y).sum())
+        return float(self.ranks.total(np.array([right], np.float64))[0]) / len(self.data.test)
+
+
+def save(folder, ranks, trainer, epochs, final):
+    """run.json and timeline.json, each whole or not at all."""
+    import json
+
+    config = {key: str(value) if isinstance(value, Path) else value for key, value in vars(trainer.options).items()}
+    environment = info.environment(ranks)
+    write_timeline(folder / "timeline.json", ranks, trainer.trace)
+    if ranks.rank == 0:
+        with replacing(folder / "run.json") as file:
+            json.dump({"config": config, "environment": environment, "epochs": epochs, "final": final}, file, indent=1)
+
+
+def run(ranks, argv):
+    """The whole job."""
+    options = ranks.agree(lambda: read_options(argv, ranks))
+    if options.help:
+        if ranks.rank == 0:
+            parser().print_help()
+        return
+    if options.out:
+        ranks.agree(lambda: prepare_folder(options.out) if ranks.rank == 0 else None)
+    data, net = ranks.agree(lambda: load(options))
+    say = print if ranks.node.rank == 0 and not options.quiet else lambda _: None
+    warm(ranks, net, say)
+    with report.Display(ranks, options) as display:
+        trainer = ranks.agree(lambda: Trainer(ranks, options, data, net, display))
+        display.begin(net, data, trainer.steps)
+        epochs = trainer.run()
+        final = {"test_accuracy": epochs[-1]["test_accuracy"], "weights_sha256": net.weights_sha256()}
+        display.end(epochs, trainer.seconds, final, ranks.gather(final["weights_sha256"]))
+    if options.out:
+        save(options.out, ranks, trainer, epochs, final)
+
+
+def main(argv=None):
+    """Entry point."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        ranks = comm.start()
+    except UserError as error:
+        if str(error):
+            print(f"mpilayer: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    with ranks.stopping_together():
+        run(ranks, argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,317 @@
+"""The blocks nets are listed from. Each has three phases, and blocks made of blocks nest them with `yield from`.
+
+    build(shape) -> shape      shapes without the batch: (H,W,C), or (C,) after Flatten; declares parameters
+    forward(x, batch) -> y     a generator: yields each layer just before its weights are read
+    backward(dy) -> dx         a generator: yields each layer the moment its gradient is final
+
+`batch` has `y` (labels), `size` (samples in the effective batch, over all ranks), `first` (where this rank's samples
+begin in it), `seed` (of the step) and `training`. Loss gradients are divided by `size`, so ranks just add up.
+"""
+
+import math
+import zlib
+
+import numpy as np
+
+import kernels
+from nets.layer import Layer
+
+
+def _nothing():
+    """What a block without weights yields."""
+    yield from ()
+
+
+class Conv(Layer):
+    """Convolution, bias and ReLU. `std` of the initial weights; by default He et al. 2015, sqrt(2 / fan in)."""
+
+    def __init__(self, name, channels, window, *, stride=1, padding=0, groups=1, std=None, bias=0.0):
+        super().__init__(name)
+        self.channels, self.window, self.std, self.bias = channels, window, std, bias
+        self.geometry = {"stride": stride, "padding": padding, "groups": groups}
+
+    def build(self, shape):
+        """Declare weight (R,S,C/groups,K) and bias (K,)."""
+        H, W, C = shape
+        filters = (self.window, self.window, C // self.geometry["groups"], self.channels)
+        self.declare("weight", filters, self.std or math.sqrt(2 / math.prod(filters[:3])))
+        self.declare("bias", (self.channels,), mean=self.bias)
+        stride, padding = self.geometry["stride"], self.geometry["padding"]
+        P, Q = ((n + 2 * padding - self.window) // stride + 1 for n in (H, W))
+        if min(P, Q) < 1:
+            raise ValueError(f"{self.name}: its {self.window}x{self.window} window does not fit an input of {H}x{W}")
+        return P, Q, self.channels
+
+    def forward(self, x, batch):
+        """Conv + bias + ReLU."""
+        yield self
+        self.x = x
+        self.y = kernels.conv2d(x, self.weight["weight"], self.weight["bias"], relu=True, **self.geometry)
+        return self.y
+
+    def backward(self, dy):
+        """The gradient of the weights first: it has a way to go."""
+        dy = kernels.relu_backward(dy, self.y)
+        weight = self.gradient["weight"]
+        kernels.conv2d_wgrad(self.x, dy, weight.shape, out=weight, **self.geometry)
+        kernels.bias_grad(dy, out=self.gradient["bias"])
+        yield self
+        if not self.input_gradient:
+            return None
+        return kernels.conv2d_dgrad(dy, self.weight["weight"], self.x.shape, **self.geometry)
+
+
+class Dense(Layer):
+    """Fully connected layer, bias and, unless switched off, ReLU."""
+
+    def __init__(self, name, channels, *, relu=True, std=None, bias=0.0):
+        super().__init__(name)
+        self.channels, self.relu, self.std, self.bias = channels, relu, std, bias
+
+    def build(self, shape):
+        """Declare weight (C,K) and bias (K,)."""
+        (C,) = shape
+        self.declare("weight", (C, self.channels), self.std or math.sqrt(2 / C))
+        self.declare("bias", (self.channels,), mean=self.bias)
+        return (self.channels,)
+
+    def forward(self, x, batch):
+        """Dense + bias + ReLU."""
+        yield self
+        self.x = x
+        self.y = kernels.dense(x, self.weight["weight"], self.weight["bias"], relu=self.relu)
+        return self.y
+
+    def backward(self, dy):
+        """The gradient of the weights first: it has a way to go."""
+        dy = kernels.relu_backward(dy, self.y) if self.relu else dy
+        kernels.dense_wgrad(self.x, dy, out=self.gradient["weight"])
+        kernels.bias_grad(dy, out=self.gradient["bias"])
+        yield self
+        return kernels.dense_dgrad(dy, self.weight["weight"]) if self.input_gradient else None
+
+
+class MaxPool:
+    """Max pooling, its output size rounded up as in Caffe."""
+
+    def __init__(self, window, stride, padding=0):
+        self.window, self.geometry = window, {"stride": stride, "padding": padding, "ceil_mode": True}
+
+    def build(self, shape):
+        """Output size, as the kernel computes it."""
+        y, _ = kernels.maxpool2d(np.zeros((1, *shape), np.float32), self.window, **self.geometry)
+        return y.shape[1:]
+
+    def forward(self, x, batch):
+        """Remember where each maximum was."""
+        yield from _nothing()
+        y, self.index = kernels.maxpool2d(x, self.window, **self.geometry)
+        self.x_shape = x.shape
+        return y
+
+    def backward(self, dy):
+        """Back to where the maxima were."""
+        yield from _nothing()
+        return kernels.maxpool2d_backward(dy, self.index, self.x_shape, self.window, **self.geometry)
+
+
+class AvgPool(MaxPool):
+    """Average pooling, rounded and counted as in Caffe."""
+
+    def build(self, shape):
+        """Output size, as the kernel computes it."""
+        return kernels.avgpool2d(np.zeros((1, *shape), np.float32), self.window, **self.geometry).shape[1:]
+
+    def forward(self, x, batch):
+        """Mean of each window."""
+        yield from _nothing()
+        self.x_shape = x.shape
+        return kernels.avgpool2d(x, self.window, **self.geometry)
+
+    def backward(self, dy):
+        """Spread evenly."""
+        yield from _nothing()
+        return kernels.avgpool2d_backward(dy, self.x_shape, self.window, **self.geometry)
+
+
+class GlobalAvgPool:
+    """(H,W,C) to (C,)."""
+
+    def build(self, shape):
+        """Channels remain."""
+        return shape[2:]
+
+    def forward(self, x, batch):
+        """Mean over all pixels."""
+        yield from _nothing()
+        self.x_shape = x.shape
+        return kernels.global_avgpool(x)
+
+    def backward(self, dy):
+        """Spread evenly."""
+        yield from _nothing()
+        return kernels.global_avgpool_backward(dy, self.x_shape)
+
+
+class Flatten:
+    """(H,W,C) to (H*W*C,)."""
+
+    def build(self, shape):
+        """All values in one row."""
+        return (math.prod(shape),)
+
+    def forward(self, x, batch):
+        """A view."""
+        yield from _nothing()
+        self.x_shape = x.shape
+        return x.reshape(x.shape[0], -1)
+
+    def backward(self, dy):
+        """A view."""
+        yield from _nothing()
+        return dy.reshape(self.x_shape)
+
+
+class Lrn:
+    """Local response normalisation across channels, with Krizhevsky et al.'s alpha and beta and Caffe's k."""
+
+    PARAMETERS = (5, 1e-4, 0.75, 1.0)
+
+    def build(self, shape):
+        """Nothing changes."""
+        return shape
+
+    def forward(self, x, batch):
+        """Normalise."""
+        yield from _nothing()
+        self.x, self.y = x, kernels.lrn(x, *self.PARAMETERS)
+        return self.y
+
+    def backward(self, dy):
+        """Gradient by x."""
+        yield from _nothing()
+        return kernels.lrn_backward(dy, self.x, self.y, *self.PARAMETERS)
+
+
+class Dropout:
+    """Inverted dropout. The mask depends on step, block and place in the effective batch, not on the rank."""
+
+    def __init__(self, name, rate):
+        self.key, self.rate = zlib.crc32(name.encode()), rate
+
+    def build(self, shape):
+        """Nothing changes."""
+        return shape
+
+    def forward(self, x, batch):
+        """Nothing outside training."""
+        yield from _nothing()
+        if not batch.training:
+            return x
+        seed = (batch.seed * 0x9E3779B97F4A7C15 + self.key) % 2**64
+        y, self.mask = kernels.dropout(x, self.rate, seed=seed, first=batch.first * x[0].size)
+        return y
+
+    def backward(self, dy):
+        """The same mask."""
+        yield from _nothing()
+        return kernels.dropout_backward(dy, self.mask, self.rate)
+
+
+class Sequence:
+    """One after the other."""
+
+    def __init__(self, *blocks):
+        self.blocks = blocks
+
+    def build(self, shape):
+        """Thread the shape through."""
+        for block in self.blocks:
+            shape = block.build(shape)
+        return shape
+
+    def forward(self, x, batch):
+        """First to last."""
+        for block in self.blocks:
+            x = yield from block.forward(x, batch)
+        return x
+
+    def backward(self, dy):
+        """Last to first."""
+        for block in reversed(self.blocks):
+            dy = yield from block.backward(dy)
+        return dy
+
+
+class Concat:
+    """Branches side by side, their channels joined (Szegedy et al. 2015, Inception)."""
+
+    def __init__(self, *blocks):
+        self.blocks = blocks
+
+    def build(self, shape):
+        """Channels add up."""
+        shapes = [block.build(shape) for block in self.blocks]
+        self.ends = np.cumsum([s[-1] for s in shapes])
+        return (*shapes[0][:-1], int(self.ends[-1]))
+
+    def forward(self, x, batch):
+        """First to last branch."""
+        ys = []
+        for block in self.blocks:
+            ys.append((yield from block.forward(x, batch)))
+        return np.concatenate(ys, axis=-1)
+
+    def backward(self, dy):
+        """Last to first branch; their gradients add up."""
+        dx = 0
+        for block, part in zip(reversed(self.blocks), reversed(np.split(dy, self.ends[:-1], -1)), strict=True):
+            dx = dx + (yield from block.backward(part))
+        return dx
+
+
+class Loss:
+    """Softmax cross-entropy at the end of a head. Keeps `logits`, and `loss`: this rank's part of the batch's mean."""
+
+    blocks = ()
+
+    def __init__(self, weight=1.0):
+        self.weight, self.loss = weight, 0.0
+
+    def build(self, shape):
+        """Nothing changes."""
+        return shape
+
+    def forward(self, x, batch):
+        """Loss and its gradient at once."""
+        yield from _nothing()
+        self.logits = x
+        if batch.y is not None:
+            losses, self.dlogits = kernels.softmax_cross_entropy(x, batch.y)
+            self.loss = self.weight * float(losses.sum(dtype=np.float64)) / batch.size
+            self.dlogits *= self.weight / batch.size
+        return x
+
+    def backward(self, dy):
+        """`dy` is ignored: a loss is where gradients begin."""
+        yield from _nothing()
+        return self.dlogits
+
+
+class Side(Sequence):
+    """A head on the side of the trunk, in training only; its gradient joins the trunk's."""
+
+    def build(self, shape):
+        """The trunk goes on as it was."""
+        super().build(shape)
+        return shape
+
+    def forward(self, x, batch):
+        """The head's output goes nowhere; its loss counts."""
+        if batch.training:
+            yield from super().forward(x, batch)
+        return x
+
+    def backward(self, dy):
+        """The head's gradient and the trunk's."""
+        return dy + (yield from super().backward(None))

@@ -1,0 +1,403 @@
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpilayer import data
+from mpilayer.data import DataError, batches, open_data, share
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (40, 5, 4, 3), dtype=np.uint8)
+LABELS = np.arange(40) % 4
+DIGITS = Path(data.__file__).with_name("digits.h5")
+
+
+def write(path, classes=None, **datasets):
+    with h5py.File(path, "w") as file:
+        for key, values in datasets.items():
+            file[key] = values
+        if classes is not None:
+            file.attrs["classes"] = classes
+    return path
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "some.h5"
+
+
+def refuses(source, *fragments, **form):
+    """open_data(source) must raise a DataError that names the source, the fragments, and a way out."""
+    with pytest.raises(DataError) as error:
+        open_data(source, **form)
+    for fragment in (str(source), " | try: ", *fragments):
+        assert fragment in str(error.value)
+
+
+# Sources
+
+
+def test_unknown_source_lists_the_choices():
+    refuses("cifar", "unknown source", "digits, synthetic or FILE.h5", classes=10)
+
+
+@pytest.mark.parametrize("source", [None, 3, b"digits"])
+def test_source_must_be_a_name(source):
+    refuses(source, "expected a name", "digits")
+
+
+@pytest.mark.parametrize("form", [{"shape": (8, 8, 1)}, {"classes": 10}, {"shape": (8, 8, 1), "classes": 10}])
+def test_stored_data_has_its_own_form(form):
+    refuses("digits", "expected no " + " or ".join(form), "synthetic", **form)
+
+
+def test_digits():
+    with open_data() as digits:
+        assert (digits.name, digits.shape, digits.classes) == ("digits", (8, 8, 1), 10)
+        assert (len(digits.train), len(digits.test)) == (1437, 360)
+        (x, y), (x_test, y_test) = (part.read(np.arange(len(part))) for part in (digits.train, digits.test))
+    assert np.bincount(y).tolist() == [142, 146, 141, 147, 144, 146, 145, 143, 139, 144]
+    assert np.bincount(y_test).tolist() == [36, 36, 36, 36, 37, 36, 36, 36, 35, 36]
+    x = np.concatenate([x, x_test])
+    assert x.min() == -1
+    assert x.max() == 1
+    assert len(np.unique(x)) == 17
+    assert np.rint((x + 1) * 8).sum() == 561718  # of the original pixels, 0..16
+    assert len(np.unique(x.reshape(len(x), -1), axis=0)) == 1797
+
+
+def test_digits_name_their_authors():
+    with h5py.File(DIGITS) as file:
+        assert {"title", "attribution", "made"} <= set(file.attrs)
+        for fact in ("E. Alpaydin, C. Kaynak", "10.24432/C50P49", "CC BY 4.0"):
+            assert fact in file.attrs["attribution"]
+
+
+# Files that are not what they should be
+
+
+def test_no_such_file(path):
+    refuses(path, "no such file")
+
+
+def test_directory(tmp_path):
+    refuses(tmp_path, "expected a file, got a directory")
+
+
+def test_empty_file(path):
+    path.touch()
+    refuses(path, "the file is empty")
+
+
+def test_other_format(tmp_path):
+    path = tmp_path / "cat.png"
+    path.write_bytes(bytes(4096))
+    refuses(path, "expected an HDF5 file", "docs/data.md")
+
+
+@pytest.mark.parametrize("name", ["a\0b.h5", "a" * 5000 + ".h5"])
+def test_impossible_name(name):
+    refuses(name, "no such file")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_no_permission(path):
+    write(path, x=IMAGES, y=LABELS).chmod(0)
+    refuses(path, "Permission denied")
+
+
+@pytest.mark.parametrize("part", [0.001, 0.002, 0.03, 0.25, 0.5, 0.9, 0.9999])
+def test_truncated_file(path, part):
+    whole = DIGITS.read_bytes()
+    path.write_bytes(whole[:int(part * len(whole))])
+    refuses(path, "damaged or cut short", "writing the file again")
+
+
+def test_a_few_bytes_are_not_hdf5(path):
+    path.write_bytes(DIGITS.read_bytes()[:4])
+    refuses(path, "expected an HDF5 file")
+
+
+@pytest.mark.parametrize(("datasets", "fragments"), [
+    ({}, ["| x |", "the file has nothing"]),
+    ({"images": IMAGES, "y": LABELS}, ["| x |", "the file has images, y"]),
+    ({"x": IMAGES}, ["| y |", "the file has x"]),
+    ({"x": IMAGES, "y": LABELS, "x_test": IMAGES}, ["| y_test |", "the file has x, x_test, y"]),
+    ({"x": IMAGES, "y": LABELS, "y_test": LABELS}, ["| x_test |", "the file has x, y, y_test"]),
+    ({"x/inner": IMAGES, "y": LABELS}, ["| x |", "expected a dataset x"]),
+    ({"x": h5py.SoftLink("/nowhere"), "y": LABELS}, ["| x |", "expected a dataset x"]),
+    ({"x": IMAGES[..., 0], "y": LABELS}, ["| x |", "(N,H,W,C)", "(40, 5, 4)"]),
+    ({"x": IMAGES.astype(float), "y": LABELS}, ["| x |", "uint8 or float32", "float64"]),
+    ({"x": IMAGES > 9, "y": LABELS}, ["| x |", "uint8 or float32", "bool"]),
+    ({"x": h5py.Empty("f4"), "y": LABELS}, ["| x |", "(N,H,W,C)", "None"]),
+    ({"x": IMAGES[:0], "y": LABELS[:0]}, ["| x |", "at least one sample", "(0, 5, 4, 3)"]),
+    ({"x": IMAGES[:, :0], "y": LABELS}, ["| x |", "at least one sample", "(40, 0, 4, 3)"]),
+    ({"x": IMAGES, "y": LABELS[:39]}, ["| y |", "expected integer (40,)", "(39,)"]),
+    ({"x": IMAGES, "y": LABELS[:, None]}, ["| y |", "expected integer (40,)", "(40, 1)"]),
+    ({"x": IMAGES, "y": LABELS + 0.5}, ["| y |", "expected integer (40,)", "float64"]),
+    ({"x": IMAGES, "y": LABELS - 1}, ["| y |", "got [-1, -1, -1] at [0, 4, 8]", "from 0"]),
+    ({"x": IMAGES, "y": LABELS.astype("u8") + (1 << 63)}, ["| y |", "expected labels in 0.."]),
+    ({"x": IMAGES, "y": LABELS, "classes": 3}, ["| y |", "in 0..2", "[3, 3, 3] at [3, 7, 11]"]),
+    ({"x": IMAGES, "y": LABELS, "x_test": IMAGES, "y_test": LABELS - 1}, ["| y_test |", "[-1, -1, -1]"]),
+    ({"x": IMAGES, "y": LABELS, "x_test": IMAGES[:, :2], "y_test": LABELS},
+     ["| x_test |", "expected (5, 4, 3) as in x, got (2, 4, 3)"]),
+    ({"x": IMAGES, "y": LABELS, "classes": "four"}, ["attribute", "classes", "four"]),
+    ({"x": IMAGES, "y": LABELS, "classes": 0}, ["attribute", "classes", ">= 1, got", "0"]),
+    ({"x": IMAGES[:9], "y": LABELS[:9]}, ["| x |", "at least 10 samples", "got 9", "x_test"]),
+])
+def test_wrong_content(path, datasets, fragments):
+    refuses(write(path, **datasets), *fragments)
+
+
+def test_a_refused_file_is_closed(path):
+    refuses(write(path, x=IMAGES), "| y |")
+    write(path, x=IMAGES, y=LABELS)  # HDF5 does not write to a file that is open
+
+
+def corrupt(path, key):
+    """A file whose dataset `key` has a damaged gzip chunk."""
+    with h5py.File(path, "w") as file:
+        for name, values in {"x": IMAGES, "y": LABELS}.items():
+            file.create_dataset(name, data=values, chunks=values.shape, compression="gzip")
+        chunk = file[key].id.get_chunk_info(0)
+    with open(path, "r+b") as raw:
+        raw.seek(chunk.byte_offset)
+        raw.write(b"\xff" * chunk.size)
+    return path
+
+
+def test_damaged_images_in_memory(path):
+    refuses(corrupt(path, "x"), "| x |", "cannot be read")
+
+
+def test_damaged_labels(path):
+    refuses(corrupt(path, "y"), "| y |", "cannot be read")
+
+
+def test_damaged_images_in_the_file(path, monkeypatch):
+    monkeypatch.setattr(data, "RESIDENT_BYTES", 0)
+    with open_data(corrupt(path, "x")) as some, pytest.raises(DataError, match="cannot be read") as error:
+        some.train.read([0])
+    assert str(error.value).startswith(f"{path} | x | cannot be read")
+
+
+# Files that are
+
+
+@pytest.mark.parametrize(("classes", "expected"), [(None, 4), (7, 7)])
+def test_classes(path, classes, expected):
+    with open_data(write(path, x=IMAGES, y=LABELS, classes=classes)) as some:
+        assert (some.name, some.shape, some.classes) == (str(path), (5, 4, 3), expected)
+
+
+def test_classes_count_over_both_parts(path):
+    with open_data(write(path, x=IMAGES, y=LABELS, x_test=IMAGES[:3], y_test=LABELS[:3] + 5)) as some:
+        assert some.classes == 8
+        assert (len(some.train), len(some.test)) == (40, 3)
+
+
+def test_every_tenth_sample_is_the_test_part(path):
+    write(path, x=np.arange(25, dtype=np.float32).reshape(25, 1, 1, 1), y=np.arange(25))
+    with open_data(path) as some:
+        assert some.test.read([0, 1])[0].ravel().tolist() == [9, 19]
+        assert some.test.read([0, 1])[1].tolist() == [9, 19]
+        x, y = some.train.read(np.arange(23))
+        assert x.ravel().tolist() == y.tolist() == [i for i in range(25) if i not in (9, 19)]
+
+
+FLOATS = RNG.standard_normal((40, 5, 4, 3), np.float32)
+
+
+@pytest.fixture(params=[data.RESIDENT_BYTES, 0], ids=["memory", "file"])
+def limit(request, monkeypatch):
+    monkeypatch.setattr(data, "RESIDENT_BYTES", request.param)
+
+
+@pytest.mark.usefixtures("limit")
+@pytest.mark.parametrize(("stored", "expected"), [
+    (IMAGES, (IMAGES / 127.5 - 1).astype(np.float32)),
+    (FLOATS, FLOATS),
+    (FLOATS.astype(">f4"), FLOATS),
+], ids=["uint8", "float32", "big-endian"])
+def test_reading_any_order(path, stored, expected):
+    with open_data(write(path, x=stored, y=LABELS, x_test=stored, y_test=LABELS)) as some:
+
+        @settings(max_examples=60, deadline=None)
+        @given(indices=st.lists(st.integers(0, 39), max_size=60))
+        def matches(indices):
+            x, y = some.test.read(indices)
+            assert x.dtype == np.float32
+            assert x.flags.c_contiguous
+            assert y.dtype == np.int64
+            indices = np.array(indices, int)
+            np.testing.assert_allclose(x, expected[indices], rtol=0, atol=1e-7)
+            np.testing.assert_array_equal(y, LABELS[indices])
+
+        matches()
+
+
+def test_large_images_stay_in_the_file(path):
+    x = np.zeros((data.RESIDENT_BYTES // 65536 + 1, 256, 256, 1), np.uint8)
+    x[:, 0, 0, 0] = np.arange(len(x)) % 251
+    some = open_data(write(path, x=x, y=np.arange(len(x)), x_test=x[:10], y_test=np.arange(10)))
+    np.testing.assert_allclose(some.train.read([200, 3])[0][:, 0, 0, 0] * 127.5 + 127.5, [200, 3], atol=1e-4)
+    some.close()
+    some.test.read([0])
+    with pytest.raises(DataError, match=r"\| x \| cannot be read"):
+        some.train.read([0])
+
+
+@pytest.mark.usefixtures("limit")
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_images_must_be_finite_where_they_are_read(path, value):
+    x = FLOATS.copy()
+    x[17, 2, 1, 0] = value
+    with open_data(write(path, x=x, y=LABELS)) as some:
+        some.train.read([15, 17, 3])  # 9 is in the test part, so train 16 is sample 17 of the file
+        with pytest.raises(DataError, match=r"\| x \| expected finite values, .* in samples \[17\]"):
+            some.train.read([20, 16, 3])
+
+
+@pytest.mark.parametrize(("indices", "fragment"), [
+    ([1437], r"0\.\.1436, got \[1437\]"),
+    ([0, -1], r"0\.\.1436, got \[-1\]"),
+    ([0.5], "expected integers"),
+    ([True], "expected integers"),
+    (3, "expected integers"),
+    ([[1, 2]], r"expected integers \(n,\)"),
+    ([[1], [1, 2]], r"expected indices \(n,\)"),
+    (["a"], "expected integers"),
+])
+def test_wrong_indices(indices, fragment):
+    with open_data() as digits, pytest.raises(DataError, match=fragment):
+        digits.train.read(indices)
+
+
+# The synthetic source
+
+
+def test_synthetic_defaults():
+    with open_data("synthetic") as some:
+        assert (some.name, some.shape, some.classes) == ("synthetic", (32, 32, 3), 10)
+        assert (len(some.train), len(some.test)) == (4096, 512)
+
+
+@pytest.mark.parametrize(("form", "fragment"), [
+    ({"shape": (8, 8)}, r"shape \(H,W,C\), got \(8, 8\)"),
+    ({"shape": 8}, r"shape \(H,W,C\), got 8"),
+    ({"shape": (8, 0, 1)}, "W to be an integer >= 1, got 0"),
+    ({"shape": (8, 8, 1.0)}, "C to be an integer >= 1, got 1.0"),
+    ({"classes": 0}, "classes to be an integer >= 1, got 0"),
+    ({"classes": "ten"}, "classes to be an integer >= 1, got 'ten'"),
+    ({"seed": -1}, "seed to be an integer >= 0, got -1"),
+])
+def test_wrong_form(form, fragment):
+    with pytest.raises(DataError, match=fragment):
+        open_data("synthetic", **form)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1 << 40), shape=st.tuples(*[st.integers(1, 20)] * 2, st.integers(1, 4)),
+       classes=st.integers(1, 30), indices=st.lists(st.integers(0, 511), max_size=8))
+def test_a_synthetic_sample_is_the_same_in_any_batch(seed, shape, classes, indices):
+    one, other = (open_data("synthetic", seed=seed, shape=shape, classes=classes) for _ in range(2))
+    x, y = one.test.read(indices)
+    assert x.shape == (len(indices), *shape)
+    assert x.dtype == np.float32
+    assert x.flags.c_contiguous
+    assert y.dtype == np.int64
+    for index, image, label in zip(indices, x, y, strict=True):
+        alone, (same,) = other.test.read([index])
+        np.testing.assert_array_equal(image, alone[0])
+        assert label == same == (4096 + index) % classes
+
+
+def test_synthetic_samples_differ():
+    images = [open_data("synthetic", seed=seed).train.read([0, 10])[0] for seed in (0, 1)]
+    assert len(np.unique(np.concatenate(images).reshape(4, -1), axis=0)) == 4
+    assert 0.8 < images[0].std() < 1.2
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (8, 8, 1), (13, 17, 2)])
+def test_synthetic_is_learnable(shape):
+    some = open_data("synthetic", shape=shape)
+    (x, y), (x_test, y_test) = (part.read(np.arange(len(part))) for part in (some.train, some.test))
+    means = np.stack([x[y == label].mean(axis=0).ravel() for label in range(10)])
+    scores = x_test.reshape(len(x_test), -1) @ means.T - (means ** 2).sum(axis=1) / 2
+    assert (scores.argmax(axis=1) == y_test).mean() > 0.9
+
+
+def test_synthetic_of_a_thousand_classes_is_small():
+    some = open_data("synthetic", shape=(227, 227, 3), classes=1000)
+    assert some.train.images.patterns.nbytes + some.train.images.pool.nbytes < 8 << 20
+    assert some.train.read(range(4))[0].shape == (4, 227, 227, 3)
+
+
+# Batches and shares
+
+
+@settings(deadline=None)
+@given(n=st.integers(1, 300), size=st.integers(1, 300), seed=st.integers(0, 1 << 40), epoch=st.integers(0, 9))
+def test_batches_take_each_sample_at_most_once(n, size, seed, epoch):
+    size = min(n, size)
+    order = batches(n, size, seed=seed, epoch=epoch)
+    assert order.shape == (n // size, size)
+    assert order.dtype == np.int64
+    assert len(np.unique(order)) == order.size
+    assert order.min() >= 0
+    assert order.max() < n
+    np.testing.assert_array_equal(order, batches(n, size, seed=seed, epoch=epoch))
+
+
+def test_batches_change_with_epoch_and_seed():
+    orders = [batches(1000, 300, seed=seed, epoch=epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    assert len({order.tobytes() for order in orders}) == 4
+    assert len({frozenset(order.ravel().tolist()) for order in orders}) == 4  # other samples sit out
+
+
+def test_a_batch_larger_than_the_data():
+    with pytest.raises(DataError, match="at most 10, the number of samples, got 11"):
+        batches(10, 11, seed=0, epoch=0)
+
+
+@pytest.mark.parametrize(("bad", "fragment"), [
+    ({"n": 0}, "n to be an integer >= 1, got 0"),
+    ({"size": 0}, "size to be an integer >= 1, got 0"),
+    ({"size": 2.0}, "size to be an integer >= 1, got 2.0"),
+    ({"seed": -1}, "seed to be an integer >= 0, got -1"),
+    ({"epoch": None}, "epoch to be an integer >= 0, got None"),
+])
+def test_wrong_batches(bad, fragment):
+    with pytest.raises(DataError, match=fragment):
+        batches(**{"n": 10, "size": 2, "seed": 0, "epoch": 0} | bad)
+
+
+@given(size=st.integers(0, 500), ranks=st.integers(1, 70))
+def test_shares_cover_a_batch_in_order(size, ranks):
+    batch = np.arange(size)
+    parts = [batch[share(size, rank, ranks)] for rank in range(ranks)]
+    np.testing.assert_array_equal(np.concatenate(parts), batch)
+    lengths = [len(part) for part in parts]
+    assert max(lengths) - min(lengths) <= 1
+
+
+@pytest.mark.parametrize(("size", "rank", "ranks", "fragment"), [
+    (8, 2, 2, r"rank in 0\.\.1, got 2"),
+    (8, -1, 2, "rank to be an integer >= 0, got -1"),
+    (8, 0, 0, "ranks to be an integer >= 1, got 0"),
+    (-1, 0, 1, "size to be an integer >= 0, got -1"),
+])
+def test_wrong_share(size, rank, ranks, fragment):
+    with pytest.raises(DataError, match=fragment):
+        share(size, rank, ranks)
+
+
+def test_an_empty_share_reads_nothing():
+    with open_data() as digits:
+        x, y = digits.train.read(batches(1437, 2, seed=0, epoch=0)[0][share(2, 0, 3)])
+    assert x.shape == (0, 8, 8, 1)
+    assert y.shape == (0,)
