@@ -15,6 +15,8 @@ from mpilayer.errors import UserError
 LAUNCHERS = [("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "Open MPI"), ("PMI_SIZE", "PMI_RANK", "MPICH or Intel MPI"),
              ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "Slurm")]
 LOCAL_RANKS = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_TASKS_PER_NODE")
+CROWD, TURN = 8, 15e-6  # ranks on a core from which on sleeping beats yielding; seconds a rank holds a core to poll
+BUSY, NAP = 0.5, 0.002  # seconds: after so long it is not a message that is late but a rank, and polling helps nobody
 
 
 class Interrupted(BaseException):
@@ -73,16 +75,28 @@ class Ranks:
 
     def wait(self, request, what=""):
         """Return when the request has completed. Signals are heard meanwhile, and a long wait is reported."""
-        patience = time.monotonic() + env.get("MPILAYER_PATIENCE")
-        turns = 0
+        start, turns, told = time.monotonic(), 0, False
         while not request.Test():
             turns += 1
-            if self.crowded:
-                time.sleep(min(turns, 20) * 5e-5)
-            if turns % 1024 == 0 and time.monotonic() > patience:
-                print(f"rank {self.rank} | {self.where} | {what or 'a meeting of all ranks'} | "
-                      f"still waiting after {env.get('MPILAYER_PATIENCE'):g} s", file=sys.stderr, flush=True)
-                patience = float("inf")
+            self._give_way()
+            if turns % 256 == 0 and time.monotonic() - start > BUSY:
+                time.sleep(NAP)
+                told = told or self._complain(time.monotonic() - start, what)
+
+    def _give_way(self):
+        """Let the ranks that share this core have it; where they are many, until they all had their turn."""
+        crowd = self.node.size / self.cores
+        if crowd > CROWD:
+            time.sleep(crowd * TURN)
+        elif crowd > 1:
+            os.sched_yield()
+
+    def _complain(self, waited, what):
+        if waited < env.get("MPILAYER_PATIENCE"):
+            return False
+        print(f"rank {self.rank} | {self.where} | {what or 'a meeting of all ranks'} | still waiting after {waited:.0f} s",
+              file=sys.stderr, flush=True)
+        return True
 
     def meet(self, comm=None):
         """A barrier that leaves the core to others; the short blocking calls after it find everyone there."""
@@ -145,10 +159,13 @@ def _interrupt(number, frame):
 
 
 def _be_polite():
-    """MPICH spins in blocking calls; where ranks outnumber cores it should give way at once. Read at MPI_Init."""
+    """Settings MPICH reads when it starts, for ranks that outnumber their cores: spin less, wake up less often."""
     local = next((int(os.environ[name]) for name in LOCAL_RANKS if os.environ.get(name, "").isdigit()), 1)
-    if local > len(os.sched_getaffinity(0)):
+    crowd = local / len(os.sched_getaffinity(0))
+    if crowd > 1:
         os.environ.setdefault("MPIR_CVAR_POLLS_BEFORE_YIELD", "1")
+    if crowd > CROWD:  # a tree needs fewer messages of each rank than recursive doubling
+        os.environ.setdefault("MPIR_CVAR_IALLREDUCE_INTRA_ALGORITHM", "tsp_tree")
 
 
 def start():

@@ -83,9 +83,9 @@ def parser():
     sizes = p.add_mutually_exclusive_group()
     sizes.add_argument("--batch", type=count, default=64, help="effective batch, shared out among the ranks")
     sizes.add_argument("--batch-per-rank", type=count, help="instead: the batch of each rank")
-    p.add_argument("--epochs", type=count, help="how often to see all samples (default: 20, or as --steps needs)")
+    p.add_argument("--epochs", type=count, help="how often to see all samples (default: 40, or as --steps needs)")
     p.add_argument("--steps", type=count, help="stop after so many steps")
-    p.add_argument("--lr", type=positive, default=0.02, help="learning rate")
+    p.add_argument("--lr", type=positive, default=0.005, help="learning rate")
     p.add_argument("--momentum", type=fraction, default=0.9, help="momentum")
     p.add_argument("--weight-decay", type=positive, default=5e-4, help="weight decay")
     p.add_argument("--lr-policy", choices=POLICIES, default="poly", help="how the learning rate falls")
@@ -113,7 +113,7 @@ def read_options(argv, ranks):
         raise UserError(f"a batch of {options.batch} is smaller than the {ranks.size} ranks that share it"
                         f" | expected at least one sample a rank | try: --batch {ranks.size}")
     if options.epochs is None and options.steps is None:
-        options.epochs = 20
+        options.epochs = 40
     return options
 
 

@@ -12,7 +12,7 @@ class Case(NamedTuple):
 
     @property
     def bytes(self):
-        """Bytes of one array: relu and dropout move two, relu_backward three, and a mask is a quarter of one."""
+        """Bytes of one array: relu and dropout move two, relu_backward three; a mask is a quarter."""
         return 4 * prod(self.shape)
 
 

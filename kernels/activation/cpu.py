@@ -1,24 +1,43 @@
-"""Rectifier and dropout on flat arrays."""
+"""Rectifier and dropout on flat arrays.
+
+The rectifier works through a block of its own: a loop that may write what it reads is not vectorized, and
+would branch on every sign.
+"""
 
 import numpy as np
 from numba import njit
 
 jit = njit(nogil=True, cache=True, error_model="numpy")
+BLOCK = 2048
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+@jit
+def _copy(block, out):
+    for i in range(out.size):
+        out[i] = block[i]
 
 
 @jit
 def relu(x, y):
     """max(x, 0) to y, which may be x."""
-    for i in range(x.size):
-        y[i] = np.float32(0) if x[i] <= 0 else x[i]
+    block = np.empty(BLOCK, np.float32)
+    for start in range(0, x.size, BLOCK):
+        part = x[start:start + BLOCK]
+        for i in range(part.size):
+            block[i] = np.float32(0) if part[i] <= 0 else part[i]
+        _copy(block, y[start:start + BLOCK])
 
 
 @jit
 def relu_backward(dy, y, dx):
     """dy where y > 0 to dx, which may be dy or y."""
-    for i in range(dy.size):
-        dx[i] = dy[i] if y[i] > 0 else np.float32(0)
+    block = np.empty(BLOCK, np.float32)
+    for start in range(0, dy.size, BLOCK):
+        part, positive = dy[start:start + BLOCK], y[start:start + BLOCK]
+        for i in range(part.size):
+            block[i] = part[i] if positive[i] > 0 else np.float32(0)
+        _copy(block, dx[start:start + BLOCK])
 
 
 @jit

@@ -16,7 +16,7 @@ def _labels(operation, labels, logits):
     N, C = logits.shape
     integers = isinstance(labels, np.ndarray) and labels.dtype.kind in "iu" and labels.shape == (N,)
     got = f"{shape(labels)} {labels.dtype.name}" if isinstance(labels, np.ndarray) else type(labels).__name__
-    require(integers, operation, f"labels must be ({N},) integers for logits {shape(logits)}, got {got}")
+    require(integers, operation, f"labels must be ({N}) integers for logits {shape(logits)}, got {got}")
     wrong = np.flatnonzero((labels < 0) | (labels >= C))
     first = f"labels[{wrong[0]}] = {labels[wrong[0]]}" if wrong.size else ""
     require(not first, operation, f"{first} is not a class of logits {shape(logits)}")
@@ -32,7 +32,7 @@ def softmax(logits):
 
 
 def softmax_cross_entropy(logits, labels):
-    """(loss (N,), dlogits (N,C)): -log softmax(logits)[label], and its gradient softmax - onehot, of each sample.
+    """(loss (N,), dlogits (N,C)): each sample's -log softmax(logits)[label] and gradient softmax - onehot.
 
     Neither is divided by N. A NaN, or an infinity that leaves the softmax undefined, makes the loss NaN.
     """

@@ -8,7 +8,7 @@ jit = njit(nogil=True, cache=True, error_model="numpy")
 
 @jit
 def _softmax(x, y):
-    """Write one row's softmax to y; return (peak, sum of exp(x - peak)). A NaN is no peak, but makes the sum NaN."""
+    """Write a row's softmax to y; return (peak, sum of exp(x - peak)). A NaN is no peak, but in the sum."""
     peak = np.float32(-np.inf)
     for c in range(x.size):
         peak = x[c] if x[c] > peak else peak

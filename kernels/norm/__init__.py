@@ -3,8 +3,8 @@
     s = k + alpha / size * (sum of x^2 over the `size` channels around each)      y = x / s^beta
 
 x, y and gradients are (N,H,W,C) float32. The channels around c are c - (size-1)//2 ... c + size//2, as far as
-they exist; alpha is divided by size, as Caffe, ONNX and PyTorch do and the paper does not. Every function raises
-ValueError, naming the operation and the shapes, for anything that does not fit.
+they exist; alpha is divided by size, as Caffe, ONNX and PyTorch do and the paper does not. Every function
+raises ValueError, naming the operation and the shapes, for anything that does not fit.
 """
 
 import numpy as np
@@ -30,7 +30,7 @@ def lrn(x, size, alpha, beta, k):
 
 
 def lrn_backward(dy, x, y, size, alpha, beta, k):
-    """Gradient by the input: dx = dy / s^beta - 2 alpha beta / size * x * (sum of dy y / s over all windows of x)."""
+    """Gradient by the input: dy / s^beta - 2 alpha beta / size * x * (sum of dy y / s over x's windows)."""
     dy, x, y = (tensor("lrn_backward", name, a, "NHWC") for name, a in (("dy", dy), ("x", x), ("y", y)))
     agree = dy.shape == x.shape == y.shape
     require(agree, "lrn_backward", f"dy {shape(dy)}, x {shape(x)} and y {shape(y)} must agree")

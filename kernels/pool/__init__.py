@@ -2,14 +2,15 @@
 
     x (N,H,W,C)   y (N,P,Q,C)   index (N,P,Q,C) uint8
 
-N images, H x W pixels in, P x Q windows out, C channels; x, y and gradients are float32. `window` and `stride` are
-an int or a pair (rows, columns), `padding` an int, a pair or ((top, bottom), (left, right)), less than the window.
+N images, H x W pixels in, P x Q windows of R x S taps, C channels; x, y and gradients are float32.
+`window` and `stride` are an int or a pair (rows, columns), `padding` an int, a pair or
+((top, bottom), (left, right)), less than the window.
 
     P = (H + top + bottom - R) / stride + 1, rounded down
 
 `ceil_mode` rounds up instead, so that the last window may hang over the edge, but drops a window that would
-start behind the input (Caffe's and PyTorch's rule). Every function raises ValueError, naming the operation and the
-shapes, for anything that does not fit.
+start behind the input (Caffe's and PyTorch's rule). Every function raises ValueError, naming the operation
+and the shapes, for anything that does not fit.
 """
 
 import numpy as np
@@ -51,7 +52,7 @@ def _index(operation, index, dy, rows, columns):
 
 
 def maxpool2d(x, window, *, stride, padding=0, ceil_mode=False):
-    """(y, index): the maximum of each window, and the tap r * S + s of the R x S (256 at most) where it is.
+    """(y, index): the maximum of each window, and the tap r * S + s (of 256 at most) where it is.
 
     Of equals the first in row-major order wins; a NaN counts as the largest; padding never wins.
     """

@@ -18,7 +18,7 @@ class Axis(NamedTuple):
     count: np.ndarray  # taps an average divides by
 
 
-def axes(operation, x_shape, window, stride, padding, ceil_mode, count_include_pad=True):
+def axes(operation, x_shape, window, stride, padding=0, ceil_mode=False, count_include_pad=True):
     """The Axis of the rows and that of the columns of an input (N,H,W,C)."""
     windows, strides = pair(operation, "window", window), pair(operation, "stride", stride)
     sides = arguments.padding(operation, padding)

@@ -1,0 +1,1 @@
+"""Measurements: `python -m bench` lists them, METRICS.md defines every number they print."""

@@ -1,0 +1,40 @@
+"""`python -m bench COMMAND ...`: measure one thing; without a command, list them."""
+
+import importlib
+import os
+import sys
+
+from mpilayer.errors import UserError
+
+COMMANDS = {
+    "kernels": ("bench.kernels", "convolution and dense layers against the peak of the core, and a peer"),
+    "timeline": ("bench.timeline", "draw a training step of runs made with mpilayer.train --out"),
+}
+
+
+def overview():
+    """What can be measured, a line each."""
+    lines = [f"  {name:10} {line}" for name, (_, line) in COMMANDS.items()]
+    return "\n".join(["usage: python -m bench COMMAND ...   (COMMAND --help for its options)", "", *lines])
+
+
+def main(argv):
+    """Run a command; return the exit status."""
+    name, *rest = argv or ["--help"]
+    if name in ("--help", "-h"):
+        print(overview())
+        return 0
+    try:
+        if name not in COMMANDS:
+            raise UserError(f"no command {name!r} | expected one of {', '.join(COMMANDS)}")
+        importlib.import_module(COMMANDS[name][0]).main(rest)
+    except UserError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    for library in ("OMP", "OPENBLAS", "MKL"):  # every figure is of one thread; read when NumPy is loaded
+        os.environ[f"{library}_NUM_THREADS"] = "1"
+    sys.exit(main(sys.argv[1:]))

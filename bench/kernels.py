@@ -1,0 +1,218 @@
+"""Convolution and dense layers of the nets, one thread: GFLOP/s, share of the peak, and against a peer."""
+
+import argparse
+import ctypes
+import json
+import os
+import statistics
+import sys
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+import kernels
+from bench.timing import alternate, copy_bandwidth, peak
+from kernels.conv2d.cases import CASES as CONVOLUTIONS
+from kernels.dense.cases import CASES as DENSE
+from mpilayer.errors import UserError
+from mpilayer.files import replacing
+
+PASSES = ("forward", "dgrad", "wgrad")
+CASES = [case for case in (*CONVOLUTIONS, *DENSE) if case.net != "odd"]
+SECONDS = 0.2  # at least, for each row
+LINE = "{net:9} {layer:13} {pass:7} {shape:30} {ms:>8} {gflops:>8} {share:>6} {peer:>9} {ratio:>6}"
+HEAD = {"net": "net", "layer": "layer", "pass": "pass", "shape": "x * w / stride", "ms": "ms",
+        "gflops": "GFLOP/s", "share": "peak", "peer": "peer ms", "ratio": "ratio"}
+
+
+def ours(case, x, w, dy):
+    """{pass: function} of our kernels, each into its own memory."""
+    y, dx, dw = np.empty_like(dy), np.empty_like(x), np.empty_like(w)
+    if case in DENSE:
+        return {"forward": lambda: kernels.dense(x, w, out=y),
+                "dgrad": lambda: kernels.dense_dgrad(dy, w, out=dx),
+                "wgrad": lambda: kernels.dense_wgrad(x, dy, out=dw)}
+    return {"forward": lambda: kernels.conv2d(x, w, out=y, **case.options),
+            "dgrad": lambda: kernels.conv2d_dgrad(dy, w, x.shape, out=dx, **case.options),
+            "wgrad": lambda: kernels.conv2d_wgrad(x, dy, w.shape, out=dw, **case.options)}
+
+
+def open_torch():
+    """PyTorch on one thread, with the memory habits NumPy has: huge pages, and what is freed stays ours."""
+    os.environ["THP_MEM_ALLOC_ENABLE"] = "1"
+    try:
+        import torch
+    except ImportError:
+        raise UserError('--peer torch needs PyTorch | try: pip install -e ".[bench]"') from None
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    if sys.platform == "linux":  # else every large result would be new pages from the system, zeroed anew
+        libc = ctypes.CDLL(None)
+        m_trim_threshold, m_mmap_max = -1, -4
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+        libc.mallopt(m_mmap_max, 0)
+
+
+def _torch_dense(x, w, dy):
+    """{pass: {layout of the weights: function}}."""
+    import torch
+
+    x, w_ck, dy = map(torch.tensor, (x, w, dy))
+    w_kc = w_ck.t().contiguous()
+    return {"forward": {"CK": lambda: x @ w_ck, "KC": lambda: torch.nn.functional.linear(x, w_kc)},
+            "dgrad": {"CK": lambda: dy @ w_ck.t(), "KC": lambda: dy @ w_kc},
+            "wgrad": {"CK": lambda: x.t() @ dy, "KC": lambda: dy.t() @ x}}
+
+
+def _torch_conv(case, x, w, dy):
+    """{pass: {memory format: function}}."""
+    import torch
+
+    nchw = [x.transpose(0, 3, 1, 2), w.transpose(3, 2, 0, 1), dy.transpose(0, 3, 1, 2)]
+    stride, padding, dilation, none = ([value, value] for value in (case.stride, case.padding, 1, 0))
+
+    def functions(layout):
+        x, w, dy = (torch.from_numpy(array).clone(memory_format=layout) for array in nchw)
+
+        def backward(*mask):
+            return torch.ops.aten.convolution_backward(dy, x, w, None, stride, padding, dilation, False, none,
+                                                       case.groups, mask)
+
+        return {"forward": lambda: torch.nn.functional.conv2d(x, w, **case.options),
+                "dgrad": lambda: backward(True, False, False), "wgrad": lambda: backward(False, True, False)}
+
+    layouts = {"NCHW": functions(torch.contiguous_format), "NHWC": functions(torch.channels_last)}
+    return {name: {layout: layouts[layout][name] for layout in layouts} for name in PASSES}
+
+
+def torch_functions(case, x, w, dy):
+    """{pass: {layout: function}} of PyTorch, on copies of the same numbers."""
+    return _torch_dense(x, w, dy) if case in DENSE else _torch_conv(case, x, w, dy)
+
+
+PEERS = {"torch": (open_torch, torch_functions)}
+
+
+def shape(case, batch):
+    """x * w / stride, as in 16x27x27x96 * 5x5x48x256."""
+    x, w = ("x".join(map(str, sizes)) for sizes in case.shapes(batch)[:2])
+    stride = getattr(case, "stride", 1)
+    return f"{x} * {w}" + (f" / {stride}" if stride > 1 else "")
+
+
+def _passes(case, options):
+    """No layer needs the gradient by the image."""
+    wanted = [options.only] if options.only else PASSES
+    return [name for name in wanted if not (name == "dgrad" and case.channels == 3)]
+
+
+def select(options):
+    """[(case, its passes)]. Raises UserError if there is none."""
+    cases = [case for case in CASES if options.net in (None, case.net) and options.layer in case.name]
+    chosen = [(case, passes) for case in cases if (passes := _passes(case, options))]
+    if not chosen:
+        names = ", ".join(case.name for case in CASES if options.net in (None, case.net))
+        raise UserError(f"no layer {options.layer!r} with such a pass | expected part of one of {names}")
+    return chosen
+
+
+def measure(chosen, options, core_peak):
+    """Yield a row for each pass of each case."""
+    for case, passes in chosen:
+        rng = np.random.default_rng(0)
+        arrays = [rng.standard_normal(sizes, np.float32) for sizes in case.shapes(options.batch)]
+        mine = ours(case, *arrays)
+        theirs = PEERS[options.peer][1](case, *arrays) if options.peer else dict.fromkeys(passes, {})
+        for name in passes:
+            times = alternate({"ours": mine[name], **theirs[name]}, rounds=options.rounds, seconds=SECONDS)
+            seconds, peer_seconds = times.pop("ours"), min(times.values(), default=None)
+            yield row(case, name, options.batch, core_peak, seconds, peer_seconds)
+
+
+def row(case, name, batch, core_peak, seconds, peer_seconds):
+    """What is known of one pass; METRICS.md has the formulas."""
+    gflops = case.flops(batch) / seconds / 1e9
+    return {"net": case.net, "layer": case.name, "pass": name, "shape": shape(case, batch),
+            "seconds": seconds, "gflops": gflops, "peak_share": gflops / core_peak,
+            "peer_seconds": peer_seconds, "ratio": peer_seconds and peer_seconds / seconds}
+
+
+def line(row):
+    """A row as text."""
+    text = {"ms": f"{1e3 * row['seconds']:.3f}", "gflops": f"{row['gflops']:.1f}",
+            "share": f"{row['peak_share']:.0%}", "peer": "", "ratio": ""}
+    if row["ratio"]:
+        text |= {"peer": f"{1e3 * row['peer_seconds']:.3f}", "ratio": f"{row['ratio']:.2f}"}
+    return LINE.format(**row | text).rstrip()
+
+
+def means(rows):
+    """{group: (its rows, geometric mean of their ratios)}."""
+    dense = {case.name for case in DENSE}
+    groups = {"all": rows, "conv": [r for r in rows if r["layer"] not in dense],
+              "dense": [r for r in rows if r["layer"] in dense],
+              **{name: [r for r in rows if r["pass"] == name] for name in PASSES}}
+    return {what: (len(group), statistics.geometric_mean(r["ratio"] for r in group))
+            for what, group in groups.items() if group}
+
+
+def summary(rows, peer):
+    """The geometric means as a table."""
+    table = Table("geometric mean of", "rows", f"{peer} / ours")
+    for what, (count, mean) in means(rows).items():
+        table.add_row(what, str(count), f"{mean:.2f}")
+    return table
+
+
+def report(chosen, options):
+    """Measure, and print each row as it comes; return them all."""
+    rows, core_peak = [], peak()
+    columns = TextColumn("pass"), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(highlight=False, soft_wrap=True), transient=True) as bar:
+        say, total = bar.console.print, sum(len(passes) for _, passes in chosen)
+        say(f"one thread, batch {options.batch}, "
+            f"peak {core_peak:.1f} GFLOP/s, copy {copy_bandwidth():.1f} GB/s")
+        say(LINE.format(**HEAD), style="bold")
+        for one in bar.track(measure(chosen, options, core_peak), total=total):
+            rows.append(one)
+            say(line(one))
+    if options.peer:
+        say(summary(rows, options.peer))
+        say("worst: " + line(min(rows, key=lambda one: one["ratio"])))
+    return rows
+
+
+def _count(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text!r}")
+    return int(text)
+
+
+def parser():
+    """All options."""
+    p = argparse.ArgumentParser(prog="python -m bench kernels", description=__doc__)
+    p.add_argument("--net", choices=sorted({case.net for case in CASES}), help="only this net (default: all)")
+    p.add_argument("--pass", dest="only", choices=PASSES, help="only this pass (default: all)")
+    p.add_argument("--layer", default="", metavar="PART", help="only layers named so in part")
+    p.add_argument("--batch", type=_count, default=16, help="images (default: 16)")
+    p.add_argument("--peer", choices=PEERS, help="measure this as well, in turn with ours (default: nothing)")
+    p.add_argument("--rounds", type=_count, default=9, help="readings of each time, at least (default: 9)")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    return p
+
+
+def main(argv):
+    """Measure, print, and save."""
+    options = parser().parse_args(argv)
+    chosen = select(options)
+    if options.json and not options.json.parent.is_dir():
+        raise UserError(f"--json {options.json}: there is no folder {options.json.parent}")
+    if options.peer:
+        PEERS[options.peer][0]()
+    rows = report(chosen, options)
+    if options.json:
+        with replacing(options.json) as file:
+            json.dump(rows, file, indent=1)

@@ -1,0 +1,196 @@
+"""Draw a training step of each run given: what every rank did when, and which requests were in flight."""
+
+import argparse
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+from mpilayer.errors import UserError
+
+FORMATS = (".png", ".svg", ".pdf")
+MARKS = {  # label and colour; the colours of Okabe and Ito stay apart for the colour-blind
+    "input": ("reading the batch", "#CC79A7"),
+    "forward": ("forward", "#56B4E9"),
+    "backward": ("backward", "#0072B2"),
+    "update": ("update", "#009E73"),
+    "mpi": ("MPI calls (post, test)", "#F0E442"),
+    "exposed": ("exposed (only waiting)", "#D55E00"),
+    "request": ("request, post to completion", "#999999"),
+}
+ROW, TALL = 0.13, 2  # inches a request, and how many of them the work of a rank is tall
+
+
+class Span(NamedTuple):
+    """Something that took time; `mark` is a key of MARKS, times are in milliseconds."""
+
+    rank: int
+    mark: str
+    name: str
+    start: float
+    end: float
+
+
+class Step(NamedTuple):
+    """A training step: its title, its end (it begins at 0), and (work, requests) of each rank meanwhile."""
+
+    title: str
+    end: float
+    ranks: dict
+
+
+def _spans(events):
+    """The spans of a list of Chrome's trace events."""
+    posted = {event["id"]: event["ts"] for event in events if event["ph"] == "b"}
+    for event in events:
+        rank, start = event["pid"], event.get("ts", 0) / 1e3
+        if event["ph"] == "X":
+            mark = event["name"].split()[0] if event["cat"] == "compute" else event["cat"]
+            yield Span(rank, mark, event["name"], start, start + event["dur"] / 1e3)
+        elif event["ph"] == "e":
+            yield Span(rank, "request", event["name"], posted[event["id"]] / 1e3, start)
+
+
+def read(path):
+    """{rank: its spans} of a timeline.json. Raises UserError."""
+    ranks, wanted = defaultdict(list), "expected the timeline.json that mpilayer.train --out writes"
+    try:
+        for span in _spans(json.loads(path.read_text())["traceEvents"]):
+            ranks[span.rank].append(span)
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}) | {wanted}") from None
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        raise UserError(f"{path} is no timeline | {wanted}") from None
+    marks = {span.mark for spans in ranks.values() for span in spans}
+    if not marks <= MARKS.keys() or not ranks or not all(map(_starts, ranks.values())):
+        raise UserError(f"{path} has no training step of every rank | {wanted}")
+    return dict(sorted(ranks.items()))
+
+
+def _starts(spans):
+    """When each step began: it reads its batch first."""
+    return [span.start for span in spans if span.name == "read batch"]
+
+
+def _numbers(spans):
+    """The numbers of the steps. A request has its step's in brackets, and the last step has requests."""
+    count = len(_starts(spans))
+    named = [int(found[1]) for span in spans if (found := re.search(r"\((\d+)\)$", span.name))]
+    last = max(named, default=count - 1)
+    return range(last - count + 1, last + 1)
+
+
+def _extent(spans, index):
+    """(start, end) of a step on one rank: all it does before it reads the next batch."""
+    start, following = [*_starts(spans), float("inf")][index:index + 2]
+    return start, max(s.end for s in spans if s.mark != "request" and start <= s.start < following)
+
+
+def _cut(spans, start, end):
+    """(work, requests) between two times, which become 0 and the end, in order of their start."""
+    within = [span._replace(start=max(span.start - start, 0), end=min(span.end, end) - start)
+              for span in sorted(spans, key=lambda span: span.start) if span.start < end and span.end > start]
+    return [s for s in within if s.mark != "request"], [s for s in within if s.mark == "request"]
+
+
+def _schedule(folder):
+    """The schedule as run.json has it, else the folder's name."""
+    try:
+        config = json.loads((folder / "run.json").read_text())["config"]
+        return f"{config['schedule']} {config['delay']}" if config["delay"] else config["schedule"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return folder.resolve().name
+
+
+def step(path, number, count):
+    """The Step with that number (None: the last) of the first `count` ranks. Raises UserError."""
+    path = path / "timeline.json" if path.is_dir() else path
+    ranks = dict(list(read(path).items())[:count])
+    numbers = _numbers(next(iter(ranks.values())))
+    number = numbers[-1] if number is None else number
+    if number not in numbers:
+        raise UserError(f"{path} has no step {number} | expected one of {numbers[0]} to {numbers[-1]}")
+    starts, ends = zip(*(_extent(spans, numbers.index(number)) for spans in ranks.values()), strict=True)
+    start, end = min(starts), max(ends)
+    return Step(f"{_schedule(path.parent)}, step {number}", end - start,
+                {rank: _cut(spans, start, end) for rank, spans in ranks.items()})
+
+
+def _rows(step):
+    return sum(TALL + len(requests) for _, requests in step.ranks.values())
+
+
+def _bars(axes, spans, middle, height):
+    for span in spans:
+        axes.broken_barh([(span.start, span.end - span.start)], (middle - height / 2, height),
+                         color=MARKS[span.mark][1], linewidth=0)
+
+
+def _panel(axes, step):
+    """One run: from the top, the work of a rank and below it its requests, then the next rank."""
+    top, ticks = 0, {}
+    for rank, (work, requests) in step.ranks.items():
+        ticks[top + TALL / 2] = f"rank {rank}"
+        _bars(axes, work, top + TALL / 2, 0.8 * TALL)
+        for row, request in enumerate(requests, start=top + TALL):
+            ticks[row + 0.5] = request.name
+            _bars(axes, [request], row + 0.5, 0.5)
+        top += TALL + len(requests)
+    axes.set_yticks(list(ticks), ticks.values(), fontsize=6)
+    axes.set_ylim(top, 0)
+    axes.set_title(step.title, loc="left", fontsize=9)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.grid(axis="x", linewidth=0.4, alpha=0.5)
+    axes.set_axisbelow(True)
+
+
+def draw(steps, path):
+    """A panel for each step, one above the other, on one time axis."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError('drawing needs Matplotlib | try: pip install -e ".[plot]"') from None
+    from matplotlib.patches import Patch
+
+    rows = [_rows(step) for step in steps]
+    figure = Figure(figsize=(7, 1 + sum(rows) * ROW + 0.35 * len(rows)), layout="constrained")
+    panels = figure.subplots(len(steps), sharex=True, squeeze=False, height_ratios=rows)[:, 0]
+    for axes, one in zip(panels, steps, strict=True):
+        _panel(axes, one)
+    panels[-1].set_xlim(0, max(one.end for one in steps))
+    panels[-1].set_xlabel("ms since the step began", fontsize=8)
+    panels[-1].tick_params(axis="x", labelsize=7)
+    figure.legend(handles=[Patch(color=colour, label=label) for label, colour in MARKS.values()],
+                  loc="outside upper center", ncols=4, fontsize=7, frameon=False)
+    try:
+        figure.savefig(path, dpi=200)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}) | try: another --plot") from None
+
+
+def _picture(text):
+    path = Path(text)
+    if path.suffix not in FORMATS:
+        raise argparse.ArgumentTypeError(f"expected a name that ends in {', '.join(FORMATS)}, got {text!r}")
+    return path
+
+
+def parser():
+    """All options."""
+    p = argparse.ArgumentParser(prog="python -m bench timeline", description=__doc__)
+    p.add_argument("runs", nargs="+", type=Path, help="folder of mpilayer.train --out, or its timeline.json")
+    p.add_argument("--plot", type=_picture, required=True, metavar="FILE", help="picture: .png, .svg, .pdf")
+    p.add_argument("--step", type=int, help="number of the step (default: the last)")
+    p.add_argument("--ranks", type=int, default=2, metavar="R", help="draw the first R ranks (default: 2)")
+    return p
+
+
+def main(argv):
+    """Read, draw, and say where."""
+    options = parser().parse_args(argv)
+    if options.ranks < 1:
+        raise UserError(f"--ranks {options.ranks} | expected a positive number")
+    draw([step(path, options.step, options.ranks) for path in options.runs], options.plot)
+    print(f"wrote {options.plot}")

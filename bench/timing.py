@@ -1,0 +1,80 @@
+"""The only timer, and what this core can do at most."""
+
+import itertools
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+from numba import njit
+
+from kernels import micro
+from kernels.micro import call
+
+LEAST = 1e-3  # seconds of one reading, far above what the clock and the loop cost
+DEPTH, PASSES = 128, 1000  # a panel that L1 holds with room to spare, and how often the peak goes over it
+
+
+def _reading(function, calls):
+    start = time.perf_counter()
+    for _ in range(calls):
+        function()
+    return time.perf_counter() - start
+
+
+def _calls(function):
+    """How many calls make one reading long enough."""
+    calls = 1
+    while _reading(function, calls) < LEAST:
+        calls *= 2
+    return calls
+
+
+def alternate(functions, *, rounds, seconds):
+    """Median seconds of a call of each of {name: function}, in at least that many rounds and seconds.
+
+    They run in turn, so that a change of clock rate or a busy neighbour meets all of them alike.
+    """
+    for function in functions.values():
+        function()
+    calls = {name: _calls(function) for name, function in functions.items()}
+    readings = {name: [] for name in functions}
+    end = time.perf_counter() + seconds
+    for done in itertools.count():
+        if done >= rounds and time.perf_counter() >= end:
+            break
+        for name, function in functions.items():
+            readings[name].append(_reading(function, calls[name]) / calls[name])
+    return {name: statistics.median(values) for name, values in readings.items()}
+
+
+@njit(nogil=True)
+def _multiply(tile, a, b, c, same):
+    """The largest tile, over and over the same panels."""
+    address, tall, wide = tile
+    call(address, (tall, wide, DEPTH, a.ctypes.data, DEPTH * 4, 4, b.ctypes.data, wide * 4,
+                   c.ctypes.data, wide * 4, same.size, same.ctypes.data, same.ctypes.data, 0, 0, 0))
+
+
+def peak():
+    """GFLOP/s of this core's multiply-add units: the register tile, fed from L1."""
+    tile = micro.tile()
+    _, tall, wide = tile
+    a, b, c = (np.zeros(shape, np.float32) for shape in ((tall, DEPTH), (DEPTH, wide), (tall, wide)))
+    same = np.zeros(PASSES, np.intp)
+    seconds = alternate({"tile": lambda: _multiply(tile, a, b, c, same)}, rounds=5, seconds=0.3)["tile"]
+    return 2 * tall * wide * DEPTH * PASSES / seconds / 1e9
+
+
+def _last_level_cache():
+    """Bytes; 64 MiB where the system does not tell."""
+    sizes = [file.read_text() for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    return max((int(size.strip().rstrip("K")) << 10 for size in sizes), default=64 << 20)
+
+
+def copy_bandwidth():
+    """GB/s of memory, read and written, by a copy far larger than the caches."""
+    source = np.ones(max(256 << 20, 4 * _last_level_cache()) // 8)
+    target = np.ones_like(source)
+    seconds = alternate({"copy": lambda: np.copyto(target, source)}, rounds=3, seconds=0.3)["copy"]
+    return 2 * source.nbytes / seconds / 1e9

@@ -1,0 +1,149 @@
+import numpy as np
+import pytest
+from gradients import numeric_gradient
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kernels
+from kernels.activation import ref
+from kernels.activation.cases import CASES
+
+EPS = np.finfo(np.float32).eps
+few = settings(max_examples=200, deadline=None)
+shapes = st.lists(st.integers(1, 9), max_size=4).map(tuple)
+words = st.integers(0, 2**64 - 1)
+
+
+def random(shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def array(value):
+    return np.asarray(value, np.float32)
+
+
+def check(x, rate, seed, first):
+    y, dy = kernels.relu(x), array(random(x.shape, 1))
+    np.testing.assert_array_equal(y, ref.relu(x))
+    np.testing.assert_array_equal(kernels.relu_backward(dy, y), ref.relu_backward(dy, y))
+    y, mask = kernels.dropout(x, rate, seed=seed, first=first)
+    y64, mask64 = ref.dropout(x.astype(np.float64), rate, seed, first)
+    np.testing.assert_array_equal(mask, mask64)
+    np.testing.assert_allclose(y, y64, rtol=2 * EPS, atol=0)
+    dx = kernels.dropout_backward(dy, mask, rate)
+    dx64 = ref.dropout_backward(dy.astype(np.float64), mask, rate)
+    np.testing.assert_allclose(dx, dx64, rtol=2 * EPS, atol=0)
+
+
+@few
+@given(shapes, st.floats(0, 0.99), words, words)
+def test_matches_the_reference(shape, rate, seed, first):
+    check(array(random(shape, seed)), rate, seed, first)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_cases(case):
+    check(array(random((min(case.shape[0], 2), *case.shape[1:]) if case.shape else ())), 0.5, 7, 0)
+
+
+def test_gradients_by_finite_differences():
+    x = random((3, 4, 5)).astype(np.float64)
+    x += np.copysign(0.01, x)  # away from the kink
+    dy = random(x.shape, 1)
+    dx = ref.relu_backward(dy, ref.relu(x))
+    np.testing.assert_allclose(dx, numeric_gradient(ref.relu, x, dy), atol=1e-8)
+    _, mask = ref.dropout(x, 0.3, 5, 0)
+    numeric = numeric_gradient(lambda x: ref.dropout(x, 0.3, 5, 0)[0], x, dy)
+    np.testing.assert_allclose(ref.dropout_backward(dy, mask, 0.3), numeric, atol=1e-8)
+
+
+@pytest.mark.parametrize("size", [1, 5, 2048, 2049, 10000])
+def test_in_place(size):
+    x, dy = random(size), random(size, 1)
+    y, dx = kernels.relu(x), kernels.relu_backward(dy, kernels.relu(x))
+    assert kernels.relu(x, out=x) is x
+    np.testing.assert_array_equal(x, y)
+    assert kernels.relu_backward(dy, y, out=dy) is dy
+    np.testing.assert_array_equal(dy, dx)
+    assert kernels.relu_backward(dx, y, out=y) is y
+    np.testing.assert_array_equal(y, dx)
+
+
+def test_relu_of_nan_and_infinity():
+    x = np.array([np.nan, np.inf, -np.inf, -0.0], np.float32)
+    np.testing.assert_array_equal(kernels.relu(x), [np.nan, np.inf, 0, 0])
+    np.testing.assert_array_equal(kernels.relu_backward(x, np.ones_like(x)), x)
+    np.testing.assert_array_equal(kernels.relu_backward(x, np.zeros_like(x)), 0)
+
+
+def test_dropout_of_nan_is_nan_kept_or_not():
+    y, mask = kernels.dropout(np.full(100, np.nan, np.float32), 0.5, seed=1)
+    assert 0 < mask.sum() < 100
+    assert np.isnan(y).all()
+    assert np.isnan(kernels.dropout_backward(y, mask, 0.5)).all()
+
+
+@few
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), words, words)
+def test_the_mask_does_not_depend_on_how_a_batch_is_cut(parts, seed, first):
+    x = np.ones((sum(parts), 3), np.float32)
+    _, whole = kernels.dropout(x, 0.5, seed=seed, first=first)
+    ends = np.cumsum(parts)
+    for end, part in zip(ends, parts, strict=True):
+        start = int(end) - part
+        _, mask = kernels.dropout(x[start:end], 0.5, seed=seed, first=(first + 3 * start) % 2**64)
+        np.testing.assert_array_equal(mask, whole[start:end])
+
+
+def test_the_mixer_is_splitmix64():
+    state = np.array([1234567], np.uint64) + ref.GOLDEN * np.arange(1, 4, dtype=np.uint64)
+    assert ref.mix(state).tolist() == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+
+@pytest.mark.parametrize("rate", [0, 0.1, 0.5, 0.9])
+def test_masks_drop_the_rate_and_are_uncorrelated(rate):
+    count = 1 << 18
+    x = np.ones(count, np.float32)
+    kept = [kernels.dropout(x, rate, seed=seed)[1] for seed in (0, 1, int(ref.GOLDEN))]
+    noise = 5 * np.sqrt(rate * (1 - rate) / count)
+    both = 5 * rate * (1 - rate) / np.sqrt(count)
+    for mask in kept:
+        assert abs(mask.mean() - (1 - rate)) <= noise
+    zero, one, shifted = (mask - (1 - rate) for mask in kept)
+    for a, b in ((zero, one), (zero[1:], zero[:-1]), (zero, shifted), (zero[1:], shifted[:-1])):
+        assert abs(np.mean(a * b)) <= both + 1e-12
+
+
+def test_non_contiguous_input():
+    x = random((4, 5, 6)).transpose(2, 0, 1)
+    packed = np.ascontiguousarray(x)
+    np.testing.assert_array_equal(kernels.relu(x), kernels.relu(packed))
+    np.testing.assert_array_equal(kernels.relu_backward(x, x), kernels.relu_backward(packed, packed))
+    for got, want in zip(kernels.dropout(x, 0.5, seed=3), kernels.dropout(packed, 0.5, seed=3), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+X = random((2, 3))
+MASK = np.ones((2, 3), np.uint8)
+
+
+@pytest.mark.parametrize(("operation", "arguments", "options", "message"), [
+    ("relu", (X.astype(np.float64),), {}, r"x must be .*float32 array, got \(2,3\) float64"),
+    ("relu", (X[:0],), {}, r"x must be a non-empty .*got \(0,3\)"),
+    ("relu", ([1.0],), {}, "got list"),
+    ("relu", (X,), {"out": np.empty((3, 2), np.float32)}, "out must be .*shape"),
+    ("relu_backward", (X, X[:1]), {}, r"dy \(2,3\) and y \(1,3\) must agree"),
+    ("relu_backward", (X, X.astype(int)), {}, "y must be .*int64"),
+    ("dropout", (X, 1), {"seed": 0}, "rate must be at least 0 and less than 1, got 1"),
+    ("dropout", (X, -0.1), {"seed": 0}, "rate must be"),
+    ("dropout", (X, np.nan), {"seed": 0}, "rate must be"),
+    ("dropout", (X, 0.5), {"seed": 2**64}, "seed must be an int"),
+    ("dropout", (X, 0.5), {"seed": 0.5}, "seed must be an int"),
+    ("dropout", (X, 0.5), {"seed": 0, "first": -1}, "first must be an int"),
+    ("dropout_backward", (X, MASK[:1], 0.5), {}, r"dy \(2,3\) and mask \(1,3\) must agree"),
+    ("dropout_backward", (X, X, 0.5), {}, "mask must be a non-empty uint8"),
+    ("dropout_backward", (X, MASK, 1.5), {}, "rate must be"),
+])
+def test_errors_name_the_operation_and_the_shapes(operation, arguments, options, message):
+    with pytest.raises(ValueError, match=f"^{operation}: .*{message}"):
+        getattr(kernels, operation)(*arguments, **options)

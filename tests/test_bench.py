@@ -1,0 +1,235 @@
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from bench import __main__ as bench
+from bench import kernels, timeline, timing
+
+ROOT = Path(bench.__file__).parents[1]
+KEYS = ["net", "layer", "pass", "shape", "seconds", "gflops", "peak_share", "peer_seconds", "ratio"]
+
+
+def run(*argv):
+    return bench.main([str(word) for word in argv])
+
+
+@pytest.mark.parametrize("argv", [(), ("--help",), ("-h",)])
+def test_commands_are_listed(argv, capsys):
+    assert run(*argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in bench.COMMANDS:
+        assert any(line.split()[:1] == [name] for line in lines)
+
+
+def test_every_command_explains_itself(capsys):
+    for name in bench.COMMANDS:
+        with pytest.raises(SystemExit) as stop:
+            run(name, "--help")
+        assert stop.value.code == 0
+        assert f"python -m bench {name}" in capsys.readouterr().out
+
+
+def test_unknown_command_lists_the_choices():
+    done = subprocess.run([sys.executable, "-m", "bench", "kernel"], cwd=ROOT, capture_output=True, text=True,
+                          timeout=60)
+    assert done.returncode == 2
+    assert done.stderr == f"bench: no command 'kernel' | expected one of {', '.join(bench.COMMANDS)}\n"
+
+
+def test_alternate_runs_in_turn():
+    order = []
+    functions = {name: lambda name=name: order.append(name) for name in "abc"}
+    times = timing.alternate(functions, rounds=4, seconds=0)
+    assert list(times) == list("abc")
+    turns = [name for name, _ in itertools.groupby(order)]
+    assert turns == list("abc") * (len(turns) // 3)  # warm-up, counting calls, and the rounds
+    assert len(turns) == 3 * (1 + 1 + 4)
+
+
+def test_alternate_takes_the_median_of_a_call(monkeypatch):
+    clock = {"now": 0.0}
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: clock["now"]))
+
+    def takes(durations):
+        def function():
+            clock["now"] += next(durations)
+        return function
+
+    slow = itertools.chain([9, 1, 5, 1, 2], itertools.repeat(1))  # warm-up, counting calls, three rounds
+    quick = itertools.repeat(timing.LEAST / 8)
+    times = timing.alternate({"slow": takes(slow), "quick": takes(quick)}, rounds=3, seconds=0)
+    assert times == pytest.approx({"slow": 2, "quick": timing.LEAST / 8})
+
+
+def test_alternate_goes_on_for_the_seconds(monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    calls = []
+    timing.alternate({"only": lambda: calls.append(0)}, rounds=1, seconds=20)
+    assert len(calls) > 5
+
+
+def test_peak_and_copy_are_positive(monkeypatch):
+    monkeypatch.setattr(timing, "alternate", lambda functions, **_: dict.fromkeys(functions, 0.5))
+    monkeypatch.setattr(timing, "_last_level_cache", lambda: 0)
+    assert timing.peak() > 0
+    assert timing.copy_bandwidth() == pytest.approx(4 * 2**28 / 1e9)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Short readings."""
+    monkeypatch.setattr(kernels, "SECONDS", 0)
+    monkeypatch.setattr(kernels, "copy_bandwidth", lambda: 1.0)
+    monkeypatch.setattr(kernels, "peak", lambda: 50.0)
+
+
+def test_kernels_writes_rows(quick, tmp_path, capsys):
+    file = tmp_path / "rows.json"
+    assert run("kernels", "--layer", "5a/5x5_reduce", "--rounds", 1, "--batch", 1, "--json", file) == 0
+    rows = json.loads(file.read_text())
+    assert [row["pass"] for row in rows] == ["forward", "dgrad", "wgrad"]
+    for row in rows:
+        assert list(row) == KEYS
+        assert (row["net"], row["layer"]) == ("googlenet", "5a/5x5_reduce")
+        assert row["shape"] == "1x7x7x832 * 1x1x832x32"
+        assert row["gflops"] == pytest.approx(2 * 49 * 832 * 32 / row["seconds"] / 1e9)
+        assert row["peak_share"] == pytest.approx(row["gflops"] / 50)
+        assert row["peer_seconds"] is row["ratio"] is None
+    printed = capsys.readouterr().out
+    assert printed.count("5a/5x5_reduce") == 3
+    assert "geometric mean" not in printed
+
+
+def test_kernels_against_a_peer_takes_its_better_layout(quick, monkeypatch, capsys):
+    peer = {name: {"one": None, "other": None} for name in kernels.PASSES}
+    monkeypatch.setitem(kernels.PEERS, "torch", (lambda: None, lambda *_: peer))
+    monkeypatch.setattr(kernels, "alternate", lambda functions, **_: {"ours": 1.0, "one": 3.0, "other": 2.0})
+    assert run("kernels", "--layer", "classifier", "--peer", "torch") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("2000.000   2.00") == 3 + 1  # the rows, and the worst of them
+    assert "geometric mean" in printed
+
+
+def test_without_torch_it_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    assert run("kernels", "--layer", "fc8", "--peer", "torch") == 2
+    assert capsys.readouterr().err == 'bench: --peer torch needs PyTorch | try: pip install -e ".[bench]"\n'
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    (["--layer", "conv9"], "no layer 'conv9'"),
+    (["--layer", "conv1", "--pass", "dgrad"], "no layer 'conv1'"),
+    (["--layer", "fc8", "--json", "/no/such/folder/rows.json"], "no folder /no/such/folder"),
+])
+def test_kernels_says_what_does_not_fit(argv, message, capsys):
+    assert run("kernels", *argv) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_kernels_measures_the_nets_alone():
+    options = kernels.parser().parse_args([])
+    chosen = kernels.select(options)
+    assert {case.net for case, _ in chosen} == {"alexnet", "googlenet"}
+    for case, passes in chosen:
+        assert ("dgrad" in passes) == (case.channels > 3)
+
+
+def test_geometric_means():
+    rows = [{"layer": layer, "pass": which, "ratio": ratio} for layer, which, ratio in
+            [("conv2", "forward", 1.0), ("conv2", "dgrad", 4.0), ("fc6", "forward", 0.25)]]
+    means = {what: (count, pytest.approx(mean)) for what, (count, mean) in kernels.means(rows).items()}
+    assert means == {"all": (3, 1), "conv": (2, 2), "dense": (1, 0.25), "forward": (2, 0.5), "dgrad": (1, 4)}
+
+
+WORK = [("input", "read batch"), ("compute", "forward input"), ("exposed", "exposed: wait fc"),
+        ("update", "update fc"), ("compute", "forward fc"), ("compute", "backward fc"), ("mpi", "post fc")]
+
+
+def trace(ranks=2, steps=3):
+    """A timeline of a net of one layer, in the format of mpilayer.tracing; step numbers begin at 7."""
+    events = [{"ph": "M", "pid": 0, "name": "process_name", "args": {"name": "rank 0"}}]
+    for rank, t in itertools.product(range(ranks), range(steps)):
+        start = 10_000 * t + 500 * rank
+        where = {"pid": rank, "tid": 0}
+        for i, (kind, name) in enumerate(WORK):
+            events.append({"ph": "X", "ts": start + 1000 * i, "dur": 900, "name": name, "cat": kind, **where})
+        request = {"id": f"{rank}.{t}", "name": f"fc ({7 + t})", "cat": "request", **where}
+        events += [{"ph": "b", "ts": start + 6900, **request}, {"ph": "e", "ts": start + 12_900, **request}]
+    return {"traceEvents": events}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "timeline.json").write_text(json.dumps(trace()))
+    (tmp_path / "run.json").write_text(json.dumps({"config": {"schedule": "delayed", "delay": 2}}))
+    return tmp_path
+
+
+def test_a_step_is_cut_out_of_a_timeline(folder):
+    step = timeline.step(folder, 8, 2)
+    assert step.title == "delayed 2, step 8"
+    assert step.end == pytest.approx(0.5 + 6.9)  # rank 1 begins and ends half a millisecond after rank 0
+    work, requests = step.ranks[0]
+    marks = ["input", "forward", "exposed", "update", "forward", "backward", "mpi"]
+    assert [span.mark for span in work] == marks
+    assert [span.name for span in requests] == ["fc (7)", "fc (8)"]
+    assert [span.start for span in requests] == pytest.approx([0, 6.9])
+    assert [span.end for span in requests] == pytest.approx([2.9, 7.4])
+
+
+def test_the_last_step_is_the_default_and_ranks_can_be_few(folder):
+    step = timeline.step(folder / "timeline.json", None, 1)
+    assert step.title == "delayed 2, step 9"
+    assert list(step.ranks) == [0]
+
+
+def test_without_run_json_the_folder_is_the_title(folder):
+    (folder / "run.json").unlink()
+    assert timeline.step(folder, None, 1).title == f"{folder.name}, step 9"
+
+
+@pytest.mark.parametrize("suffix", timeline.FORMATS)
+def test_timeline_draws(folder, suffix, capsys):
+    pytest.importorskip("matplotlib")
+    picture = folder / f"steps{suffix}"
+    assert run("timeline", folder, folder / "timeline.json", "--plot", picture) == 0
+    assert picture.stat().st_size > 1000
+    assert str(picture) in capsys.readouterr().out
+
+
+def test_every_mark_is_in_the_legend_in_a_colour_of_its_own():
+    assert len({colour for _, colour in timeline.MARKS.values()}) == len(timeline.MARKS)
+
+
+@pytest.mark.parametrize("text", [
+    "", "no json", "[]", "{}", "3",
+    '{"traceEvents": []}', '{"traceEvents": [3]}', '{"traceEvents": [{"ph": "X"}]}',
+    '{"traceEvents": [{"ph": "e", "pid": 0, "id": 1, "ts": 2, "name": "never posted"}]}',
+    '{"traceEvents": [{"ph": "X", "pid": 0, "ts": 0, "dur": 1, "name": "read batch", "cat": "foreign"}]}',
+])
+def test_timeline_rejects_what_is_none(text, tmp_path, capsys):
+    file = tmp_path / "timeline.json"
+    file.write_text(text)
+    assert run("timeline", file, "--plot", tmp_path / "no.png") == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"bench: {file} ")
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    (["nowhere", "--plot", "no.png"], "cannot read nowhere"),
+    ([".", "--plot", "no.png", "--step", "3"], "no step 3 | expected one of 7 to 9"),
+    ([".", "--plot", "no.png", "--ranks", "0"], "--ranks 0"),
+    ([".", "--plot", "no/such/folder/no.png"], "cannot write no/such/folder/no.png"),
+])
+def test_timeline_says_what_does_not_fit(argv, message, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    assert run("timeline", *argv) == 2
+    assert message in capsys.readouterr().err
