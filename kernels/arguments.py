@@ -3,15 +3,27 @@
 import numpy as np
 
 
-def shape(array):
-    """The shape as users write it: (2,8,8,3)."""
-    return "(" + ",".join(map(str, array.shape)) + ")"
+def _show(value):
+    """An array as users write its shape, (2,8,8,3); anything else as it is."""
+    return "(" + ",".join(map(str, value.shape)) + ")" if isinstance(value, np.ndarray) else value
 
 
-def require(condition, operation, message):
-    """Raise ValueError `operation: message` unless the condition holds."""
+def require(condition, operation, message, *values):
+    """Raise ValueError `operation: message` unless the condition holds; the values fill the message's braces."""
     if not condition:
-        raise ValueError(f"{operation}: {message}")
+        raise ValueError(f"{operation}: {message.format(*map(_show, values))}")
+
+
+def _found(value):
+    """What was given, for a message."""
+    return f"{_show(value)} {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+
+
+def array(operation, name, value, dtype=np.float32):
+    """A C-contiguous array of any shape and the given dtype, not empty. Raises ValueError for anything else."""
+    if not (isinstance(value, np.ndarray) and value.dtype == dtype and value.size > 0):
+        require(False, operation, "{} must be a non-empty {} array, got {}", name, np.dtype(dtype), _found(value))
+    return np.asarray(value, order="C")
 
 
 def tensor(operation, name, value, axes, dtype=np.float32):
@@ -19,12 +31,11 @@ def tensor(operation, name, value, axes, dtype=np.float32):
 
     Non-contiguous input is copied. Raises ValueError for anything else.
     """
-    legend = f"({','.join(axes)}) {np.dtype(dtype).name}"
-    require(isinstance(value, np.ndarray), operation, f"{name} must be an array {legend}, got {type(value).__name__}")
-    got = f"{shape(value)} {value.dtype.name}"
-    require(value.dtype == dtype and value.ndim == len(axes), operation, f"{name} must be {legend}, got {got}")
-    require(value.size > 0, operation, f"{name} {got} is empty")
-    return np.ascontiguousarray(value)
+    if not (isinstance(value, np.ndarray) and value.dtype == dtype and value.ndim == len(axes)):
+        wanted = f"({','.join(axes)}) {np.dtype(dtype)}"
+        require(False, operation, "{} must be {}, got {}", name, wanted, _found(value))
+    require(value.size > 0, operation, "{} {} is empty", name, value)
+    return np.asarray(value, order="C")
 
 
 def output(operation, out, wanted):
@@ -33,22 +44,29 @@ def output(operation, out, wanted):
         return np.empty(wanted, np.float32)
     fits = isinstance(out, np.ndarray) and out.dtype == np.float32 and out.shape == tuple(wanted)
     require(fits and out.flags.c_contiguous and out.flags.writeable, operation,
-            f"out must be a writeable, C-contiguous float32 array of shape {tuple(wanted)}")
+            "out must be a writeable, C-contiguous float32 array of shape {}", tuple(wanted))
     return out
+
+
+def sizes(operation, name, value):
+    """Four positive ints, the shape of an image or a filter."""
+    four = tuple(int(v) for v in value)
+    require(len(four) == 4 and min(four) >= 1, operation, "{} must be four positive sizes, got {!r}", name, value)
+    return four
 
 
 def pair(operation, name, value, least=1):
     """(rows, columns) from an int or a pair of ints, each at least `least`."""
     both = (value, value) if np.ndim(value) == 0 else tuple(value)
     good = len(both) == 2 and all(isinstance(v, int | np.integer) and v >= least for v in both)
-    require(good, operation, f"{name} must be an int or a pair of ints of at least {least}, got {value!r}")
+    require(good, operation, "{} must be an int or a pair of ints of at least {}, got {!r}", name, least, value)
     return int(both[0]), int(both[1])
 
 
 def padding(operation, value):
     """((top, bottom), (left, right)) from an int, a pair (rows, columns) or two pairs."""
     if np.ndim(value) == 2:
-        require(len(value) == 2, operation, f"padding must be an int, a pair or two pairs, got {value!r}")
+        require(len(value) == 2, operation, "padding must be an int, a pair or two pairs, got {!r}", value)
         return pair(operation, "padding", value[0], 0), pair(operation, "padding", value[1], 0)
     rows, columns = pair(operation, "padding", value, 0)
     return (rows, rows), (columns, columns)

@@ -27,7 +27,7 @@ def _load():
     """mpi4py's MPI module, not yet initialised."""
     try:
         import mpi4py
-        mpi4py.rc.initialize = False
+        mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
         mpi4py.rc.thread_level = "serialized"
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:

@@ -1,6 +1,7 @@
 """What rank 0 shows: a progress bar, a line for each epoch, a table at the end."""
 
 import os
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -41,7 +42,7 @@ class Display:
     """Everything shown while training; silent on the other ranks and with --quiet."""
 
     def __init__(self, ranks, options):
-        self.ranks, self.options = ranks, options
+        self.ranks, self.options, self.next_look = ranks, options, 0.0
         console = Console(quiet=options.quiet or ranks.rank > 0, highlight=False,
                           force_terminal=launcher_on_terminal() or None)
         self.bar = Progress(TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"),
@@ -66,7 +67,10 @@ class Display:
         self.task = self.bar.add_task("", total=steps)
 
     def step(self, done, loss):
-        """Move the bar; `loss` is this rank's."""
+        """Move the bar, a few times a second; `loss` is this rank's."""
+        if time.monotonic() < self.next_look:
+            return
+        self.next_look = time.monotonic() + 0.2
         self.bar.update(self.task, completed=done, description=f"loss {loss:.3f}")
 
     def epoch(self, entry):

@@ -83,15 +83,15 @@ def parser():
     sizes = p.add_mutually_exclusive_group()
     sizes.add_argument("--batch", type=count, default=64, help="effective batch, shared out among the ranks")
     sizes.add_argument("--batch-per-rank", type=count, help="instead: the batch of each rank")
-    p.add_argument("--epochs", type=count, help="how often to see all samples (default: 40, or as --steps needs)")
+    p.add_argument("--epochs", type=count, help="how often to see all samples (default: 30, or as --steps needs)")
     p.add_argument("--steps", type=count, help="stop after so many steps")
-    p.add_argument("--lr", type=positive, default=0.005, help="learning rate")
+    p.add_argument("--lr", type=positive, default=0.007, help="learning rate")
     p.add_argument("--momentum", type=fraction, default=0.9, help="momentum")
     p.add_argument("--weight-decay", type=positive, default=5e-4, help="weight decay")
     p.add_argument("--lr-policy", choices=POLICIES, default="poly", help="how the learning rate falls")
     p.add_argument("--lr-step", type=count, default=1000, help="policy step: steps between falls")
     p.add_argument("--lr-gamma", type=positive, default=0.1, help="policy step: factor of a fall")
-    p.add_argument("--lr-power", type=positive, default=1.0, help="policy poly: its power")
+    p.add_argument("--lr-power", type=positive, default=0.5, help="policy poly: its power")
     p.add_argument("--warmup", type=natural, default=20, help="steps in which the learning rate rises to its value")
     p.add_argument("--seed", type=natural, default=0, help="of weights, batches, dropout and synthetic data")
     p.add_argument("--progress", choices=PROGRESS, default="poll", help="what makes messages move during computation")
@@ -113,7 +113,7 @@ def read_options(argv, ranks):
         raise UserError(f"a batch of {options.batch} is smaller than the {ranks.size} ranks that share it"
                         f" | expected at least one sample a rank | try: --batch {ranks.size}")
     if options.epochs is None and options.steps is None:
-        options.epochs = 40
+        options.epochs = 30
     return options
 
 

@@ -98,9 +98,8 @@ class MaxPool:
         self.window, self.geometry = window, {"stride": stride, "padding": padding, "ceil_mode": True}
 
     def build(self, shape):
-        """Output size, as the kernel computes it."""
-        y, _ = kernels.maxpool2d(np.zeros((1, *shape), np.float32), self.window, **self.geometry)
-        return y.shape[1:]
+        """The image shrinks."""
+        return kernels.pool2d_shape((1, *shape), self.window, **self.geometry)[1:]
 
     def forward(self, x, batch):
         """Remember where each maximum was."""
@@ -117,10 +116,6 @@ class MaxPool:
 
 class AvgPool(MaxPool):
     """Average pooling, rounded and counted as in Caffe."""
-
-    def build(self, shape):
-        """Output size, as the kernel computes it."""
-        return kernels.avgpool2d(np.zeros((1, *shape), np.float32), self.window, **self.geometry).shape[1:]
 
     def forward(self, x, batch):
         """Mean of each window."""

@@ -1,6 +1,19 @@
 """GoogLeNet (Szegedy et al. 2015), with its two auxiliary classifiers, and a narrow one."""
 
-from nets.blocks import AvgPool, Concat, Conv, Dense, Dropout, Flatten, GlobalAvgPool, Loss, Lrn, MaxPool, Sequence, Side
+from nets.blocks import (
+    AvgPool,
+    Concat,
+    Conv,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    Loss,
+    Lrn,
+    MaxPool,
+    Sequence,
+    Side,
+)
 
 # channels: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, after the pool (table 1 of the paper)
 INCEPTION = {

@@ -9,7 +9,6 @@ from nets.blocks import Loss
 from nets.layer import Layer
 
 
-
 class Whole(NamedTuple):
     """All layers as one: one message, one update."""
 

@@ -5,41 +5,32 @@ Every function raises ValueError, naming the operation and the shapes, for anyth
 
 import numpy as np
 
-from kernels import arguments
 from kernels.activation import cpu
-from kernels.arguments import require, shape
-
-
-def _array(operation, name, value, dtype=np.float32):
-    """A C-contiguous array of any shape and the given dtype, not empty."""
-    wanted = f"{name} must be a non-empty {np.dtype(dtype).name} array, got"
-    require(isinstance(value, np.ndarray), operation, f"{wanted} {type(value).__name__}")
-    require(value.dtype == dtype and value.size > 0, operation, f"{wanted} {shape(value)} {value.dtype.name}")
-    return np.asarray(value, order="C")
+from kernels.arguments import array, output, require
 
 
 def _gradient(operation, dy, name, saved, dtype=np.float32):
     """dy and the array `name` saved by the forward pass, of the same shape."""
-    dy, saved = _array(operation, "dy", dy), _array(operation, name, saved, dtype)
-    require(dy.shape == saved.shape, operation, f"dy {shape(dy)} and {name} {shape(saved)} must agree")
+    dy, saved = array(operation, "dy", dy), array(operation, name, saved, dtype)
+    require(dy.shape == saved.shape, operation, "dy {} and {} {} must agree", dy, name, saved)
     return dy, saved
 
 
 def _uint64(name, value):
     good = isinstance(value, int | np.integer) and 0 <= value < 2**64
-    require(good, "dropout", f"{name} must be an int in [0, 2^64), got {value!r}")
+    require(good, "dropout", "{} must be an int in [0, 2^64), got {!r}", name, value)
     return np.uint64(value)
 
 
 def _scale(operation, rate):
-    require(0 <= rate < 1, operation, f"rate must be at least 0 and less than 1, got {rate!r}")
+    require(0 <= rate < 1, operation, "rate must be at least 0 and less than 1, got {!r}", rate)
     return np.float32(1 / (1 - rate))
 
 
 def relu(x, out=None):
     """max(x, 0), NaN where x is; into `out` if given, which may be x itself."""
-    x = _array("relu", "x", x)
-    y = arguments.output("relu", out, x.shape)
+    x = array("relu", "x", x)
+    y = output("relu", out, x.shape)
     cpu.relu(x.reshape(-1), y.reshape(-1))
     return y
 
@@ -47,7 +38,7 @@ def relu(x, out=None):
 def relu_backward(dy, y, out=None):
     """Gradient by the input: dy where y > 0, else 0; into `out` if given, which may be dy itself."""
     dy, y = _gradient("relu_backward", dy, "y", y)
-    dx = arguments.output("relu_backward", out, y.shape)
+    dx = output("relu_backward", out, y.shape)
     cpu.relu_backward(dy.reshape(-1), y.reshape(-1), dx.reshape(-1))
     return dx
 
@@ -59,7 +50,7 @@ def dropout(x, rate, *, seed, first=0):
     modulo 2^64): a batch cut into parts gets the mask it has whole if `first` counts the elements before.
     ref.uniform spells out the random numbers, a SplitMix64 stream (Steele, Lea and Flood 2014).
     """
-    x, scale = _array("dropout", "x", x), _scale("dropout", rate)
+    x, scale = array("dropout", "x", x), _scale("dropout", rate)
     seed, first, threshold = _uint64("seed", seed), _uint64("first", first), np.uint64(round(rate * 2**32))
     y, mask = np.empty_like(x), np.empty(x.shape, np.uint8)
     cpu.dropout(x.reshape(-1), threshold, scale, seed, first, y.reshape(-1), mask.reshape(-1))

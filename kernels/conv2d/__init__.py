@@ -10,7 +10,7 @@ Every function raises ValueError, naming the operation and the shapes, for anyth
 import numpy as np
 
 from kernels import arguments
-from kernels.arguments import require, shape, tensor
+from kernels.arguments import require, sizes, tensor
 from kernels.conv2d import cpu
 
 NONE = np.zeros(0, np.float32)
@@ -20,20 +20,15 @@ def _geometry(operation, x_shape, w_shape, stride, padding, groups):
     """((sh, sw), ((top, bottom), (left, right)), y shape), or ValueError if the shapes do not go together."""
     stride, padding = arguments.pair(operation, "stride", stride), arguments.padding(operation, padding)
     (N, H, W, C), (R, S, Cg, K) = x_shape, w_shape
-    shapes = f"x ({N},{H},{W},{C}), w ({R},{S},{Cg},{K}), groups {groups}"
     require(isinstance(groups, int | np.integer) and groups >= 1 and C % groups == 0 and K % groups == 0, operation,
-            f"groups must be a positive int that divides the channels: {shapes}")
-    require(C // groups == Cg, operation, f"w must have C/groups = {C // groups} input channels, has {Cg}: {shapes}")
+            "groups must be a positive int that divides the channels: x {}, w {}, groups {}", x_shape, w_shape, groups)
+    require(Cg * groups == C, operation,
+            "w must have C/groups input channels: x {}, w {}, groups {}", x_shape, w_shape, groups)
     (sh, sw), ((top, bottom), (left, right)) = stride, padding
     P, Q = (H + top + bottom - R) // sh + 1, (W + left + right - S) // sw + 1
-    require(P >= 1 and Q >= 1, operation, f"the filter is larger than the padded image: {shapes}, padding {padding}")
+    require(P >= 1 and Q >= 1, operation,
+            "the filter is larger than the padded image: x {}, w {}, padding {}", x_shape, w_shape, padding)
     return stride, padding, (N, P, Q, K)
-
-
-def _sizes(operation, name, value):
-    sizes = tuple(int(v) for v in value)
-    require(len(sizes) == 4 and min(sizes) >= 1, operation, f"{name} must be four positive sizes, got {value!r}")
-    return sizes
 
 
 def conv2d(x, w, b=None, *, stride=1, padding=0, groups=1, relu=False, out=None):
@@ -41,7 +36,7 @@ def conv2d(x, w, b=None, *, stride=1, padding=0, groups=1, relu=False, out=None)
     x, w = tensor("conv2d", "x", x, "NHWC"), tensor("conv2d", "w", w, "RSCK")
     stride, padding, y_shape = _geometry("conv2d", x.shape, w.shape, stride, padding, groups)
     b = NONE if b is None else tensor("conv2d", "b", b, "K")
-    require(b.size in (0, w.shape[3]), "conv2d", f"b must have K={w.shape[3]} values, has {b.size}")
+    require(b.size in (0, w.shape[3]), "conv2d", "b must have K={} values, has {}", w.shape[3], b.size)
     y = arguments.output("conv2d", out, y_shape)
     cpu.forward(x, w, b, relu, y, stride, padding, groups)
     return y
@@ -50,9 +45,9 @@ def conv2d(x, w, b=None, *, stride=1, padding=0, groups=1, relu=False, out=None)
 def conv2d_dgrad(dy, w, x_shape, *, stride=1, padding=0, groups=1, out=None):
     """Gradient by the input, dx of shape `x_shape`, from dy (N,P,Q,K)."""
     dy, w = tensor("conv2d_dgrad", "dy", dy, "NPQK"), tensor("conv2d_dgrad", "w", w, "RSCK")
-    x_shape = _sizes("conv2d_dgrad", "x_shape", x_shape)
+    x_shape = sizes("conv2d_dgrad", "x_shape", x_shape)
     stride, padding, y_shape = _geometry("conv2d_dgrad", x_shape, w.shape, stride, padding, groups)
-    require(dy.shape == y_shape, "conv2d_dgrad", f"dy must be {y_shape} for this convolution, got {shape(dy)}")
+    require(dy.shape == y_shape, "conv2d_dgrad", "dy must be {} for this convolution, got {}", y_shape, dy)
     dx = arguments.output("conv2d_dgrad", out, x_shape)
     cpu.dgrad(dy, w, dx, stride, padding, groups)
     return dx
@@ -61,9 +56,9 @@ def conv2d_dgrad(dy, w, x_shape, *, stride=1, padding=0, groups=1, out=None):
 def conv2d_wgrad(x, dy, w_shape, *, stride=1, padding=0, groups=1, out=None):
     """Gradient by the weights, dw of shape `w_shape`, summed over the images, from dy (N,P,Q,K)."""
     x, dy = tensor("conv2d_wgrad", "x", x, "NHWC"), tensor("conv2d_wgrad", "dy", dy, "NPQK")
-    w_shape = _sizes("conv2d_wgrad", "w_shape", w_shape)
+    w_shape = sizes("conv2d_wgrad", "w_shape", w_shape)
     stride, padding, y_shape = _geometry("conv2d_wgrad", x.shape, w_shape, stride, padding, groups)
-    require(dy.shape == y_shape, "conv2d_wgrad", f"dy must be {y_shape} for this convolution, got {shape(dy)}")
+    require(dy.shape == y_shape, "conv2d_wgrad", "dy must be {} for this convolution, got {}", y_shape, dy)
     dw = arguments.output("conv2d_wgrad", out, w_shape)
     cpu.wgrad(x, dy, dw, stride, padding, groups)
     return dw

@@ -9,7 +9,7 @@ shapes, for anything that does not fit. The gradient by the bias is `kernels.bia
 import numpy as np
 
 from kernels import arguments
-from kernels.arguments import require, shape, tensor
+from kernels.arguments import require, tensor
 from kernels.dense import cpu
 
 NONE = np.zeros(0, np.float32)
@@ -18,9 +18,9 @@ NONE = np.zeros(0, np.float32)
 def dense(x, w, b=None, *, relu=False, out=None):
     """y = x w + b, clipped at zero if `relu`; into `out` if given."""
     x, w = tensor("dense", "x", x, "MC"), tensor("dense", "w", w, "CK")
-    require(x.shape[1] == w.shape[0], "dense", f"x {shape(x)} and w {shape(w)} must agree in C")
+    require(x.shape[1] == w.shape[0], "dense", "x {} and w {} must agree in C", x, w)
     b = NONE if b is None else tensor("dense", "b", b, "K")
-    require(b.size in (0, w.shape[1]), "dense", f"b must have K={w.shape[1]} values, has {b.size}")
+    require(b.size in (0, w.shape[1]), "dense", "b must have K={} values, has {}", w.shape[1], b.size)
     y = arguments.output("dense", out, (x.shape[0], w.shape[1]))
     cpu.forward(x, w, b, relu, y)
     return y
@@ -29,7 +29,7 @@ def dense(x, w, b=None, *, relu=False, out=None):
 def dense_dgrad(dy, w, out=None):
     """Gradient by the input, dx (M,C), from dy (M,K)."""
     dy, w = tensor("dense_dgrad", "dy", dy, "MK"), tensor("dense_dgrad", "w", w, "CK")
-    require(dy.shape[1] == w.shape[1], "dense_dgrad", f"dy {shape(dy)} and w {shape(w)} must agree in K")
+    require(dy.shape[1] == w.shape[1], "dense_dgrad", "dy {} and w {} must agree in K", dy, w)
     dx = arguments.output("dense_dgrad", out, (dy.shape[0], w.shape[0]))
     cpu.dgrad(dy, w, dx)
     return dx
@@ -38,7 +38,7 @@ def dense_dgrad(dy, w, out=None):
 def dense_wgrad(x, dy, out=None):
     """Gradient by the weights, dw (C,K), summed over the samples, from dy (M,K)."""
     x, dy = tensor("dense_wgrad", "x", x, "MC"), tensor("dense_wgrad", "dy", dy, "MK")
-    require(x.shape[0] == dy.shape[0], "dense_wgrad", f"x {shape(x)} and dy {shape(dy)} must agree in M")
+    require(x.shape[0] == dy.shape[0], "dense_wgrad", "x {} and dy {} must agree in M", x, dy)
     dw = arguments.output("dense_wgrad", out, (x.shape[1], dy.shape[1]))
     cpu.wgrad(x, dy, dw)
     return dw

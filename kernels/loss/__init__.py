@@ -7,7 +7,7 @@ Every function raises ValueError, naming the operation and the shapes, for anyth
 
 import numpy as np
 
-from kernels.arguments import require, shape, tensor
+from kernels.arguments import require, tensor
 from kernels.loss import cpu
 
 
@@ -15,11 +15,12 @@ def _labels(operation, labels, logits):
     """The labels as int64, all of them classes of the logits."""
     N, C = logits.shape
     integers = isinstance(labels, np.ndarray) and labels.dtype.kind in "iu" and labels.shape == (N,)
-    got = f"{shape(labels)} {labels.dtype.name}" if isinstance(labels, np.ndarray) else type(labels).__name__
-    require(integers, operation, f"labels must be ({N}) integers for logits {shape(logits)}, got {got}")
+    require(integers, operation, "labels must be ({}) integers for logits {}, got {} {}", N, logits, labels,
+            getattr(labels, "dtype", type(labels).__name__))
     wrong = np.flatnonzero((labels < 0) | (labels >= C))
-    first = f"labels[{wrong[0]}] = {labels[wrong[0]]}" if wrong.size else ""
-    require(not first, operation, f"{first} is not a class of logits {shape(logits)}")
+    if wrong.size:
+        first = wrong[0]
+        require(False, operation, "labels[{}] = {} is not a class of logits {}", first, labels[first], logits)
     return labels.astype(np.int64)
 
 

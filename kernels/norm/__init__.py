@@ -9,14 +9,14 @@ raises ValueError, naming the operation and the shapes, for anything that does n
 
 import numpy as np
 
-from kernels.arguments import require, shape, tensor
+from kernels.arguments import require, tensor
 from kernels.norm import cpu
 
 
 def _constants(operation, size, *numbers):
     """(size, alpha / size, beta, k) as the kernels take them."""
     good = isinstance(size, int | np.integer) and size >= 1
-    require(good, operation, f"size must be a positive int, got {size!r}")
+    require(good, operation, "size must be a positive int, got {!r}", size)
     alpha, beta, k = (np.float32(number) for number in numbers)
     return int(size), np.float32(alpha / size), beta, k
 
@@ -33,7 +33,7 @@ def lrn_backward(dy, x, y, size, alpha, beta, k):
     """Gradient by the input: dy / s^beta - 2 alpha beta / size * x * (sum of dy y / s over x's windows)."""
     dy, x, y = (tensor("lrn_backward", name, a, "NHWC") for name, a in (("dy", dy), ("x", x), ("y", y)))
     agree = dy.shape == x.shape == y.shape
-    require(agree, "lrn_backward", f"dy {shape(dy)}, x {shape(x)} and y {shape(y)} must agree")
+    require(agree, "lrn_backward", "dy {}, x {} and y {} must agree", dy, x, y)
     dx = np.empty_like(x)
     cpu.lrn_backward(dy, x, y, *_constants("lrn_backward", size, alpha, beta, k), dx)
     return dx

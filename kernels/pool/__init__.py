@@ -15,16 +15,9 @@ and the shapes, for anything that does not fit.
 
 import numpy as np
 
-from kernels.arguments import require, shape, tensor
+from kernels.arguments import require, sizes, tensor
 from kernels.pool import cpu
 from kernels.pool.geometry import axes
-
-
-def _sizes(operation, x_shape):
-    sizes = tuple(int(v) for v in x_shape)
-    good = len(sizes) == 4 and min(sizes) >= 1
-    require(good, operation, f"x_shape must be four positive sizes, got {x_shape!r}")
-    return sizes
 
 
 def _y_shape(x_shape, rows, columns):
@@ -34,21 +27,26 @@ def _y_shape(x_shape, rows, columns):
 def _gradient(operation, dy, x_shape, rows, columns):
     """(dy checked, dx to be filled)."""
     dy, y_shape = tensor(operation, "dy", dy, "NPQC"), _y_shape(x_shape, rows, columns)
-    require(dy.shape == y_shape, operation, f"dy must be {y_shape} for x {x_shape}, got {shape(dy)}")
+    require(dy.shape == y_shape, operation, "dy must be {} for x {}, got {}", y_shape, x_shape, dy)
     return dy, np.empty(x_shape, np.float32)
 
 
 def _taps(operation, rows, columns):
     taps = rows.window * columns.window
-    require(taps <= 256, operation, f"window {rows.window} x {columns.window} has more than 256 taps")
+    require(taps <= 256, operation, "window {} x {} has more than 256 taps", rows.window, columns.window)
     return taps
 
 
 def _index(operation, index, dy, rows, columns):
     index, taps = tensor(operation, "index", index, "NPQC", np.uint8), _taps(operation, rows, columns)
-    require(index.shape == dy.shape, operation, f"index {shape(index)} and dy {shape(dy)} must agree")
-    require(index.max() < taps, operation, f"index names tap {index.max()} of a window of {taps}")
+    require(index.shape == dy.shape, operation, "index {} and dy {} must agree", index, dy)
+    require(index.max() < taps, operation, "index names tap {} of a window of {}", index.max(), taps)
     return index
+
+
+def pool2d_shape(x_shape, window, *, stride, padding=0, ceil_mode=False):
+    """The shape (N,P,Q,C) of y for an x of shape (N,H,W,C)."""
+    return _y_shape(x_shape, *axes("pool2d_shape", x_shape, window, stride, padding, ceil_mode))
 
 
 def maxpool2d(x, window, *, stride, padding=0, ceil_mode=False):
@@ -67,7 +65,7 @@ def maxpool2d(x, window, *, stride, padding=0, ceil_mode=False):
 
 def maxpool2d_backward(dy, index, x_shape, window, *, stride, padding=0, ceil_mode=False):
     """Gradient by the input, dx of shape `x_shape`: each dy (N,P,Q,C) goes to the tap that won."""
-    x_shape = _sizes("maxpool2d_backward", x_shape)
+    x_shape = sizes("maxpool2d_backward", "x_shape", x_shape)
     rows, columns = axes("maxpool2d_backward", x_shape, window, stride, padding, ceil_mode)
     dy, dx = _gradient("maxpool2d_backward", dy, x_shape, rows, columns)
     cpu.maxpool2d_backward(dy, _index("maxpool2d_backward", index, dy, rows, columns), rows, columns, dx)
@@ -85,7 +83,7 @@ def avgpool2d(x, window, *, stride, padding=0, ceil_mode=False, count_include_pa
 
 def avgpool2d_backward(dy, x_shape, window, *, stride, padding=0, ceil_mode=False, count_include_pad=True):
     """Gradient by the input, dx of shape `x_shape`: each dy (N,P,Q,C) is shared out equally in its window."""
-    x_shape = _sizes("avgpool2d_backward", x_shape)
+    x_shape = sizes("avgpool2d_backward", "x_shape", x_shape)
     rows, columns = axes("avgpool2d_backward", x_shape, window, stride, padding, ceil_mode, count_include_pad)
     dy, dx = _gradient("avgpool2d_backward", dy, x_shape, rows, columns)
     cpu.avgpool2d_backward(dy, rows, columns, dx)
@@ -101,7 +99,7 @@ def global_avgpool(x):
 def global_avgpool_backward(dy, x_shape):
     """Gradient by the input, dx of shape `x_shape`, from dy (N,C)."""
     dy = tensor("global_avgpool_backward", "dy", dy, "NC")
-    N, H, W, C = x_shape = _sizes("global_avgpool_backward", x_shape)
+    N, H, W, C = x_shape = sizes("global_avgpool_backward", "x_shape", x_shape)
     fits = dy.shape == (N, C)
-    require(fits, "global_avgpool_backward", f"dy must be {(N, C)} for x {x_shape}, got {shape(dy)}")
+    require(fits, "global_avgpool_backward", "dy must be {} for x {}, got {}", (N, C), x_shape, dy)
     return avgpool2d_backward(dy.reshape(N, 1, 1, C), x_shape, (H, W), stride=1)

@@ -1,5 +1,6 @@
 """Where pooling windows lie: worked out once for each axis, shared by every operation and its reference."""
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -20,14 +21,18 @@ class Axis(NamedTuple):
 
 def axes(operation, x_shape, window, stride, padding=0, ceil_mode=False, count_include_pad=True):
     """The Axis of the rows and that of the columns of an input (N,H,W,C)."""
-    windows, strides = pair(operation, "window", window), pair(operation, "stride", stride)
-    sides = arguments.padding(operation, padding)
-    fits = all(max(side) < size for side, size in zip(sides, windows, strict=True))
-    require(fits, operation, f"padding {sides} must be smaller than window {windows}")
-    outputs = [_outputs(*axis, ceil_mode) for axis in zip(x_shape[1:3], windows, strides, sides, strict=True)]
-    require(min(outputs) > 0, operation, f"x {tuple(x_shape)} with window {windows}, stride {strides} and "
-            f"padding {sides} leaves an output of {outputs[0]} x {outputs[1]}")
-    each = zip(x_shape[1:3], windows, strides, sides, outputs, strict=True)
+    return _axes(operation, tuple(x_shape[1:3]), pair(operation, "window", window), pair(operation, "stride", stride),
+                 arguments.padding(operation, padding), ceil_mode, count_include_pad)
+
+
+@functools.cache
+def _axes(operation, image, window, stride, padding, ceil_mode, count_include_pad):
+    fits = all(max(side) < size for side, size in zip(padding, window, strict=True))
+    require(fits, operation, "padding {} must be smaller than window {}", padding, window)
+    outputs = [_outputs(*axis, ceil_mode) for axis in zip(image, window, stride, padding, strict=True)]
+    require(min(outputs) > 0, operation, "x of {} pixels with window {}, stride {} and padding {} leaves an output of {}",
+            image, window, stride, padding, outputs)
+    each = zip(image, window, stride, padding, outputs, strict=True)
     rows, columns = (_axis(*axis, count_include_pad) for axis in each)
     return rows, columns
 

@@ -3,7 +3,7 @@
     w, g, v (size,) float32: weights, gradient, velocity; w and v change in place
 """
 
-from kernels.arguments import require, shape, tensor
+from kernels.arguments import require, tensor
 from kernels.update import cpu
 
 
@@ -15,7 +15,8 @@ def momentum_update(w, g, v, *, lr, momentum=0.0, weight_decay=0.0):
     """
     for name, value in (("w", w), ("g", g), ("v", v)):
         tensor("momentum_update", name, value, "i")
-        require(value.flags.c_contiguous, "momentum_update", f"{name} must be contiguous: it is changed in place")
+        require(value.flags.c_contiguous, "momentum_update",
+                "{} must be contiguous: it is changed in place", name)
     require(w.shape == g.shape == v.shape, "momentum_update",
-            f"w {shape(w)}, g {shape(g)} and v {shape(v)} must have one size")
+            "w {}, g {} and v {} must have one size", w, g, v)
     cpu.momentum_update(w, g, v, lr, momentum, weight_decay)

@@ -1,0 +1,61 @@
+import os
+
+import numpy as np
+
+from mpilayer import comm
+from tests.ranks import on_ranks
+
+
+@on_ranks(1, 3)
+def test_ranks_know_each_other(ranks):
+    assert ranks.gather(ranks.rank) == list(range(ranks.size))
+    assert ranks.node.size == ranks.size
+    assert ranks.crowded == (ranks.size > ranks.cores)
+    np.testing.assert_array_equal(ranks.total(np.array([1.0, ranks.rank])), [ranks.size, sum(range(ranks.size))])
+
+
+@on_ranks(3)
+def test_agree_raises_the_lowest_ranks_error_everywhere(ranks):
+    def fail_on_two():
+        if ranks.rank > 0:
+            raise comm.UserError(f"broken on {ranks.rank}")
+        return "fine"
+
+    try:
+        ranks.agree(fail_on_two)
+    except comm.UserError as error:
+        assert str(error) == "rank 1 | broken on 1"
+    else:
+        raise AssertionError("agree let an error pass")
+    assert ranks.agree(lambda: ranks.rank) == ranks.rank
+
+
+@on_ranks(4)
+def test_one_rank_and_only_one_draws_the_lot(ranks):
+    assert sum(ranks.gather(ranks._draws_the_lot())) == 1
+
+
+@on_ranks(2)
+def test_a_long_wait_is_reported_once(ranks):
+    import contextlib
+    import io
+    import time
+
+    os.environ["MPILAYER_PATIENCE"] = "0.6"
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        if ranks.rank == 1:
+            time.sleep(1.5)
+        ranks.where = "layerwise | step 7"
+        ranks.wait(ranks.world.Ibarrier(), "conv2")
+    expected = "rank 0 | layerwise | step 7 | conv2 | still waiting after" if ranks.rank == 0 else ""
+    assert said.getvalue().startswith(expected)
+    assert said.getvalue().count("waiting") == (ranks.rank == 0)
+
+
+def test_ranks_started_by_another_mpis_launcher_are_recognised():
+    assert comm.launched_apart({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "2"}, 1) == (4, 2, "Open MPI")
+    assert comm.launched_apart({"PMI_SIZE": "3", "PMI_RANK": "0"}, 1) == (3, 0, "MPICH or Intel MPI")
+    assert comm.launched_apart({"PMI_SIZE": "3", "PMI_RANK": "0"}, 3) is None
+    assert comm.launched_apart({"PMI_SIZE": "1", "PMI_RANK": "0"}, 1) is None
+    assert comm.launched_apart({}, 1) is None
