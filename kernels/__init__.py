@@ -22,5 +22,6 @@ from kernels.update import momentum_update
 __all__ = [
     "avgpool2d", "avgpool2d_backward", "bias_grad", "conv2d", "conv2d_dgrad", "conv2d_wgrad", "dense", "dense_dgrad",
     "dense_wgrad", "dropout", "dropout_backward", "global_avgpool", "global_avgpool_backward", "lrn", "lrn_backward",
-    "maxpool2d", "maxpool2d_backward", "momentum_update", "pool2d_shape", "relu", "relu_backward", "softmax_cross_entropy",
+    "maxpool2d", "maxpool2d_backward", "momentum_update", "pool2d_shape", "relu", "relu_backward",
+    "softmax_cross_entropy",
 ]

@@ -82,7 +82,8 @@ class _Vectors(ir.IRBuilder):
 
     def at(self, address, number, step):
         """Pointer to address + number * step."""
-        return self.inttoptr(self.add(address, self.mul(step, _int(number))), ir.PointerType())
+        number = _int(number) if isinstance(number, int) else number
+        return self.inttoptr(self.add(address, self.mul(step, number)), ir.PointerType())
 
     def vector_at(self, address, j):
         """Pointer to the j-th vector of a row."""
@@ -140,8 +141,8 @@ def _variant(module, lanes, rows, vectors, masked):
     bld.position_at_end(outer)
     t = bld.carried(I64, enter=_int(0), given=_int(0))
     total = {cell: bld.carried(bld.vector, enter=bld.zero(), given=start[cell]) for cell in cells}
-    a_start, b_start = (bld.add(base, bld.load(bld.inttoptr(bld.add(offsets, bld.mul(t, _int(8))), ir.PointerType()), typ=I64))
-                        for base, offsets in ((a, a_offsets), (b, b_offsets)))
+    a_start = bld.add(a, bld.load(bld.at(a_offsets, t, _int(8)), typ=I64))
+    b_start = bld.add(b, bld.load(bld.at(b_offsets, t, _int(8)), typ=I64))
     bld.branch(inner)
 
     bld.position_at_end(inner)
@@ -208,13 +209,20 @@ def _family(typing, lanes, rows, vectors, arguments):
 
 @functools.cache
 def tile():
-    """(address of the family's C function, largest rows, largest columns) for the instruction set in use."""
+    """(address of the family's C function, rows of its largest tile, largest columns) for the instruction set in use.
+
+    The function takes any number of rows and cuts them into tiles of nearly the same height.
+    """
     lanes, rows, vectors = ISAS[isa()]
 
     @cfunc(types.void(*[types.intp] * ARGUMENTS), cache=True)
     def family(count, columns, depth, a, a_row, a_k, b, b_k, c, c_row, blocks, a_offsets, b_offsets, mode, bias, ahead):
-        _family(lanes, rows, vectors, (count, columns, depth, a, a_row, a_k, b, b_k, c, c_row, blocks,
-                                       a_offsets, b_offsets, mode, bias, ahead))
+        tiles = -(-count // rows)
+        for t in range(tiles):
+            i, end = count * t // tiles, count * (t + 1) // tiles
+            _family(lanes, rows, vectors, (end - i, columns, depth, a + i * a_row, a_row, a_k, b, b_k,
+                                           c + i * c_row, c_row, blocks, a_offsets, b_offsets, mode, bias,
+                                           ahead))
 
     return family.address, rows, vectors * lanes
 

@@ -7,15 +7,18 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 
 from mpilayer import env
-from mpilayer.errors import UserError
+from mpilayer.errors import AgreedError, UserError
 
 # what launchers tell their ranks, asked only when MPI itself says that this rank is alone: (ranks, rank, launcher)
-LAUNCHERS = [("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "Open MPI"), ("PMI_SIZE", "PMI_RANK", "MPICH or Intel MPI"),
-             ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "Slurm")]
+LAUNCHERS = [("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "Open MPI"),
+             ("PMI_SIZE", "PMI_RANK", "MPICH or Intel MPI"), ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "Slurm")]
 LOCAL_RANKS = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_TASKS_PER_NODE")
 CROWD, TURN = 8, 15e-6  # ranks on a core from which on sleeping beats yielding; seconds a rank holds a core to poll
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SAY = 3  # seconds in which the rank that speaks has its say, before another ends the job
 BUSY, NAP = 0.5, 0.002  # seconds: after so long it is not a message that is late but a rank, and polling helps nobody
 
 
@@ -28,10 +31,10 @@ def _load():
     try:
         import mpi4py
         mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
-        mpi4py.rc.thread_level = "serialized"
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        raise UserError(f"no MPI library can be loaded ({error}) | try: pip install 'mpilayer[mpi]'") from None
+        reason = " ".join(str(error).split())
+        raise _alone(f"no MPI library can be loaded ({reason}) | try: pip install 'mpilayer[mpi]'") from None
     return MPI
 
 
@@ -54,21 +57,21 @@ class Ranks:
         self.MPI, self.world = MPI, MPI.COMM_WORLD
         self.rank, self.size = self.world.rank, self.world.size
         self.node = self.world.Split_type(MPI.COMM_TYPE_SHARED)
+        self.first_node = self.node.bcast(self.rank) == 0
         self.cores = len(set().union(*self.node.allgather(os.sched_getaffinity(0))))
         self.crowded = self.node.size > self.cores
         self.where = "start-up"  # for messages: what this rank is doing
-        self._lot = self._draw_lots()
+        self._lot = None
 
-    def _draw_lots(self):
+    def _lay_lot(self):
         """A file of this node that one rank, and only one, can remove: who does may print the error."""
-        path = None
         if self.node.rank == 0:
-            handle, path = tempfile.mkstemp(prefix="mpilayer-")
+            handle, self._lot = tempfile.mkstemp(prefix="mpilayer-")
             os.close(handle)
-        return self.node.bcast(path)
+        self._lot = self.node.bcast(self._lot)
 
     def _draws_the_lot(self):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, TypeError):  # TypeError: it was not laid yet
             os.unlink(self._lot)
             return True
         return False
@@ -94,8 +97,8 @@ class Ranks:
     def _complain(self, waited, what):
         if waited < env.get("MPILAYER_PATIENCE"):
             return False
-        print(f"rank {self.rank} | {self.where} | {what or 'a meeting of all ranks'} | still waiting after {waited:.0f} s",
-              file=sys.stderr, flush=True)
+        print(f"rank {self.rank} | {self.where} | {what or 'a meeting of all ranks'} | "
+              f"still waiting after {waited:.0f} s", file=sys.stderr, flush=True)
         return True
 
     def meet(self, comm=None):
@@ -113,7 +116,7 @@ class Ranks:
         return values
 
     def agree(self, action):
-        """action() on every rank; if it raises UserError on any, all raise that of the lowest rank."""
+        """action() on every rank; if it raises UserError on any, all raise AgreedError, that of the lowest rank."""
         result, error = None, None
         try:
             result = action()
@@ -123,39 +126,57 @@ class Ranks:
         if errors:
             rank, message = errors[0]
             everywhere = len(errors) == self.size
-            raise UserError(message if everywhere or self.size == 1 else f"rank {rank} | {message}")
+            raise AgreedError(message if everywhere or self.size == 1 else f"rank {rank} | {message}")
         return result
 
     @contextlib.contextmanager
     def stopping_together(self):
         """Whatever ends this block early ends every rank within seconds, and is printed once."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _interrupt)
+        _on_signals(_interrupt)
         try:
+            self._lay_lot()
             yield
+            self.meet()  # nobody takes the lot away while another rank may still need it
+        except AgreedError as error:
+            if self.rank == 0:
+                print(self._describe(error), file=sys.stderr, flush=True)
+            self.meet()
+            raise SystemExit(2) from None
         except BaseException as error:
+            _on_signals(signal.SIG_IGN)  # somebody may press Ctrl-C twice
             self._stop(error)
         finally:
             self._draws_the_lot()
+            _on_signals(signal.SIG_DFL)
 
     def _stop(self, error):
+        if not self.first_node:
+            time.sleep(SAY / 3)  # each node has a lot; rank 0's node goes first
         if self._draws_the_lot():
             print(self._describe(error), file=sys.stderr, flush=True)
         else:
-            time.sleep(2)  # let the rank that speaks have its say
+            time.sleep(SAY)
         code = 128 + error.args[0] if isinstance(error, Interrupted) else 2 if isinstance(error, UserError) else 1
         self.world.Abort(code)
 
     def _describe(self, error):
-        if isinstance(error, UserError):
+        if isinstance(error, AgreedError):
             return f"mpilayer: {error}"
+        where = f"mpilayer: rank {self.rank} | {self.where}"
+        if isinstance(error, UserError):
+            return f"{where} | {error}"
         if isinstance(error, Interrupted):
-            return f"mpilayer: rank {self.rank} | {self.where} | stopped by {signal.Signals(error.args[0]).name}"
-        return f"{''.join(traceback.format_exception(error))}mpilayer: rank {self.rank} | {self.where} | {error!r}"
+            return f"{where} | stopped by {signal.Signals(error.args[0]).name}"
+        return f"{''.join(traceback.format_exception(error))}{where} | {error!r}"
 
 
 def _interrupt(number, frame):
     raise Interrupted(number)
+
+
+def _on_signals(action):
+    for number in SIGNALS:
+        signal.signal(number, action)
 
 
 def _be_polite():
@@ -168,18 +189,51 @@ def _be_polite():
         os.environ.setdefault("MPIR_CVAR_IALLREDUCE_INTRA_ALGORITHM", "tsp_tree")
 
 
+def _alone(message):
+    """A UserError with that message where no MPI can carry it: the launcher's rank 0 has it, the others none."""
+    _, rank, _ = launched_apart(os.environ, 1) or (1, 0, "")
+    if rank > 0:
+        time.sleep(SAY)  # the first rank to leave may end the job
+    return UserError(message if rank == 0 else "")
+
+
+def library(MPI):
+    """Name and version of the MPI library."""
+    return " ".join(MPI.Get_library_version().splitlines()[0].strip("\x00").split())
+
+
+def _not_the_launchers(launched, MPI):
+    ranks, _, launcher = launched
+    mpiexec = os.path.join(os.path.dirname(sys.executable), "mpiexec")
+    return _alone(f"the launcher of {launcher} started {ranks} ranks, but this Python's MPI ({library(MPI)}) thinks each is"
+                  f" alone | try: the mpiexec that belongs to that MPI, usually the one next to this Python: {mpiexec}")
+
+
 def start():
     """Initialise MPI and return the Ranks. Raises UserError if there is no MPI, or if it is not the launcher's."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the ranks can stop together, Ctrl-C just ends each of them
     _be_polite()
     MPI = _load()
+    launched = launched_apart(os.environ, 1)
+    if launched and launched[2] == "Open MPI" and library(MPI).startswith("MPICH"):  # it would abort in Init_thread
+        raise _not_the_launchers(launched, MPI)
     if not MPI.Is_initialized():
-        MPI.Init_thread()
-    apart = launched_apart(os.environ, MPI.COMM_WORLD.size)
-    if apart:
-        ranks, rank, launcher = apart
-        library = MPI.Get_library_version().splitlines()[0].strip()
-        message = (f"the launcher of {launcher} started {ranks} ranks, but this Python's MPI ({library}) thinks each is alone"
-                   " | try: the mpiexec that belongs to that MPI, usually the one next to this Python:"
-                   f" {os.path.join(os.path.dirname(sys.executable), 'mpiexec')}")
-        raise UserError(message if rank == 0 else "")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # mpi4py's hint at what is said below
+            MPI.Init_thread(MPI.THREAD_SERIALIZED)
+    if launched_apart(os.environ, MPI.COMM_WORLD.size):
+        raise _not_the_launchers(launched, MPI)
     return Ranks(MPI)
+
+
+@contextlib.contextmanager
+def job():
+    """The whole life of a rank: `with job() as ranks: ...`. Ends the program with a message if anything fails."""
+    try:
+        ranks = start()
+    except UserError as error:
+        if str(error):
+            print(f"mpilayer: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    with ranks.stopping_together():
+        yield ranks

@@ -5,7 +5,7 @@ import os
 VARIABLES = {
     "KERNELS_ISA": ("", "instruction set of the kernels: avx512, avx2 or plain; default: the best this processor has"),
     "MPILAYER_PATIENCE": ("60", "seconds a rank waits for the others before it says so, once a wait"),
-    "NUMBA_CACHE_DIR": ("", "where compiled kernels are kept; default: next to the sources, or in the user's cache folder"),
+    "NUMBA_CACHE_DIR": ("", "where compiled kernels are kept; default: next to the sources, else the user's cache"),
 }
 
 

@@ -3,11 +3,12 @@
 import importlib.metadata
 import os
 import platform
-import sys
 from pathlib import Path
 
 from mpilayer import comm, env
 from mpilayer.errors import UserError
+
+VECTORS = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512bf16", "avx512fp16", "amx-bf16", "neon", "sve")
 
 
 def _processor():
@@ -25,56 +26,87 @@ def _version(package):
         return None
 
 
+def _cpu_features():
+    """What of this processor's vector instructions the kernels, or kernels to come, can use."""
+    from llvmlite import binding
+
+    features = binding.get_host_cpu_features()
+    return " ".join(name for name in VECTORS if features.get(name)) or "no vector instructions known here"
+
+
 def _gpu():
     """Name of the first GPU that CuPy can use, or why there is none."""
+    if not Path("/dev/nvidiactl").exists():
+        return "none"
     if not _version("cupy-cuda13x"):
-        return "none used: cupy is not installed"
+        return "not used: cupy is not installed"
     import cupy
 
     if not cupy.cuda.is_available():
-        return "none: no driver"
+        return "not used: its driver does not answer"
     return cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
 
 
 def _numba_cache():
-    """(folder where the kernels' machine code is kept, whether it can be written)."""
-    import kernels
+    """(folder where Numba keeps a kernel's machine code, whether that is there already)."""
+    from kernels.update import cpu
 
-    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or Path(kernels.__file__).parent)
-    return folder, os.access(folder, os.W_OK)
+    folder = Path(cpu._momentum_update.stats.cache_path)
+    return folder, any(folder.glob("*.nbc"))
+
+
+def instruction_set():
+    """The kernels' instruction set. Raises UserError if KERNELS_ISA names none."""
+    from kernels import micro
+
+    try:
+        return micro.isa()
+    except ValueError as error:
+        raise UserError(f"{error} | try: unset KERNELS_ISA") from None
 
 
 def environment(ranks):
     """Facts for run.json and for print: a dictionary of strings and numbers, the same keys on every rank."""
-    from kernels import micro
-
+    cache, compiled = _numba_cache()
     MPI = ranks.MPI
     levels = {MPI.THREAD_SINGLE: "single", MPI.THREAD_FUNNELED: "funneled", MPI.THREAD_SERIALIZED: "serialized",
               MPI.THREAD_MULTIPLE: "multiple"}
-    nodes = set(ranks.gather(MPI.Get_processor_name()))
+    nodes = [(size, cores) for first, size, cores in ranks.gather((ranks.node.rank == 0, ranks.node.size, ranks.cores))
+             if first]
     return {
-        "mpi": MPI.Get_library_version().splitlines()[0].strip("\x00 \t"),
+        "mpi": comm.library(MPI),
         "mpi_standard": ".".join(map(str, MPI.Get_version())),
         "thread_level": levels[MPI.Query_thread()],
-        "ranks": ranks.size, "nodes": len(nodes), "ranks_per_node": ranks.node.size, "cores_per_node": ranks.cores,
-        "oversubscribed": ranks.crowded,
-        "processor": _processor(), "instruction_set": micro.isa(),
+        "ranks": ranks.size, "nodes": len(nodes),
+        "ranks_per_node": max(size for size, _ in nodes), "cores_per_node": min(cores for _, cores in nodes),
+        "oversubscribed": any(size > cores for size, cores in nodes),
+        "processor": _processor(), "cpu_features": _cpu_features(), "instruction_set": instruction_set(),
+        "numba_cache": str(cache), "kernels_compiled": compiled, "gpu": _gpu(),
         "python": platform.python_version(), "system": platform.platform(),
         **{package: _version(package) for package in ("mpilayer", "mpi4py", "numpy", "numba", "h5py")},
     }
 
 
-def hints(facts, cache, writable):
+def hints(facts):
     """What is not as it should be, and what to do about it."""
+    if facts["thread_level"] == "single":
+        yield "this MPI allows no threads: it may not bear those of other libraries | try another MPI"
     if facts["oversubscribed"]:
-        yield (f"{facts['ranks_per_node']} ranks share {facts['cores_per_node']} cores: fine for trying things, slow for work"
-               " | use one rank a core")
+        yield (f"{facts['ranks_per_node']} ranks share {facts['cores_per_node']} cores: fine for trying things, slow"
+               " for work | use one rank a core")
     if facts["ranks"] == 1:
         yield "one rank only | start several: mpiexec -n 4 python -m mpilayer.info"
     if facts["instruction_set"] == "plain":
         yield "the kernels use neither AVX-512 nor AVX2 here: expect a fraction of the speed"
-    if not writable:
-        yield f"the kernels cannot be cached in {cache}: every start compiles | set NUMBA_CACHE_DIR to a folder you can write"
+    elif facts["instruction_set"] == "avx2" and "avx512f" in facts["cpu_features"]:
+        yield "the kernels use AVX2 where AVX-512 could be used | unset KERNELS_ISA"
+    if not os.access(facts["numba_cache"], os.W_OK):
+        yield (f"the kernels cannot be kept in {facts['numba_cache']}: every start compiles them"
+               " | set NUMBA_CACHE_DIR to a folder you can write")
+    elif not facts["kernels_compiled"]:
+        yield "no kernel is compiled yet: the first start takes half a minute longer"
+    if facts["gpu"].startswith("not used"):
+        yield f"there is a GPU, {facts['gpu']} | try: pip install 'mpilayer[gpu]', and nvidia-smi"
 
 
 def show(ranks):
@@ -82,30 +114,26 @@ def show(ranks):
     from rich.console import Console
     from rich.table import Table
 
+    ranks.agree(instruction_set)
     facts = environment(ranks)
     if ranks.rank > 0:
         return
-    cache, writable = _numba_cache()
     table = Table(show_header=False, title="mpilayer on this machine")
-    for name, value in {**facts, "gpu": _gpu(), "kernel_cache": f"{cache} ({'writable' if writable else 'read-only'})"}.items():
-        table.add_row(name.replace("_", " "), str(value))
+    for name, value in facts.items():
+        table.add_row(name.replace("_", " "), ("no", "yes")[value] if isinstance(value, bool) else str(value or "not installed"))
     for name, (_, meaning) in env.VARIABLES.items():
         table.add_row(name, f"{os.environ.get(name, 'not set')}   ({meaning})")
     console = Console(highlight=False)
     console.print(table)
-    for hint in hints(facts, cache, writable):
+    for hint in hints(facts):
         console.print(f"hint: {hint}")
 
 
 def main():
     """Entry point."""
-    try:
-        ranks = comm.start()
-    except UserError as error:
-        raise SystemExit(f"mpilayer: {error}" if str(error) else 2) from None
-    with ranks.stopping_together():
+    with comm.job() as ranks:
         show(ranks)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -25,8 +25,8 @@ class Queue:
     def post(self, step, layer):
         """Start summing `layer.g` over the ranks. Raises RuntimeError if that memory is still in flight."""
         if any(np.may_share_memory(p.buffer, layer.g) for p in self.pending):
-            raise RuntimeError(f"step {step} | {layer.name} | posted, but an earlier sum in the same memory is in flight"
-                               " | expected it to be settled first: a delay of k needs k + 1 gradient buffers")
+            raise RuntimeError(f"step {step} | {layer.name} | posted while another sum in that memory is in"
+                               " flight | expected it to be settled first: a delay of k needs k + 1 gradient buffers")
         with self.trace.span("mpi", f"post {layer.name}"):
             request = self.ranks.world.Iallreduce(self.ranks.MPI.IN_PLACE, layer.g)
         self.pending.append(Pending(step, layer.name, layer.g, request, self.trace.now()))

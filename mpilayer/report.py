@@ -61,7 +61,8 @@ class Display:
         delay = f" {o.delay}" if o.schedule == "delayed" else ""
         crowd = f", more than its {ranks.cores} cores: they give way while waiting" if ranks.crowded else ""
         self.bar.console.print(
-            f"{o.net} ({net.size:,} parameters) on {data.name} ({len(data.train):,} training samples, {data.classes} classes)\n"
+            f"{o.net} ({net.size:,} parameters) on {data.name} "
+            f"({len(data.train):,} training samples, {data.classes} classes)\n"
             f"schedule {o.schedule}{delay}, effective batch {o.batch}, {steps} steps; "
             f"{ranks.size} ranks, {ranks.node.size} on this machine{crowd}")
         self.task = self.bar.add_task("", total=steps)
@@ -76,8 +77,9 @@ class Display:
     def epoch(self, entry):
         """A line."""
         self.bar.console.print(
-            f"epoch {entry['epoch']:3d}   loss {entry['train_loss']:.4f}   test accuracy {entry['test_accuracy']:7.2%}   "
-            f"{entry['images_per_second']:,.0f} images/s   exposed {entry['exposed_seconds']:.2f} of {entry['seconds']:.2f} s")
+            f"epoch {entry['epoch']:3d}   loss {entry['train_loss']:.4f}   "
+            f"test accuracy {entry['test_accuracy']:7.2%}   {entry['images_per_second']:,.0f} images/s   "
+            f"exposed {entry['exposed_seconds']:.2f} of {entry['seconds']:.2f} s")
 
     def end(self, epochs, seconds, final, hashes):
         """The table."""

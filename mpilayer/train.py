@@ -1,6 +1,7 @@
 """Train a network, data-parallel over MPI: `mpiexec -n P python -m mpilayer.train`, or without mpiexec for one rank."""
 
 import argparse
+import contextlib
 import math
 import sys
 from dataclasses import dataclass
@@ -44,13 +45,11 @@ class Parser(argparse.ArgumentParser):
 def _number(kind, least, what):
     """An argparse type: a number of that kind, at least `least`."""
     def convert(text):
-        try:
+        with contextlib.suppress(ValueError, OverflowError):
             value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not (value >= least and math.isfinite(value)):
-            raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}")
-        return value
+            if value >= least and math.isfinite(value):
+                return value
+        raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}")
 
     return convert
 
@@ -70,7 +69,7 @@ def parser():
     from nets import NETS
 
     count, natural = _number(int, 1, "a positive whole number"), _number(int, 0, "a whole number, not negative")
-    positive, fraction = _number(float, 0, "a number, not negative"), _number(float, 0, "a number, not negative")
+    amount = _number(float, 0, "a number, not negative")
     p = Parser(prog="python -m mpilayer.train", description=__doc__, add_help=False,
                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--help", "-h", action="store_true", help="show this and stop")
@@ -85,13 +84,13 @@ def parser():
     sizes.add_argument("--batch-per-rank", type=count, help="instead: the batch of each rank")
     p.add_argument("--epochs", type=count, help="how often to see all samples (default: 30, or as --steps needs)")
     p.add_argument("--steps", type=count, help="stop after so many steps")
-    p.add_argument("--lr", type=positive, default=0.007, help="learning rate")
-    p.add_argument("--momentum", type=fraction, default=0.9, help="momentum")
-    p.add_argument("--weight-decay", type=positive, default=5e-4, help="weight decay")
+    p.add_argument("--lr", type=amount, default=0.007, help="learning rate")
+    p.add_argument("--momentum", type=amount, default=0.9, help="momentum")
+    p.add_argument("--weight-decay", type=amount, default=5e-4, help="weight decay")
     p.add_argument("--lr-policy", choices=POLICIES, default="poly", help="how the learning rate falls")
     p.add_argument("--lr-step", type=count, default=1000, help="policy step: steps between falls")
-    p.add_argument("--lr-gamma", type=positive, default=0.1, help="policy step: factor of a fall")
-    p.add_argument("--lr-power", type=positive, default=0.5, help="policy poly: its power")
+    p.add_argument("--lr-gamma", type=amount, default=0.1, help="policy step: factor of a fall")
+    p.add_argument("--lr-power", type=amount, default=0.5, help="policy poly: its power")
     p.add_argument("--warmup", type=natural, default=20, help="steps in which the learning rate rises to its value")
     p.add_argument("--seed", type=natural, default=0, help="of weights, batches, dropout and synthetic data")
     p.add_argument("--progress", choices=PROGRESS, default="poll", help="what makes messages move during computation")
@@ -117,6 +116,10 @@ def read_options(argv, ranks):
     return options
 
 
+def _unwritable(path, error):
+    return UserError(f"cannot write to the output folder {path} ({error.strerror}) | try: another --out")
+
+
 def prepare_folder(path):
     """Make the output folder and see that files can be written there. Raises UserError."""
     try:
@@ -125,7 +128,7 @@ def prepare_folder(path):
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(f"cannot write to the output folder {path} ({error.strerror}) | try: another --out") from None
+        raise _unwritable(path, error) from None
 
 
 def load(options):
@@ -137,11 +140,18 @@ def load(options):
     form = {"shape": options.shape, "classes": options.classes}
     if options.data == "synthetic":
         form = {"shape": options.shape or shape, "classes": options.classes or classes}
-    source = data.open_data(options.data, seed=options.seed, **form)
     try:
+        source = data.open_data(options.data, seed=options.seed, **form)
+        data.batches(len(source.train), options.batch, seed=options.seed, epoch=0)  # says if there are too few samples
         return source, nets.build(options.net, classes=source.classes, shape=source.shape, seed=options.seed)
+    except UserError:
+        raise
     except ValueError as error:
-        raise UserError(f"{options.net} cannot take images of {source.shape} from {source.name}: {error}") from None
+        raise UserError(f"{options.net} cannot take images of {source.shape} from {source.name}: {error}"
+                        " | try: larger images, or another --net") from None
+    except MemoryError as error:
+        raise UserError(f"not enough memory for {options.net} on {options.data}: {error}"
+                        " | try: a smaller --shape or --net, or fewer ranks on a machine") from None
 
 
 def warm(ranks, net, say):
@@ -216,15 +226,15 @@ class Trainer:
             x, y = self.data.train.read(samples[mine])
         self.schedule.step(t, Batch(x, y, len(samples), mine.start, self.options.seed * 2**32 + t))
         if not math.isfinite(self.net.loss):
-            raise UserError(self._diverged(t))
+            raise UserError(self._diverged())
         self.display.step(t + 1, self.net.loss * len(samples) / len(x))
         return self.net.loss
 
-    def _diverged(self, t):
+    def _diverged(self):
         found = self.net.first_not_finite()
         layer, what = (found[0].name, found[1]) if found else ("loss", "value")
-        return (f"rank {self.ranks.rank} | {self.options.schedule} | step {t} | {layer} | expected finite numbers, its {what}"
-                f" and so the loss ({self.net.loss}) are not | try: a smaller --lr, a longer --warmup, or check the data")
+        return (f"{layer} | expected finite numbers, its {what} and so the loss ({self.net.loss}) are not"
+                " | try: a smaller --lr, a longer --warmup, or check the data")
 
     def record(self, number, loss, steps, seconds):
         """Means over the ranks of an epoch's times, its loss, and the accuracy after it."""
@@ -232,9 +242,10 @@ class Trainer:
         sums = self.ranks.total(np.array([loss, *times / self.ranks.size]))
         for kind, value in zip(self.seconds, sums[1:], strict=True):
             self.seconds[kind] += value
-        images = steps * self.options.batch / sums[-1]
-        entry = {"epoch": number + 1, "train_loss": sums[0] / steps, "test_accuracy": self.accuracy(), "seconds": sums[-1],
-                 "images_per_second": images, "exposed_seconds": sums[1 + list(KINDS).index("exposed")]}
+        means = dict(zip(("loss", *self.seconds), sums, strict=True))
+        entry = {"epoch": number + 1, "train_loss": means["loss"] / steps, "test_accuracy": self.accuracy(),
+                 "seconds": means["total"], "images_per_second": steps * self.options.batch / means["total"],
+                 "exposed_seconds": means["exposed"]}
         self.display.epoch(entry)
         return entry
 
@@ -259,23 +270,27 @@ def save(folder, ranks, trainer, epochs, final):
     import json
 
     config = {key: str(value) if isinstance(value, Path) else value for key, value in vars(trainer.options).items()}
-    environment = info.environment(ranks)
-    write_timeline(folder / "timeline.json", ranks, trainer.trace)
-    if ranks.rank == 0:
-        with replacing(folder / "run.json") as file:
-            json.dump({"config": config, "environment": environment, "epochs": epochs, "final": final}, file, indent=1)
+    record = {"config": config, "environment": info.environment(ranks), "epochs": epochs, "final": final}
+    try:
+        write_timeline(folder / "timeline.json", ranks, trainer.trace)
+        if ranks.rank == 0:
+            with replacing(folder / "run.json") as file:
+                json.dump(record, file, indent=1)
+    except OSError as error:
+        raise _unwritable(folder, error) from None
 
 
 def run(ranks, argv):
     """The whole job."""
+    ranks.agree(info.instruction_set)
     options = ranks.agree(lambda: read_options(argv, ranks))
     if options.help:
         if ranks.rank == 0:
             parser().print_help()
         return
+    data, net = ranks.agree(lambda: load(options))
     if options.out:
         ranks.agree(lambda: prepare_folder(options.out) if ranks.rank == 0 else None)
-    data, net = ranks.agree(lambda: load(options))
     say = print if ranks.node.rank == 0 and not options.quiet else lambda _: None
     warm(ranks, net, say)
     with report.Display(ranks, options) as display:
@@ -291,13 +306,7 @@ def run(ranks, argv):
 def main(argv=None):
     """Entry point."""
     argv = sys.argv[1:] if argv is None else argv
-    try:
-        ranks = comm.start()
-    except UserError as error:
-        if str(error):
-            print(f"mpilayer: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    with ranks.stopping_together():
+    with comm.job() as ranks:
         run(ranks, argv)
 
 

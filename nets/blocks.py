@@ -1,4 +1,4 @@
-"""The blocks nets are listed from. Each has three phases, and blocks made of blocks nest them with `yield from`.
+"""The blocks without weights of their own. Like the layers, each has three phases, and blocks made of blocks nest them with `yield from`.
 
     build(shape) -> shape      shapes without the batch: (H,W,C), or (C,) after Flatten; declares parameters
     forward(x, batch) -> y     a generator: yields each layer just before its weights are read
@@ -14,81 +14,11 @@ import zlib
 import numpy as np
 
 import kernels
-from nets.layer import Layer
 
 
 def _nothing():
     """What a block without weights yields."""
     yield from ()
-
-
-class Conv(Layer):
-    """Convolution, bias and ReLU. `std` of the initial weights; by default He et al. 2015, sqrt(2 / fan in)."""
-
-    def __init__(self, name, channels, window, *, stride=1, padding=0, groups=1, std=None, bias=0.0):
-        super().__init__(name)
-        self.channels, self.window, self.std, self.bias = channels, window, std, bias
-        self.geometry = {"stride": stride, "padding": padding, "groups": groups}
-
-    def build(self, shape):
-        """Declare weight (R,S,C/groups,K) and bias (K,)."""
-        H, W, C = shape
-        filters = (self.window, self.window, C // self.geometry["groups"], self.channels)
-        self.declare("weight", filters, self.std or math.sqrt(2 / math.prod(filters[:3])))
-        self.declare("bias", (self.channels,), mean=self.bias)
-        stride, padding = self.geometry["stride"], self.geometry["padding"]
-        P, Q = ((n + 2 * padding - self.window) // stride + 1 for n in (H, W))
-        if min(P, Q) < 1:
-            raise ValueError(f"{self.name}: its {self.window}x{self.window} window does not fit an input of {H}x{W}")
-        return P, Q, self.channels
-
-    def forward(self, x, batch):
-        """Conv + bias + ReLU."""
-        yield self
-        self.x = x
-        self.y = kernels.conv2d(x, self.weight["weight"], self.weight["bias"], relu=True, **self.geometry)
-        return self.y
-
-    def backward(self, dy):
-        """The gradient of the weights first: it has a way to go."""
-        dy = kernels.relu_backward(dy, self.y)
-        weight = self.gradient["weight"]
-        kernels.conv2d_wgrad(self.x, dy, weight.shape, out=weight, **self.geometry)
-        kernels.bias_grad(dy, out=self.gradient["bias"])
-        yield self
-        if not self.input_gradient:
-            return None
-        return kernels.conv2d_dgrad(dy, self.weight["weight"], self.x.shape, **self.geometry)
-
-
-class Dense(Layer):
-    """Fully connected layer, bias and, unless switched off, ReLU."""
-
-    def __init__(self, name, channels, *, relu=True, std=None, bias=0.0):
-        super().__init__(name)
-        self.channels, self.relu, self.std, self.bias = channels, relu, std, bias
-
-    def build(self, shape):
-        """Declare weight (C,K) and bias (K,)."""
-        (C,) = shape
-        self.declare("weight", (C, self.channels), self.std or math.sqrt(2 / C))
-        self.declare("bias", (self.channels,), mean=self.bias)
-        return (self.channels,)
-
-    def forward(self, x, batch):
-        """Dense + bias + ReLU."""
-        yield self
-        self.x = x
-        self.y = kernels.dense(x, self.weight["weight"], self.weight["bias"], relu=self.relu)
-        return self.y
-
-    def backward(self, dy):
-        """The gradient of the weights first: it has a way to go."""
-        dy = kernels.relu_backward(dy, self.y) if self.relu else dy
-        kernels.dense_wgrad(self.x, dy, out=self.gradient["weight"])
-        kernels.bias_grad(dy, out=self.gradient["bias"])
-        yield self
-        return kernels.dense_dgrad(dy, self.weight["weight"]) if self.input_gradient else None
 
 
 class MaxPool:

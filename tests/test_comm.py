@@ -1,6 +1,7 @@
 import os
 
 import numpy as np
+import pytest
 
 from mpilayer import comm
 from tests.ranks import on_ranks
@@ -21,12 +22,8 @@ def test_agree_raises_the_lowest_ranks_error_everywhere(ranks):
             raise comm.UserError(f"broken on {ranks.rank}")
         return "fine"
 
-    try:
+    with pytest.raises(comm.UserError, match=r"^rank 1 \| broken on 1$"):
         ranks.agree(fail_on_two)
-    except comm.UserError as error:
-        assert str(error) == "rank 1 | broken on 1"
-    else:
-        raise AssertionError("agree let an error pass")
     assert ranks.agree(lambda: ranks.rank) == ranks.rank
 
 

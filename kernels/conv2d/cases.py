@@ -39,8 +39,9 @@ class Case(NamedTuple):
 
 def _inception(name, size, channels, one, reduce3, three, reduce5, five, pooled):
     """The six convolutions of a block (table 1 of Szegedy et al. 2015)."""
-    for part, c, k, window in [("1x1", channels, one, 1), ("3x3_reduce", channels, reduce3, 1), ("3x3", reduce3, three, 3),
-                               ("5x5_reduce", channels, reduce5, 1), ("5x5", reduce5, five, 5), ("pool", channels, pooled, 1)]:
+    branches = [("1x1", channels, one, 1), ("3x3_reduce", channels, reduce3, 1), ("3x3", reduce3, three, 3),
+                ("5x5_reduce", channels, reduce5, 1), ("5x5", reduce5, five, 5), ("pool", channels, pooled, 1)]
+    for part, c, k, window in branches:
         yield Case("googlenet", f"{name}/{part}", size, c, k, window, padding=window // 2)
 
 

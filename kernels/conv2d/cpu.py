@@ -12,6 +12,7 @@ from kernels.micro import ACCUMULATE, RELU, call
 
 FLOAT = 4
 CACHED = 384 << 10  # bytes of image worked on at a time: it shares a core's L2 with a panel of the weights
+PIXELS = 256  # of a gradient by weights, summed before the next tile: a panel of so many pixels of dy stays in L1
 
 
 @njit(nogil=True, cache=True)
@@ -24,10 +25,11 @@ def _pad(x, padded, top, left):
 
 @njit(nogil=True, cache=True)
 def _bordered(x, top, bottom, left, right):
-    """A buffer for as many padded images as stay in cache."""
+    """A buffer for as many padded images as stay in cache; for none without a border."""
     N, H, W, C = x.shape
     bytes_each = (top + H + bottom) * (left + W + right) * C * FLOAT
-    return np.zeros((min(N, max(1, CACHED // bytes_each)), top + H + bottom, left + W + right, C), np.float32)
+    count = min(N, max(1, CACHED // bytes_each)) if top + bottom + left + right > 0 else 0
+    return np.zeros((count, top + H + bottom, left + W + right, C), np.float32)
 
 
 @njit(nogil=True, cache=True)
@@ -63,14 +65,10 @@ def _sweep(tile, a, a_strides, image_taps, b, panel_taps, depth, c, c_strides, b
         for k in range(0, K, wide):
             for line in range(start, min(start + block, lines)):
                 n, p = line // P, line % P
-                pixels = min(Q, total - p * Q)
-                tiles = -(-pixels // tall)
-                for t in range(tiles):
-                    q, end = pixels * t // tiles, pixels * (t + 1) // tiles
-                    call(address, (end - q, min(wide, K - k), depth, a + n * a_n + p * a_p + q * a_q, a_q, FLOAT,
-                                   b + k // wide * panel, wide * FLOAT, c + n * c_n + p * c_p + q * c_q + k * FLOAT, c_q,
-                                   panel_taps.size, image_taps.ctypes.data, panel_taps.ctypes.data, mode,
-                                   bias + k * FLOAT if bias else 0, 0))
+                call(address, (min(Q, total - p * Q), min(wide, K - k), depth, a + n * a_n + p * a_p, a_q, FLOAT,
+                               b + k // wide * panel, wide * FLOAT, c + n * c_n + p * c_p + k * FLOAT, c_q,
+                               panel_taps.size, image_taps.ctypes.data, panel_taps.ctypes.data, mode,
+                               bias + k * FLOAT if bias else 0, 0))
 
 
 @njit(nogil=True, cache=True)
@@ -131,7 +129,8 @@ def _forward(tile, x, w, bias, relu, y, stride, padding, groups):
     P, Q = y.shape[1:3]
     packed = _pack(w, groups, tile[2])
     bordered = top + bottom + left + right > 0
-    images = _bordered(x, top, bottom, left, right) if bordered else x
+    buffer = _bordered(x, top, bottom, left, right)  # not `images`: x may be read-only
+    images = buffer if bordered else x
     c_n, c_p, c_q = P * Q * K * FLOAT, Q * K * FLOAT, K * FLOAT
     row = images.shape[2] * C * FLOAT
     image_taps, panel_taps, depth = _taps(R, S, C, row, Cg)
@@ -139,7 +138,7 @@ def _forward(tile, x, w, bias, relu, y, stride, padding, groups):
     for n in range(0, N, images.shape[0]):
         count = min(images.shape[0], N - n)
         if bordered:
-            _pad(x[n:n + count], images, top, left)
+            _pad(x[n:n + count], buffer, top, left)
         for g in range(groups):
             first = g * (K // groups) * FLOAT
             _sweep(tile, images.ctypes.data + g * Cg * FLOAT, (images.shape[1] * row, sh * row, sw * C * FLOAT),
@@ -157,7 +156,8 @@ def _dgrad(tile, dy, w, dx, stride, padding, groups):
     above, before = (R - 1) // sh, (S - 1) // sw
     below, after = max(0, (H - 1 + top) // sh - P + 1), max(0, (W - 1 + left) // sw - Q + 1)
     bordered = above + below + before + after > 0
-    images = _bordered(dy, above, below, before, after) if bordered else dy
+    buffer = _bordered(dy, above, below, before, after)  # not `images`: dy may be read-only
+    images = buffer if bordered else dy
     row = images.shape[2] * K * FLOAT
     c_n = H * W * C * FLOAT
     if sh > R or sw > S:
@@ -173,63 +173,56 @@ def _dgrad(tile, dy, w, dx, stride, padding, groups):
             for n in range(0, N if h < H and v < W else 0, images.shape[0]):
                 count = min(images.shape[0], N - n)
                 if bordered:
-                    _pad(dy[n:n + count], images, above, before)
+                    _pad(dy[n:n + count], buffer, above, before)
                 for g in range(groups):
                     _sweep(tile, images.ctypes.data + y0 * row + (x0 * K + g * (K // groups)) * FLOAT,
-                           (images.shape[1] * row, row, K * FLOAT), image_taps, packed[g].ctypes.data, panel_taps, depth,
-                           dx.ctypes.data + n * c_n + ((h * W + v) * C + g * Cg) * FLOAT,
+                           (images.shape[1] * row, row, K * FLOAT), image_taps, packed[g].ctypes.data, panel_taps,
+                           depth, dx.ctypes.data + n * c_n + ((h * W + v) * C + g * Cg) * FLOAT,
                            (c_n, sh * W * C * FLOAT, sw * C * FLOAT), 0, False,
                            count, -(-(H - h) // sh), -(-(W - v) // sw), Cg)
 
 
 @njit(nogil=True, cache=True)
-def _gather(dy, n, p, k, width, panel):
-    """Columns k .. k+width of a line of pixels, put together."""
-    for q in range(dy.shape[2]):
-        for j in range(width):
-            panel[q, j] = dy[n, p, q, k + j]
-
-
-@njit(nogil=True, cache=True)
 def _wgrad(tile, x, dy, dw, stride, padding, groups):
-    """Rows of the tile are the (s, c) of a filter row, the sum runs over pixels; a panel of dy is copied together."""
-    address, tall, wide = tile
+    """Rows of the tile are the (s, c) of a filter row, columns are k; the sum runs over pixels, a few lines at once."""
+    address, _, wide = tile
     (sh, sw), ((top, bottom), (left, right)) = stride, padding
     N, H, W, C = x.shape
     R, S, Cg, K = dw.shape
     P, Q = dy.shape[1:3]
-    Kg = K // groups
     bordered = top + bottom + left + right > 0
-    images = _bordered(x, top, bottom, left, right) if bordered else x
-    row = images.shape[2] * C * FLOAT
+    buffer = _bordered(x, top, bottom, left, right)  # not `images`: x may be read-only
+    images = buffer if bordered else x
+    row, image = images.shape[2] * C * FLOAT, images.shape[1] * images.shape[2] * C * FLOAT
+    total = N * P * Q
+    if R * S * sh * sw == 1 and not bordered:  # pixels of x and dy go together: one long line, cut as we like
+        P, Q, row, image = 1, PIXELS, PIXELS * C * FLOAT, PIXELS * C * FLOAT
+        N = -(-total // Q)
+    per_buffer = images.shape[0] if bordered else N
     runs, length = (1, S * C) if groups == 1 else (S, Cg)
-    block = max(1, CACHED // (Q * max(wide * FLOAT, sh * sw * C * FLOAT)))
-    panel = np.empty((block * Q, wide), np.float32)
-    a_lines, b_lines = np.empty(block, np.intp), np.arange(block) * (Q * wide * FLOAT)
-    tiles = -(-length // tall)
-    for n in range(0, N, images.shape[0]):
-        count = min(images.shape[0], N - n)
+    block = max(1, PIXELS // Q)
+    a_lines, b_lines = np.empty(block, np.intp), np.arange(block) * (Q * K * FLOAT)
+    for n in range(0, N, per_buffer):
+        count = min(per_buffer, N - n)
         if bordered:
-            _pad(x[n:n + count], images, top, left)
+            _pad(x[n:n + count], buffer, top, left)
         for start in range(0, count * P, block):
             lines = min(block, count * P - start)
-            mode = ACCUMULATE if n + start > 0 else 0
+            first = (n * P + start) * Q
             for i in range(lines):
-                a_lines[i] = (start + i) // P * images.shape[1] * row + (start + i) % P * sh * row
+                a_lines[i] = (start + i) // P * image + (start + i) % P * sh * row
             for g in range(groups):
-                for k in range(0, Kg, wide):
-                    width = min(wide, Kg - k)
-                    for i in range(lines):
-                        _gather(dy, n + (start + i) // P, (start + i) % P, g * Kg + k, width, panel[i * Q:])
+                for k in range(g * (K // groups), (g + 1) * (K // groups), wide):
+                    width = min(wide, (g + 1) * (K // groups) - k)
                     for r in range(R):
                         for s in range(runs):
-                            a = images.ctypes.data + r * row + (s * C + g * Cg) * FLOAT
-                            c = dw.ctypes.data + ((r * S + s) * Cg * K + g * Kg + k) * FLOAT
-                            for t in range(tiles):
-                                i, end = length * t // tiles, length * (t + 1) // tiles
-                                call(address, (end - i, width, Q, a + i * FLOAT, FLOAT, sw * C * FLOAT,
-                                               panel.ctypes.data, wide * FLOAT, c + i * K * FLOAT, K * FLOAT,
-                                               lines, a_lines.ctypes.data, b_lines.ctypes.data, mode, 0, 0))
+                            call(address, (length, width, min(Q, total - first),
+                                           images.ctypes.data + r * row + (s * C + g * Cg) * FLOAT, FLOAT,
+                                           sw * C * FLOAT,
+                                           dy.ctypes.data + (first * K + k) * FLOAT, K * FLOAT,
+                                           dw.ctypes.data + ((r * S + s) * Cg * K + k) * FLOAT, K * FLOAT,
+                                           lines, a_lines.ctypes.data, b_lines.ctypes.data,
+                                           ACCUMULATE if first > 0 else 0, 0, 0))
 
 
 @njit(nogil=True, cache=True)

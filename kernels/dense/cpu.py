@@ -1,4 +1,4 @@
-"""Dense layers on the register tile. With few rows the weights are the traffic: each is read once, more or less in order."""
+"""Dense layers on the register tile. With few rows the weights are the traffic: each is read once, in order."""
 
 import numpy as np
 from numba import njit
@@ -13,20 +13,17 @@ AHEAD = 2  # panels to prefetch: the hardware does not follow a walk down the co
 
 @njit(nogil=True, cache=True)
 def _forward(tile, x, w, bias, relu, y):
-    address, tall, wide = tile
+    address, _, wide = tile
     (M, C), K = x.shape, w.shape[1]
     whole = np.zeros(1, np.intp)
-    tiles = -(-M // tall)
     for c in range(0, C, SLICE):
         depth = min(SLICE, C - c)
         mode = (ACCUMULATE if c > 0 else 0) | (RELU if relu and c + depth == C else 0)
         for k in range(0, K, wide):
-            for t in range(tiles):
-                m, end = M * t // tiles, M * (t + 1) // tiles
-                call(address, (end - m, min(wide, K - k), depth, x.ctypes.data + (m * C + c) * FLOAT, C * FLOAT, FLOAT,
-                               w.ctypes.data + (c * K + k) * FLOAT, K * FLOAT,
-                               y.ctypes.data + (m * K + k) * FLOAT, K * FLOAT, 1, whole.ctypes.data, whole.ctypes.data,
-                               mode, bias.ctypes.data + k * FLOAT if bias.size else 0, AHEAD * wide * FLOAT))
+            call(address, (M, min(wide, K - k), depth, x.ctypes.data + c * FLOAT, C * FLOAT, FLOAT,
+                           w.ctypes.data + (c * K + k) * FLOAT, K * FLOAT, y.ctypes.data + k * FLOAT, K * FLOAT,
+                           1, whole.ctypes.data, whole.ctypes.data, mode,
+                           bias.ctypes.data + k * FLOAT if bias.size else 0, AHEAD * wide * FLOAT))
 
 
 @njit(nogil=True, cache=True)
@@ -48,16 +45,15 @@ def _dgrad(tile, dy, w, dx):
     whole = np.zeros(1, np.intp)
     panels = _columns(dy, wide)
     part = np.empty((tall, wide), np.float32)
-    tiles = -(-C // tall)
-    for t in range(tiles):
-        c, end = C * t // tiles, C * (t + 1) // tiles
+    for c in range(0, C, tall):
+        rows = min(tall, C - c)
         for j in range(panels.shape[0]):
             width = min(wide, M - j * wide)
-            call(address, (end - c, width, K, w.ctypes.data + c * K * FLOAT, K * FLOAT, FLOAT,
+            call(address, (rows, width, K, w.ctypes.data + c * K * FLOAT, K * FLOAT, FLOAT,
                            panels[j].ctypes.data, wide * FLOAT, part.ctypes.data, wide * FLOAT,
                            1, whole.ctypes.data, whole.ctypes.data, 0, 0, 0))
             for m in range(width):
-                for i in range(end - c):
+                for i in range(rows):
                     dx[j * wide + m, c + i] = part[i, m]
 
 
@@ -66,11 +62,9 @@ def _wgrad(tile, x, dy, dw):
     address, tall, wide = tile
     (M, C), K = x.shape, dy.shape[1]
     whole = np.zeros(1, np.intp)
-    tiles = -(-C // tall)
-    for t in range(tiles):
-        c, end = C * t // tiles, C * (t + 1) // tiles
+    for c in range(0, C, tall):  # tile by tile: dw is written in order
         for k in range(0, K, wide):
-            call(address, (end - c, min(wide, K - k), M, x.ctypes.data + c * FLOAT, FLOAT, C * FLOAT,
+            call(address, (min(tall, C - c), min(wide, K - k), M, x.ctypes.data + c * FLOAT, FLOAT, C * FLOAT,
                            dy.ctypes.data + k * FLOAT, K * FLOAT, dw.ctypes.data + (c * K + k) * FLOAT, K * FLOAT,
                            1, whole.ctypes.data, whole.ctypes.data, 0, 0, 0))
 

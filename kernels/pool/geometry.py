@@ -30,7 +30,8 @@ def _axes(operation, image, window, stride, padding, ceil_mode, count_include_pa
     fits = all(max(side) < size for side, size in zip(padding, window, strict=True))
     require(fits, operation, "padding {} must be smaller than window {}", padding, window)
     outputs = [_outputs(*axis, ceil_mode) for axis in zip(image, window, stride, padding, strict=True)]
-    require(min(outputs) > 0, operation, "x of {} pixels with window {}, stride {} and padding {} leaves an output of {}",
+    require(min(outputs) > 0, operation,
+            "x of {} pixels with window {}, stride {} and padding {} leaves an output of {}",
             image, window, stride, padding, outputs)
     each = zip(image, window, stride, padding, outputs, strict=True)
     rows, columns = (_axis(*axis, count_include_pad) for axis in each)

@@ -15,8 +15,8 @@ def momentum_update(w, g, v, *, lr, momentum=0.0, weight_decay=0.0):
     """
     for name, value in (("w", w), ("g", g), ("v", v)):
         tensor("momentum_update", name, value, "i")
-        require(value.flags.c_contiguous, "momentum_update",
-                "{} must be contiguous: it is changed in place", name)
+        require(value.flags.c_contiguous and (name == "g" or value.flags.writeable), "momentum_update",
+                "{} must be contiguous, and w and v writeable: they are changed in place", name)
     require(w.shape == g.shape == v.shape, "momentum_update",
             "w {}, g {} and v {} must have one size", w, g, v)
     cpu.momentum_update(w, g, v, lr, momentum, weight_decay)

@@ -1,4 +1,4 @@
-"""Momentum SGD in Numba: three streams in, two out. No fused multiply-add, so that every grouping gives the same bits."""
+"""Momentum SGD in Numba: three streams in, two out. No fused multiply-add, so every grouping gives the same bits."""
 
 import numpy as np
 from numba import njit

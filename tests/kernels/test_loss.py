@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-from gradients import numeric_gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernels.loss import ref, softmax, softmax_cross_entropy
 from kernels.loss.cases import CASES
+from tests.kernels.gradients import numeric_gradient
 
 EPS = np.finfo(np.float32).eps
 
@@ -78,7 +78,7 @@ Y = np.array([0, 4, 2])
     (X[:, :0], Y, "is empty"),
     (X, Y[:2], r"labels must be \(3\) integers .*\(3,5\), got \(2\) int64"),
     (X, Y.astype(np.float32), "got .* float32"),
-    (X, [0, 1, 2], "got list"),
+    (X, [0, 1, 2], r"labels must be \(3\) integers .*\(3,5\), got \[0, 1, 2\] list"),
     (X, np.array([0, 5, -1]), r"labels\[1\] = 5 is not a class of logits \(3,5\)"),
     (X, np.array([0, -1, 5]), r"labels\[1\] = -1 is not"),
     (X, np.array([0, 1, 2**64 - 1], np.uint64), r"labels\[2\] = 18446744073709551615 is not"),

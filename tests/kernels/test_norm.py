@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
-from gradients import numeric_gradient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kernels
 from kernels.norm import ref
 from kernels.norm.cases import CASES
+from tests.kernels.gradients import numeric_gradient
 
 EPS = np.finfo(np.float32).eps
 

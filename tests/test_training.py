@@ -1,0 +1,76 @@
+"""The main job as users start it."""
+
+import json
+
+import pytest
+
+from tests.ranks import mpiexec, train
+
+SCHEDULES = [("oneshot",), ("layerwise",), ("delayed", "--delay", "1")]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_digits_reach_97_percent_with_default_settings(schedule, tmp_path):
+    done = train(4, "--schedule", *schedule, "--quiet", "--out", tmp_path, seconds=150)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run.json").read_text())["final"]["test_accuracy"] >= 0.97
+
+
+def test_schedules_that_are_the_same_give_the_same_bits(tmp_path):
+    hashes = set()
+    for schedule in ("oneshot", "layerwise", "delayed --delay 0"):
+        out = tmp_path / schedule
+        done = train(2, "--schedule", *schedule.split(), "--epochs", "2", "--quiet", "--out", out)
+        assert done.returncode == 0, done.stderr
+        hashes.add(json.loads((out / "run.json").read_text())["final"]["weights_sha256"])
+    assert len(hashes) == 1
+
+
+def test_one_rank_a_node_compiles_and_the_others_wait(tmp_path):
+    """With an empty cache: one line says so, and nothing is compiled on any rank but the first."""
+    out = tmp_path / "out"
+    done = train(4, "--epochs", "1", "--out", out, seconds=150, NUMBA_CACHE_DIR=str(tmp_path / "cache"),
+                 NUMBA_DEBUG_CACHE="1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("compiling the kernels, once on this machine") == 1
+    saved = [line for line in done.stdout.splitlines() if "data saved to" in line]
+    assert len(saved) == len(set(saved)) > 20
+
+
+def test_64_ranks_start_and_train(tmp_path):
+    done = train(64, "--steps", "4", "--quiet", "--out", tmp_path, seconds=170)
+    assert done.returncode == 0, done.stderr
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["environment"]["ranks"] == 64
+    assert len(run["epochs"]) == 1
+
+
+@pytest.mark.parametrize("net", ["alexnet", "googlenet"])
+def test_full_size_nets_train_on_two_ranks(net, tmp_path):
+    done = train(2, "--net", net, "--data", "synthetic", "--batch", "4", "--steps", "2", "--quiet", "--out", tmp_path,
+                 seconds=150)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run.json").read_text())["epochs"][0]["images_per_second"] > 0
+
+
+def test_runs_without_mpiexec_from_any_folder(tmp_path):
+    import subprocess
+    import sys
+
+    from tests.ranks import environment
+
+    done = subprocess.run([sys.executable, "-m", "mpilayer.train", "--steps", "3"], cwd=tmp_path, env=environment(),
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "1 ranks, 1 on this machine" in done.stdout
+
+
+def test_googlenet_mini_learns():
+    done = train(2, "--net", "googlenet-mini", "--epochs", "8", seconds=120)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if "epoch " in line]
+    assert float(lines[-1].split("accuracy")[1].split("%")[0]) > 60, lines
+
+
+def test_other_programs_find_the_package_installed():
+    assert mpiexec(1, "-c", "import kernels, nets, bench, mpilayer; print(mpilayer.__version__)").stdout == "0.1.0\n"
