@@ -199,7 +199,8 @@ def _alone(message):
 
 def library(MPI):
     """Name and version of the MPI library."""
-    return " ".join(MPI.Get_library_version().splitlines()[0].strip("\x00").split())
+    first = MPI.Get_library_version().splitlines()[0].split(",")[0]
+    return " ".join(first.strip("\x00").split())
 
 
 def _not_the_launchers(launched, MPI):

@@ -120,7 +120,8 @@ def show(ranks):
         return
     table = Table(show_header=False, title="mpilayer on this machine")
     for name, value in facts.items():
-        table.add_row(name.replace("_", " "), ("no", "yes")[value] if isinstance(value, bool) else str(value or "not installed"))
+        shown = ("no", "yes")[value] if isinstance(value, bool) else str(value or "not installed")
+        table.add_row(name.replace("_", " "), shown)
     for name, (_, meaning) in env.VARIABLES.items():
         table.add_row(name, f"{os.environ.get(name, 'not set')}   ({meaning})")
     console = Console(highlight=False)

@@ -3,8 +3,6 @@
 from nets.blocks import (
     AvgPool,
     Concat,
-    Conv,
-    Dense,
     Dropout,
     Flatten,
     GlobalAvgPool,
@@ -14,6 +12,7 @@ from nets.blocks import (
     Sequence,
     Side,
 )
+from nets.layer import Conv, Dense
 
 # channels: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, after the pool (table 1 of the paper)
 INCEPTION = {

@@ -1,0 +1,268 @@
+"""Whatever goes wrong: one message a user can act on, every rank gone within seconds, nothing left behind."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import psutil
+import pytest
+
+from tests.ranks import environment, mpiexec, train
+
+LIMIT = 10  # seconds for every rank to be gone: the requirement
+IMAGES = np.zeros((40, 32, 32, 3), np.float32)
+LABELS = np.arange(40) % 4
+DIVIDE = """
+import sys
+from mpilayer import train
+def step(self, t, samples, real=train.Trainer.step):
+    if (t, self.ranks.rank) == (3, 1):
+        return 1 / 0
+    return real(self, t, samples)
+train.Trainer.step = step
+train.main(sys.argv[1:])
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled():
+    """Compile the kernels first: that may take longer than a failure may."""
+    assert train(1, "--steps", 1, "--quiet", seconds=300).returncode == 0
+
+
+def ranks_below(folder):
+    """Living processes whose output goes to `folder`."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if str(folder) in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def fails(done, *parts, started, place, traceback=False):
+    """The run failed in time, said `parts` in one message, once, and left nothing in `place`."""
+    assert done.returncode != 0
+    assert time.monotonic() - started < LIMIT
+    messages = [line for line in done.stderr.splitlines() if line.startswith("mpilayer: ")]
+    assert len(messages) == 1, done.stderr
+    for part in parts:
+        assert part in messages[0]
+    assert done.stderr.count("Traceback") == traceback, done.stderr
+    assert not ranks_below(place / "out")
+    assert not list(place.glob("tmp/mpilayer-*"))
+    assert not list(place.glob("out/*"))
+    assert not list(place.glob("out/.*"))
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder for out/, tmp/ and data."""
+    (tmp_path / "tmp").mkdir()
+    return tmp_path
+
+
+def refused(count, place, options, *parts):
+    """The main job fails on `count` ranks with `parts` in its message; all ranks agree, so none needs to abort."""
+    started = time.monotonic()
+    done = train(count, "--out", place / "out", *options, TMPDIR=str(place / "tmp"))
+    fails(done, *parts, started=started, place=place)
+    return done
+
+
+def write(path, x=IMAGES, y=LABELS, names=("x", "y"), classes=None):
+    with h5py.File(path, "w") as file:
+        file[names[0]], file[names[1]] = x, y
+        if classes:
+            file.attrs["classes"] = classes
+    return path
+
+
+@pytest.mark.parametrize(("options", "parts"), [
+    (["--net", "vgg"], ["--net", "'vgg'", "alexnet-mini", "googlenet", "try:"]),
+    (["--schedule", "later"], ["--schedule", "'later'", "oneshot", "layerwise", "delayed", "try:"]),
+    (["--data", "cifar"], ["cifar", "digits, synthetic or FILE.h5"]),
+    (["--schedule", "delayed", "--delay", "-1"], ["--delay", "not negative", "'-1'"]),
+    (["--schedule", "delayed", "--delay", "one"], ["--delay", "whole number", "'one'"]),
+    (["--delay", "2"], ["--delay 2", "--schedule delayed", "layerwise"]),
+    (["--batch", "2"], ["batch of 2", "3 ranks", "--batch 3"]),
+    (["--batch", "0"], ["--batch", "positive whole number"]),
+    (["--batch", "5000"], ["at most 1437", "5000", "try:"]),
+    (["--batch", "8", "--batch-per-rank", "8"], ["not allowed with"]),
+    (["--lr", "nan"], ["--lr", "'nan'"]),
+    (["--steps", "9" * 400], ["--steps", "positive whole number"]),
+    (["--shape", "32x32"], ["HxWxC", "'32x32'"]),
+    (["--data", "synthetic", "--shape", "2x2x1"], ["alexnet-mini", "(2, 2, 1)", "try:"]),
+    (["--classes", "10"], ["digits", "classes", "stored data"]),
+    (["--colour"], ["--colour", "--help"]),
+    (["--data", "/proc/none.h5"], ["/proc/none.h5", "no such file"]),
+    (["--data", "/proc/cpuinfo"], ["/proc/cpuinfo"]),
+    (["--out", "/proc/none/below"], ["/proc/none/below", "cannot write", "try: another --out"]),
+], ids=lambda value: " ".join(value)[:40])
+def test_bad_options(place, options, parts):
+    done = refused(3, place, options, *parts)
+    assert done.returncode == 2
+    assert "Abort" not in done.stderr
+
+
+@pytest.mark.parametrize(("content", "parts"), [
+    ({"names": ("images", "y")}, ["| x |", "images, y"]),
+    ({"x": IMAGES[..., 0]}, ["| x |", "(N,H,W,C)", "(40, 32, 32)"]),
+    ({"y": LABELS[:9]}, ["| y |", "(40,)", "(9,)"]),
+    ({"y": LABELS - 1}, ["| y |", "-1"]),
+    ({"classes": 3}, ["| y |", "0..2", "3"]),
+])
+def test_bad_content(place, content, parts):
+    path = write(place / "some.h5", **content)
+    refused(2, place, ["--data", path], str(path), *parts, "try:")
+
+
+@pytest.mark.parametrize("keep", [0.001, 0.5, 0.99])
+def test_truncated_file(place, keep):
+    path = write(place / "some.h5")
+    os.truncate(path, int(keep * path.stat().st_size))
+    refused(2, place, ["--data", path], str(path), "damaged or cut short")
+
+
+def test_not_hdf5(place):
+    path = place / "some.h5"
+    path.write_text("x, y\n" * 99)
+    refused(2, place, ["--data", path], str(path), "expected an HDF5 file")
+
+
+def test_output_folder_below_a_file(place):
+    (place / "file").touch()
+    refused(3, place, ["--out", place / "file" / "out"], "cannot write", "Not a directory")
+
+
+def test_a_result_that_cannot_be_written(place):
+    (place / "out" / "run.json").mkdir(parents=True)
+    done = train(2, "--steps", 2, "--out", place / "out", TMPDIR=str(place / "tmp"))
+    assert done.returncode == 2
+    assert done.stderr.count("mpilayer: ") == 1
+    assert "rank 0" in done.stderr
+    assert "cannot write to the output folder" in done.stderr
+    assert not list((place / "out").glob(".*"))
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_memory(place, count):
+    """A machine may promise what it does not have: 90 PB are refused by any."""
+    refused(count, place, ["--data", "synthetic", "--shape", "90000000x90000000x3"], "not enough memory", "--shape")
+
+
+@pytest.mark.parametrize("schedule", ["oneshot", "layerwise", "delayed"])
+def test_a_loss_that_is_not_finite(place, schedule):
+    refused(2, place, ["--schedule", schedule, "--lr", "1e30", "--warmup", "0", "--steps", "9"],
+            "rank ", f"{schedule} | step ", "conv", "expected finite", "try: a smaller --lr")
+
+
+def test_a_sample_that_is_not_finite(place):
+    x = IMAGES.copy()
+    x[3] = np.nan
+    path = write(place / "some.h5", x=x)
+    refused(2, place, ["--data", path, "--batch", "36"], "rank ", "layerwise | step 0", "samples [3]", "try:")
+
+
+@pytest.mark.parametrize(("count", "schedule"), [(2, "oneshot"), (3, "layerwise"), (4, "delayed")])
+def test_an_exception_on_one_rank(place, count, schedule):
+    (place / "divide.py").write_text(DIVIDE)
+    started = time.monotonic()
+    done = mpiexec(count, place / "divide.py", "--schedule", schedule, "--out", place / "out", TMPDIR=str(place / "tmp"))
+    fails(done, f"rank 1 | {schedule} | step ", "ZeroDivisionError", started=started, place=place, traceback=True)
+
+
+# Signals
+
+
+def signalled(place, count, send):
+    """Start a long run, let `send` (mpiexec's process, ranks) signal it, and see how it ends."""
+    line = ["mpiexec", "-n", str(count), sys.executable, "-m", "mpilayer.train", "--steps", "1000000",
+            "--out", str(place / "out")]
+    path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    job = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                           env=environment(PATH=path, TMPDIR=str(place / "tmp"), PYTHONUNBUFFERED="1"))
+    try:
+        for text in job.stdout:
+            if "epoch" in text:
+                break
+        ranks = [p for p in ranks_below(place / "out") if p.cmdline()[1:3] == ["-m", "mpilayer.train"]]
+        assert len(ranks) == count
+        started = time.monotonic()
+        send(job, ranks)
+        out, err = job.communicate(timeout=2 * LIMIT)
+        return subprocess.CompletedProcess(line, job.returncode, out, err), started
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("send", "name"), [
+    (lambda job, ranks: job.send_signal(signal.SIGINT), "SIGINT"),
+    (lambda job, ranks: os.killpg(job.pid, signal.SIGINT), "SIGINT"),
+    (lambda job, ranks: job.send_signal(signal.SIGTERM), "SIGTERM"),
+    (lambda job, ranks: ranks[1].send_signal(signal.SIGTERM), "SIGTERM"),
+    (lambda job, ranks: [rank.send_signal(signal.SIGINT) for rank in ranks], "SIGINT"),
+], ids=["SIGINT to mpiexec", "SIGINT to its group", "SIGTERM to mpiexec", "SIGTERM to a rank", "SIGINT to all ranks"])
+@pytest.mark.parametrize("count", [2, 4])
+def test_signals(place, count, send, name):
+    done, started = signalled(place, count, send)
+    fails(done, "rank ", f"stopped by {name}", started=started, place=place)
+
+
+def test_one_message_from_several_nodes(place):
+    """MPICH can pretend that ranks with odd and even numbers are on two machines."""
+    started = time.monotonic()
+    done = train(4, "--lr", "1e30", "--warmup", "0", "--steps", "9", "--out", place / "out", TMPDIR=str(place / "tmp"),
+                 MPIR_CVAR_ODD_EVEN_CLIQUES="1")
+    fails(done, "expected finite", started=started, place=place)
+
+
+# The launcher of another MPI
+
+
+@pytest.mark.parametrize("module", ["mpilayer.train", "mpilayer.info"])
+@pytest.mark.parametrize(("size", "rank", "name"), [
+    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "Open MPI"), ("PMI_SIZE", "PMI_RANK", "MPICH or Intel MPI"),
+    ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "Slurm")])
+def test_launcher_of_another_mpi(place, module, size, rank, name):
+    started = time.monotonic()
+    jobs = [subprocess.Popen([sys.executable, "-m", module], stderr=subprocess.PIPE, text=True, cwd=place,
+                             env=environment(**{size: "3", rank: str(number)})) for number in range(3)]
+    said = [job.communicate(timeout=2 * LIMIT)[1] for job in jobs]
+    done = subprocess.CompletedProcess(module, min(job.returncode for job in jobs), "", "".join(said))
+    fails(done, f"the launcher of {name} started 3 ranks", "try: the mpiexec", started=started, place=place)
+    assert said[0]
+    assert said[1:] == ["", ""]
+
+
+def test_no_mpi_library(place):
+    started = time.monotonic()
+    done = train(2, MPI4PY_LIBMPI="/nowhere/libmpi.so")
+    fails(done, "no MPI library can be loaded", "pip install", started=started, place=place)
+
+
+# What is not a failure
+
+
+def test_help_is_printed_once():
+    done = train(3, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("--schedule {") == done.stdout.count("--quiet  ") == 1
+
+
+def test_quiet_prints_nothing():
+    done = train(2, "--quiet", "--steps", 2)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_without_mpiexec():
+    done = subprocess.run([sys.executable, "-m", "mpilayer.train", "--steps", "2"], capture_output=True, text=True,
+                          timeout=60, env=environment())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1 ranks" in done.stdout or "1 rank" in done.stdout
