@@ -64,16 +64,25 @@ class Ranks:
         self._lot = None
 
     def _lay_lot(self):
-        """A file of this node that one rank, and only one, can remove: who does may print the error."""
-        if self.node.rank == 0:
-            handle, self._lot = tempfile.mkstemp(prefix="mpilayer-")
-            os.close(handle)
-        self._lot = self.node.bcast(self._lot)
+        """A pipe of this node's ranks with one byte in it: who gets that may print the error. It has no name."""
+        if self.node.rank > 0:
+            self._open_lot(None)
+            return
+        with tempfile.TemporaryDirectory(prefix="mpilayer-") as folder:
+            path = os.path.join(folder, "lot")
+            os.mkfifo(path)
+            self._open_lot(path)
+            os.write(self._lot, b"1")
+
+    def _open_lot(self, path):
+        self._lot = os.open(self.node.bcast(path), os.O_RDWR | os.O_NONBLOCK)
+        self.meet(self.node)  # then the name may go
 
     def _draws_the_lot(self):
-        with contextlib.suppress(FileNotFoundError, TypeError):  # TypeError: it was not laid yet
-            os.unlink(self._lot)
-            return True
+        if self._lot is None:  # it is not laid yet
+            return self.node.rank == 0
+        with contextlib.suppress(BlockingIOError):
+            return bool(os.read(self._lot, 1))
         return False
 
     def wait(self, request, what=""):
@@ -136,7 +145,6 @@ class Ranks:
         try:
             self._lay_lot()
             yield
-            self.meet()  # nobody takes the lot away while another rank may still need it
         except AgreedError as error:
             if self.rank == 0:
                 print(self._describe(error), file=sys.stderr, flush=True)
@@ -146,7 +154,6 @@ class Ranks:
             _on_signals(signal.SIG_IGN)  # somebody may press Ctrl-C twice
             self._stop(error)
         finally:
-            self._draws_the_lot()
             _on_signals(signal.SIG_DFL)
 
     def _stop(self, error):
@@ -206,8 +213,8 @@ def library(MPI):
 def _not_the_launchers(launched, MPI):
     ranks, _, launcher = launched
     mpiexec = os.path.join(os.path.dirname(sys.executable), "mpiexec")
-    return _alone(f"the launcher of {launcher} started {ranks} ranks, but this Python's MPI ({library(MPI)}) thinks each is"
-                  f" alone | try: the mpiexec that belongs to that MPI, usually the one next to this Python: {mpiexec}")
+    return _alone(f"the launcher of {launcher} started {ranks} ranks, but this Python's MPI ({library(MPI)}) thinks"
+                  f" each is alone | try: the mpiexec of that MPI, usually the one next to this Python: {mpiexec}")
 
 
 def start():

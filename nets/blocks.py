@@ -1,4 +1,4 @@
-"""Blocks without weights of their own. Like layers they have three phases; blocks of blocks nest them with `yield from`.
+"""Blocks without weights of their own. Like layers they have three phases; blocks of blocks nest by `yield from`.
 
     build(shape) -> shape      shapes without the batch: (H,W,C), or (C,) after Flatten; declares parameters
     forward(x, batch) -> y     a generator: yields each layer just before its weights are read

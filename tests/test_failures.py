@@ -48,13 +48,15 @@ def ranks_below(folder):
 def fails(done, *parts, started, place, traceback=False):
     """The run failed in time, said `parts` in one message, once, and left nothing in `place`."""
     assert done.returncode != 0
+    while ranks_below(place / "out"):  # mpiexec does not wait for those it kills
+        assert time.monotonic() - started < LIMIT
+        time.sleep(0.05)
     assert time.monotonic() - started < LIMIT
     messages = [line for line in done.stderr.splitlines() if line.startswith("mpilayer: ")]
     assert len(messages) == 1, done.stderr
     for part in parts:
         assert part in messages[0]
     assert done.stderr.count("Traceback") == traceback, done.stderr
-    assert not ranks_below(place / "out")
     assert not list(place.glob("tmp/mpilayer-*"))
     assert not list(place.glob("out/*"))
     assert not list(place.glob("out/.*"))
@@ -173,7 +175,8 @@ def test_a_sample_that_is_not_finite(place):
 def test_an_exception_on_one_rank(place, count, schedule):
     (place / "divide.py").write_text(DIVIDE)
     started = time.monotonic()
-    done = mpiexec(count, place / "divide.py", "--schedule", schedule, "--out", place / "out", TMPDIR=str(place / "tmp"))
+    done = mpiexec(count, place / "divide.py", "--schedule", schedule, "--out", place / "out",
+                   TMPDIR=str(place / "tmp"))
     fails(done, f"rank 1 | {schedule} | step ", "ZeroDivisionError", started=started, place=place, traceback=True)
 
 
@@ -253,7 +256,7 @@ def test_no_mpi_library(place):
 def test_help_is_printed_once():
     done = train(3, "--help")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.count("--schedule {") == done.stdout.count("--quiet  ") == 1
+    assert done.stdout.count("usage: ") == done.stdout.count("--quiet  ") == 1
 
 
 def test_quiet_prints_nothing():
@@ -265,4 +268,4 @@ def test_without_mpiexec():
     done = subprocess.run([sys.executable, "-m", "mpilayer.train", "--steps", "2"], capture_output=True, text=True,
                           timeout=60, env=environment())
     assert (done.returncode, done.stderr) == (0, "")
-    assert "1 ranks" in done.stdout or "1 rank" in done.stdout
+    assert "1 ranks, 1 on this machine" in done.stdout

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -51,6 +53,12 @@ def numbers(kind, seed):
     return lambda shape: rng.random(shape, np.float32)
 
 
+def normals():
+    """A source of arrays of normal numbers: sums of many outputs, whose largest does not cancel."""
+    rng = np.random.default_rng(0)
+    return lambda shape: rng.standard_normal(shape, np.float32)
+
+
 @st.composite
 def convolutions(draw):
     """(x shape, w shape, options) of a convolution that has an output."""
@@ -78,4 +86,223 @@ def test_cases(case):
     batch = 1 if case.size > 100 else 2
     x, w, y = case.shapes(batch)
     assert y == (batch, case.out, case.out, case.filters)
-    check(np.random.default_rng(0).standard_normal, x, w, **case.options)
+    check(normals(), x, w, **case.options)
+
+
+def test_flops_of_alexnet():
+    macs = {"conv1": 105_415_200, "conv2": 223_948_800, "conv3": 149_520_384, "conv4": 112_140_288, "conv5": 74_760_192}
+    assert {case.name: case.flops(1) for case in CASES if case.net == "alexnet"} == {k: 2 * m for k, m in macs.items()}
+    assert sum(macs.values()) == 665_784_864
+
+
+# Szegedy et al. 2015, table 1: block, pixels, channels in, #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj, and
+# millions of multiply-adds. Not those of 5a: the published 54 are not what its columns give, 51.
+INCEPTION = """
+3a 28 192  64  96 128 16  32  32 128
+3b 28 256 128 128 192 32  96  64 304
+4a 14 480 192  96 208 16  48  64  73
+4b 14 512 160 112 224 24  64  64  88
+4c 14 512 128 128 256 24  64  64 100
+4d 14 512 112 144 288 32  64  64 119
+4e 14 528 256 160 320 32 128 128 170
+5a  7 832 256 160 320 32 128 128  51
+5b  7 832 384 192 384 48 128 128  71
+"""
+
+
+def test_shapes_of_googlenet():
+    table = {(224, 3, 64, 7, 2, 3, 1), (56, 64, 64, 1, 1, 0, 1), (56, 64, 192, 3, 1, 1, 1)}
+    layers, channels = 3, 192
+    for line in INCEPTION.split("\n")[1:-1]:
+        size, given, one, reduce3, three, reduce5, five, pool, macs = map(int, line.split()[1:])
+        assert given in (channels, 832)
+        block = [(size, given, one, 1), (size, given, reduce3, 1), (size, reduce3, three, 3), (size, given, reduce5, 1),
+                 (size, reduce5, five, 5), (size, given, pool, 1)]
+        assert round(sum(size**2 * c * k * window**2 for _, c, k, window in block) / 1e6) in (macs, macs + 1)
+        table |= {(*shape, 1, shape[3] // 2, 1) for shape in block}
+        layers, channels = layers + 6, one + three + five + pool
+    shapes = [case[2:] for case in CASES if case.net == "googlenet"]
+    assert set(shapes) == table
+    assert (layers, len(shapes), channels) == (57, 49, 1024)
+
+
+GRADIENTS = [
+    ((2, 4, 5, 3), (3, 2, 3, 2), {"stride": (1, 2), "padding": ((1, 0), (0, 2))}),
+    ((1, 5, 4, 4), (2, 3, 2, 6), {"stride": 2, "padding": 1, "groups": 2}),
+    ((2, 5, 5, 2), (1, 1, 2, 3), {"stride": 3}),
+]
+
+
+@pytest.mark.parametrize(("x_shape", "w_shape", "options"), GRADIENTS)
+def test_gradients_by_finite_differences(x_shape, w_shape, options):
+    x, w, b, geometry = random(x_shape), random(w_shape, 1), random(w_shape[3:], 2), normal(options)
+    x64, w64, b64 = (array.astype(np.float64) for array in (x, w, b))
+    dy = random(ref.conv2d(x, w, b, *geometry).shape, 3)
+    dx = numeric_gradient(lambda x: ref.conv2d(x, w64, b64, *geometry), x, dy)
+    dw = numeric_gradient(lambda w: ref.conv2d(x64, w, b64, *geometry), w, dy)
+    db = numeric_gradient(lambda b: ref.conv2d(x64, w64, b, *geometry), b, dy)
+    dy64 = dy.astype(np.float64)
+    np.testing.assert_allclose(ref.conv2d_dgrad(dy64, w64, x_shape, *geometry), dx, atol=1e-7)
+    np.testing.assert_allclose(ref.conv2d_wgrad(x64, dy64, w_shape, *geometry), dw, atol=1e-7)
+    np.testing.assert_allclose(ref.bias_grad(dy64), db, atol=1e-7)
+    close(kernels.conv2d_dgrad(dy, w, x_shape, **options), dx)
+    close(kernels.conv2d_wgrad(x, dy, w_shape, **options), dw)
+    close(kernels.bias_grad(dy), db)
+
+
+def test_the_reference_is_the_definition():
+    x, w = random((1, 5, 6, 4)).astype(np.float64), random((3, 2, 2, 6), 1).astype(np.float64)
+    y = ref.conv2d(x, w, None, (2, 3), ((1, 0), (0, 2)), 2)
+    assert y.shape == (1, 2, 3, 6)
+    for p, q, k in np.ndindex(y.shape[1:]):
+        terms = (x[0, h, v, k // 3 * 2 + c] * w[r, s, c, k] for r, s, c in np.ndindex(3, 2, 2)
+                 if 0 <= (h := 2 * p + r - 1) < 5 and 0 <= (v := 3 * q + s) < 6)
+        np.testing.assert_allclose(y[0, p, q, k], sum(terms), rtol=1e-12)
+
+
+BLOCKS = {
+    "a padded image larger than the cache": ((2, 60, 70, 40), (3, 3, 40, 35), {"padding": 1}),
+    "a plain image larger than the cache": ((2, 60, 70, 40), (3, 2, 40, 35), {"stride": (1, 2)}),
+    "padded batches of several blocks": ((23, 16, 15, 36), (3, 3, 18, 38), {"padding": ((0, 1), (2, 1)), "groups": 2}),
+    "plain batches of several blocks": ((23, 16, 15, 36), (2, 3, 36, 33), {"stride": 2}),
+    "one long line, cut": ((5, 31, 37, 64), (1, 1, 64, 35), {}),
+    "one long line of short pieces": ((3, 5, 7, 7100), (1, 1, 7100, 3), {}),
+    "a row larger than the cache": ((1, 3, 210, 500), (2, 3, 500, 5), {"padding": (0, 1)}),
+}
+
+
+@pytest.mark.parametrize(("x_shape", "w_shape", "options"), BLOCKS.values(), ids=BLOCKS)
+def test_blocks(x_shape, w_shape, options):
+    assert 4 * np.prod(x_shape) > cpu.CACHED
+    check(numbers("whole", 0), x_shape, w_shape, **options)
+
+
+SMALL = (2, 6, 7, 4), (3, 2, 2, 6), {"stride": (1, 2), "padding": ((1, 2), (0, 1)), "groups": 2}
+
+
+def passes(x_shape, w_shape, options):
+    """[(function of (arrays, out), its arrays)] for each operation."""
+    x, w, b = random(x_shape), random(w_shape, 1), random(w_shape[3:], 2)
+    dy = random(kernels.conv2d(x, w, **options).shape, 3)
+    return [(lambda *a, out=None: kernels.conv2d(*a, out=out, **options), (x, w, b)),
+            (lambda *a, out=None: kernels.conv2d_dgrad(*a, x_shape, out=out, **options), (dy, w)),
+            (lambda *a, out=None: kernels.conv2d_wgrad(*a, w_shape, out=out, **options), (x, dy)),
+            (kernels.bias_grad, (dy,))]
+
+
+@pytest.mark.parametrize("convolution", [SMALL, ((3, 4, 5, 3), (1, 1, 3, 2), {}),
+                                         ((2, 7, 5, 3), (1, 2, 3, 2), {"stride": 3})])
+def test_out_is_written_and_returned(convolution):
+    for function, arrays in passes(*convolution):
+        want = function(*arrays)
+        out = np.full_like(want, np.nan)
+        assert function(*arrays, out=out) is out
+        np.testing.assert_array_equal(out, want)
+
+
+def locked(array):
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+def unaligned(array):
+    copy = np.zeros(array.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(array.shape)
+    copy[:] = array
+    return copy
+
+
+VIEWS = {"transposed": np.asfortranarray, "strided": lambda a: np.repeat(a, 2, -1)[..., ::2],
+         "backward": lambda a: a[::-1].copy()[::-1], "read-only": locked, "unaligned": unaligned}
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+@pytest.mark.parametrize("options", [SMALL[2], {"groups": 2}], ids=["padded", "plain"])
+def test_any_view_gives_the_same_and_is_not_changed(view, options):
+    for function, arrays in passes(*SMALL[:2], options):
+        viewed = [view(array) for array in arrays]
+        np.testing.assert_array_equal(function(*viewed), function(*arrays))
+        for array, original in zip(viewed, arrays, strict=True):
+            np.testing.assert_array_equal(array, original)
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_nan_passes_through_relu_where_it_is_seen(padding):
+    x, w = random((2, 9, 40, 3)), random((3, 3, 3, 35), 1)
+    x[1, 4, 20, 2] = np.nan
+    y = kernels.conv2d(x, w, random(35, 2), padding=padding, relu=True)
+    seen = np.zeros(y.shape, bool)
+    seen[1, 2 + padding:5 + padding, 18 + padding:21 + padding] = True
+    np.testing.assert_array_equal(np.isnan(y), seen)
+    assert y[~seen].min() == 0
+
+
+def test_no_options_are_stride_one_without_padding():
+    x, w = random((2, 5, 6, 4)), random((3, 3, 4, 5), 1)
+    close(kernels.conv2d(x, w), ref.conv2d(x.astype(np.float64), w, None, (1, 1), ((0, 0), (0, 0)), 1))
+    np.testing.assert_array_equal(kernels.conv2d(x, w, padding=(1, 2)), kernels.conv2d(x, w, padding=((1, 1), (2, 2))))
+    np.testing.assert_array_equal(kernels.conv2d(x, w, stride=np.int32(2)), kernels.conv2d(x, w, stride=(2, 2)))
+
+
+X, W, B, DY = random((2, 5, 6, 4)), random((3, 3, 4, 8)), random(8), random((2, 3, 4, 8))
+BOTH = r"x \(2, 5, 6, 4\), w \(3, 3, 4, 8\)"
+
+
+@pytest.mark.parametrize(("operation", "arrays", "options", "message"), [
+    ("conv2d", (X.astype(np.float64), W), {}, r"x must be \(N,H,W,C\) float32, got \(2,5,6,4\) float64"),
+    ("conv2d", (X, W.astype(np.float16)), {}, r"w must be \(R,S,C,K\) float32, got \(3,3,4,8\) float16"),
+    ("conv2d", (X[0], W), {}, r"x must be \(N,H,W,C\) float32, got \(5,6,4\)"),
+    ("conv2d", (X, [1.0]), {}, r"w must be .*got list"),
+    ("conv2d", (X[:0], W), {}, r"x \(0,5,6,4\) is empty"),
+    ("conv2d", (X, W[..., :0]), {}, r"w \(3,3,4,0\) is empty"),
+    ("conv2d", (X, W[:, :, :3]), {}, r"C/groups input channels: x \(2, 5, 6, 4\), w \(3, 3, 3, 8\), groups 1"),
+    ("conv2d", (X, W), {"groups": 2}, rf"C/groups input channels: {BOTH}, groups 2"),
+    ("conv2d", (X, W), {"groups": 3}, rf"groups must be a positive int that divides the channels: {BOTH}, groups 3"),
+    ("conv2d", (X, W[:, :, :1, :6]), {"groups": 4}, r"divides the channels: x .*w \(3, 3, 1, 6\), groups 4"),
+    ("conv2d", (X, W), {"groups": 0}, rf"groups must be .*{BOTH}, groups 0"),
+    ("conv2d", (X, W), {"groups": -1}, rf"groups must be .*{BOTH}, groups -1"),
+    ("conv2d", (X, W), {"groups": 1.0}, rf"groups must be .*{BOTH}, groups 1.0"),
+    ("conv2d", (X[:, :2], W), {}, r"filter is larger than the padded image: x \(2, 2, 6, 4\), w \(3, 3, 4, 8\)"),
+    ("conv2d", (X[:, :, :1], W), {"padding": ((9, 9), (0, 1))}, r"larger .*padding \(\(9, 9\), \(0, 1\)\)"),
+    ("conv2d", (X, W), {"stride": 0}, "stride must be an int or a pair of ints of at least 1, got 0"),
+    ("conv2d", (X, W), {"stride": (1, 0)}, r"stride must be .*got \(1, 0\)"),
+    ("conv2d", (X, W), {"stride": (1, 1, 1)}, r"stride must be .*got \(1, 1, 1\)"),
+    ("conv2d", (X, W), {"stride": 1.5}, "stride must be .*got 1.5"),
+    ("conv2d", (X, W), {"padding": -1}, "padding must be an int or a pair of ints of at least 0, got -1"),
+    ("conv2d", (X, W), {"padding": (1, 1, 1)}, r"padding must be .*got \(1, 1, 1\)"),
+    ("conv2d", (X, W), {"padding": ((1, 1),)}, r"padding must be an int, a pair or two pairs, got \(\(1, 1\),\)"),
+    ("conv2d", (X, W), {"padding": ((1, 1), (0, -1))}, r"padding must be .*got \(0, -1\)"),
+    ("conv2d", (X, W), {"padding": "same"}, "padding must be .*got 'same'"),
+    ("conv2d", (X, W, B[:7]), {}, "b must have K=8 values, has 7"),
+    ("conv2d", (X, W, B[:0]), {}, r"b \(0\) is empty"),
+    ("conv2d", (X, W, DY), {}, r"b must be \(K\) float32, got \(2,3,4,8\)"),
+    ("conv2d_dgrad", (DY[:, :2], W, X.shape), {}, r"dy must be \(2, 3, 4, 8\) .*got \(2,2,4,8\)"),
+    ("conv2d_dgrad", (DY, W, X.shape), {"stride": 2}, r"dy must be \(2, 2, 2, 8\) .*got \(2,3,4,8\)"),
+    ("conv2d_dgrad", (DY[0], W, X.shape), {}, r"dy must be \(N,P,Q,K\) float32, got \(3,4,8\)"),
+    ("conv2d_dgrad", (DY, W, X.shape[1:]), {}, r"x_shape must be four positive sizes, got \(5, 6, 4\)"),
+    ("conv2d_dgrad", (DY, W, (2, 5, 0, 4)), {}, r"x_shape must be four positive sizes, got \(2, 5, 0, 4\)"),
+    ("conv2d_dgrad", (DY, W, (2, 5, 6, 3)), {}, r"x \(2, 5, 6, 3\), w \(3, 3, 4, 8\), groups 1"),
+    ("conv2d_wgrad", (X, DY[:1], W.shape), {}, r"dy must be \(2, 3, 4, 8\) .*got \(1,3,4,8\)"),
+    ("conv2d_wgrad", (X, DY[..., :7], W.shape), {}, r"dy must be \(2, 3, 4, 8\) .*got \(2,3,4,7\)"),
+    ("conv2d_wgrad", (X, DY, (3, 3, 2, 8)), {}, r"x \(2, 5, 6, 4\), w \(3, 3, 2, 8\), groups 1"),
+    ("conv2d_wgrad", (X, DY, (7, 3, 4, 8)), {}, r"filter is larger .*w \(7, 3, 4, 8\)"),
+    ("conv2d_wgrad", (X, DY, W.shape), {"groups": 0}, rf"{BOTH}, groups 0"),
+    ("bias_grad", (DY[0],), {}, r"dy must be \(N,K\) float32, got \(3,4,8\)"),
+    ("bias_grad", (DY.astype(int),), {}, r"dy must be \(N,P,Q,K\) float32, got \(2,3,4,8\) int64"),
+])
+def test_errors_name_the_operation_and_the_shapes(operation, arrays, options, message):
+    with pytest.raises(ValueError, match=f"^{operation}: .*{message}"):
+        getattr(kernels, operation)(*arrays, **options)
+
+
+def test_an_output_that_does_not_fit_is_refused():
+    operations = {"conv2d": (X, W), "conv2d_dgrad": (DY, W, X.shape), "conv2d_wgrad": (X, DY, W.shape),
+                  "bias_grad": (DY,)}
+    for operation, arrays in operations.items():
+        function = getattr(kernels, operation)
+        good = function(*arrays)
+        message = f"{operation}: out must be a writeable, C-contiguous float32 array of shape {good.shape}"
+        strided = np.repeat(good, 2, -1)[..., ::2]
+        for out in (good[..., :-1].copy(), good.astype(np.float64), strided, locked(good), good.tolist()):
+            with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+                function(*arrays, out=out)

@@ -1,9 +1,12 @@
+from math import prod
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kernels
+from kernels.conv2d.cases import CASES as CONVOLUTIONS
 from kernels.dense import cpu, ref
 from kernels.dense.cases import CASES
 from tests.kernels.gradients import numeric_gradient
@@ -59,10 +62,12 @@ def test_cases(case):
 
 
 def test_the_cases_are_the_published_layers():
-    weights = {net: sum(case.channels * case.filters for case in CASES if case.net == net) for net in ("alexnet",)}
-    assert weights["alexnet"] == 58_621_952  # with 10,192 - 1,096 biases and the convolutions: 60,965,224
-    assert {case.name: case.flops(3) for case in CASES if case.net == "googlenet"} == {
-        "aux/fc1": 3 * 2 * 2048 * 1024, "classifier": 3 * 2 * 1024 * 1000}
+    layers = [case for case in (*CONVOLUTIONS, *CASES) if case.net == "alexnet"]
+    weights = sum(prod(case.shapes(1)[1]) + case.filters for case in layers)
+    assert (len(layers), weights) == (8, 60_965_224)
+    assert sum(case.flops(3) for case in layers if case in CASES) == 3 * 2 * 58_621_952
+    shapes = {case.shapes(1)[1] for case in CASES if case.net == "googlenet"}
+    assert shapes == {(4 * 4 * 128, 1024), (1024, 1000)}
 
 
 def test_gradients_by_finite_differences():

@@ -1,0 +1,63 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mpilayer import info
+from tests.ranks import environment, mpiexec
+
+GOOD = {"thread_level": "serialized", "oversubscribed": False, "ranks": 2, "ranks_per_node": 2, "cores_per_node": 2,
+        "instruction_set": "avx512", "cpu_features": "avx avx2 fma avx512f", "gpu": "none", "kernels_compiled": True,
+        "numba_cache": os.getcwd()}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_everything_is_shown_once(count):
+    done = mpiexec(count, "-m", "mpilayer.info", COLUMNS="200")
+    assert (done.returncode, done.stderr) == (0, "")
+    for row in ("mpi  ", "mpi standard", "thread level", "ranks  ", "nodes", "ranks per node", "cores per node",
+                "oversubscribed", "processor", "cpu features", "instruction set", "numba cache", "kernels compiled",
+                "gpu", "KERNELS_ISA", "NUMBA_CACHE_DIR"):
+        assert done.stdout.count(f"│ {row}") == 1, done.stdout
+    assert ("one rank only" in done.stdout) == (count == 1)
+
+
+def test_more_ranks_than_cores():
+    cores = len(os.sched_getaffinity(0))
+    done = mpiexec(cores + 1, "-m", "mpilayer.info", COLUMNS="200")
+    assert done.returncode == 0, done.stderr
+    assert f"hint: {cores + 1} ranks share {cores} cores" in done.stdout
+
+
+def test_without_mpiexec():
+    done = subprocess.run([sys.executable, "-m", "mpilayer.info"], capture_output=True, text=True, timeout=60,
+                          env=environment(COLUMNS="200"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "hint: one rank only" in done.stdout
+
+
+def test_an_unknown_instruction_set():
+    done = mpiexec(2, "-m", "mpilayer.info", KERNELS_ISA="mmx")
+    assert done.returncode == 2
+    assert done.stderr.count("KERNELS_ISA=mmx: choose one of avx512, avx2, plain") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_no_hint_where_all_is_well():
+    assert list(info.hints(GOOD)) == []
+
+
+@pytest.mark.parametrize(("change", "hint"), [
+    ({"thread_level": "single"}, "no threads"),
+    ({"oversubscribed": True, "ranks_per_node": 9}, "9 ranks share 2 cores"),
+    ({"ranks": 1}, "mpiexec -n"),
+    ({"instruction_set": "plain"}, "neither AVX-512 nor AVX2"),
+    ({"instruction_set": "avx2"}, "unset KERNELS_ISA"),
+    ({"numba_cache": "/proc/none"}, "NUMBA_CACHE_DIR"),
+    ({"kernels_compiled": False}, "first start"),
+    ({"gpu": "not used: cupy is not installed"}, "mpilayer[gpu]"),
+])
+def test_a_hint_for_whatever_is_not_well(change, hint):
+    (said,) = info.hints(GOOD | change)
+    assert hint in said

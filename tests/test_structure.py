@@ -1,0 +1,90 @@
+"""The rules of the house that a program can hold."""
+
+import ast
+import re
+import sys
+
+import pytest
+
+import nets
+from bench import __main__ as bench
+from bench.kernels import PEERS
+from bench.kernels import parser as bench_parser
+from mpilayer import train
+from mpilayer.optim import POLICIES
+from mpilayer.progress import PROGRESS
+from mpilayer.schedules import SCHEDULES
+from tests.ranks import TOP
+
+HOUSE = {"kernels", "nets", "mpilayer", "bench", "tests"}
+FILES = {file.relative_to(TOP).as_posix(): file
+         for package in HOUSE - {"tests"} for file in (TOP / package).rglob("*.py")}
+ROOMS = sorted(folder.name for folder in (TOP / "kernels").iterdir() if list(folder.glob("*.py")))
+
+MAY_IMPORT = {"kernels": set(), "nets": {"kernels"}, "mpilayer": set(), "bench": {"kernels", "nets", "mpilayer"},
+              "mpilayer/train.py": {"kernels", "nets"}, "mpilayer/optim.py": {"kernels"},
+              "mpilayer/info.py": {"kernels"}}
+LIBRARIES = {"kernels": {"numpy", "numba", "llvmlite"}, "nets": {"numpy"}}  # those not listed may use any
+
+
+def imports(tree):
+    """Top packages that a piece of code imports, wherever it does."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module.split(".")[0]
+
+
+def at_once(tree):
+    """Top packages imported when the module is, not later inside a function."""
+    if isinstance(tree, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        return
+    if isinstance(tree, ast.Import | ast.ImportFrom):
+        yield from imports(tree)
+    for node in ast.iter_child_nodes(tree):
+        yield from at_once(node)
+
+
+def test_the_rules_see_what_they_forbid():
+    tree = ast.parse("import a.b, c\nfrom d.e import f\nfrom . import g\nif 1:\n  import h\ndef i(): import j")
+    assert set(imports(tree)) == {"a", "c", "d", "h", "j"}
+    assert set(at_once(tree)) == {"a", "c", "d", "h"}
+    assert {name.split("/")[0] for name in FILES} == HOUSE - {"tests"}
+    assert {"conv2d", "dense", "update", "activation"} <= set(ROOMS)
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_imports_go_one_way(name):
+    package, tree = name.split("/")[0], ast.parse(FILES[name].read_text())
+    allowed = MAY_IMPORT.get(name, MAY_IMPORT[package]) | {package}
+    assert set(imports(tree)) & HOUSE <= allowed
+    if package in LIBRARIES:
+        libraries = set(imports(tree)) - HOUSE - set(sys.stdlib_module_names)
+        assert libraries <= LIBRARIES[package] | ({"cupy"} if package == "kernels" else set())
+    assert "cupy" not in at_once(tree)
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_files_are_short(name):
+    assert len(FILES[name].read_text().splitlines()) <= 300
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_room_has_its_furniture(room):
+    found = {file.name for file in (TOP / "kernels" / room).iterdir()}
+    assert {"__init__.py", "ref.py", "cpu.py", "cases.py"} <= found
+
+
+@pytest.mark.parametrize(("registry", "text"), [
+    (nets.NETS, train.parser().format_help()),
+    (SCHEDULES, train.parser().format_help()),
+    (PROGRESS, train.parser().format_help()),
+    (POLICIES, train.parser().format_help()),
+    (PEERS, bench_parser().format_help()),
+    (bench.COMMANDS, bench.overview()),
+], ids=["nets", "schedules", "progress", "policies", "peers", "commands"])
+def test_help_shows_every_name_of_a_registry(registry, text):
+    assert type(registry) is dict
+    assert 0 < len(registry) <= 10
+    assert set(registry) <= set(re.findall(r"[\w-]+", text))
