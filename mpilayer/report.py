@@ -77,9 +77,8 @@ class Display:
     def epoch(self, entry):
         """A line."""
         self.bar.console.print(
-            f"epoch {entry['epoch']:3d}   loss {entry['train_loss']:.4f}   "
-            f"test accuracy {entry['test_accuracy']:7.2%}   {entry['images_per_second']:,.0f} images/s   "
-            f"exposed {entry['exposed_seconds']:.2f} of {entry['seconds']:.2f} s")
+            f"epoch {entry['epoch']:3d}  loss {entry['train_loss']:.4f}  test accuracy {entry['test_accuracy']:7.2%}  "
+            f"{entry['images_per_second']:7,.0f} images/s  exposed {entry['exposed_seconds'] / entry['seconds']:4.0%}")
 
     def end(self, epochs, seconds, final, hashes):
         """The table."""

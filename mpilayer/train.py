@@ -1,18 +1,22 @@
 """Train a network, data-parallel over MPI: `mpiexec -n P python -m mpilayer.train`, or without mpiexec for one rank."""
 
-import argparse
-import contextlib
+import json
 import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numba.core import event
 
+import kernels
+import nets
 from mpilayer import comm, info, report
+from mpilayer.data import batches, open_data, share
 from mpilayer.errors import UserError
 from mpilayer.files import replacing
-from mpilayer.optim import POLICIES, MomentumSGD, learning_rate
+from mpilayer.optim import MomentumSGD, learning_rate
+from mpilayer.options import parser, read_options
 from mpilayer.pending import Queue
 from mpilayer.progress import PROGRESS
 from mpilayer.schedules import SCHEDULES
@@ -34,88 +38,6 @@ class Batch:
     training: bool = True
 
 
-class Parser(argparse.ArgumentParser):
-    """Leaves it to the ranks together to say what is wrong."""
-
-    def error(self, message):
-        """Raise UserError."""
-        raise UserError(f"{message} | try: python -m mpilayer.train --help")
-
-
-def _number(kind, least, what):
-    """An argparse type: a number of that kind, at least `least`."""
-    def convert(text):
-        with contextlib.suppress(ValueError, OverflowError):
-            value = kind(text)
-            if value >= least and math.isfinite(value):
-                return value
-        raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}")
-
-    return convert
-
-
-def _shape(text):
-    try:
-        sizes = tuple(int(part) for part in text.lower().split("x"))
-    except ValueError:
-        sizes = ()
-    if len(sizes) != 3 or min(sizes) < 1:
-        raise argparse.ArgumentTypeError(f"expected HxWxC, as in 32x32x3, got {text!r}")
-    return sizes
-
-
-def parser():
-    """All options, with their defaults and meaning."""
-    from nets import NETS
-
-    count, natural = _number(int, 1, "a positive whole number"), _number(int, 0, "a whole number, not negative")
-    amount = _number(float, 0, "a number, not negative")
-    p = Parser(prog="python -m mpilayer.train", description=__doc__, add_help=False,
-               formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("--help", "-h", action="store_true", help="show this and stop")
-    p.add_argument("--net", choices=NETS, default="alexnet-mini", help="what to train")
-    p.add_argument("--schedule", choices=SCHEDULES, default="layerwise", help="when gradients are summed and applied")
-    p.add_argument("--delay", type=natural, help="steps a gradient is late (delayed only; default: 1)")
-    p.add_argument("--data", default="digits", help="digits, synthetic, or a file FILE.h5")
-    p.add_argument("--shape", type=_shape, help="HxWxC of synthetic images (default: the net's)")
-    p.add_argument("--classes", type=count, help="classes of synthetic images (default: the net's)")
-    sizes = p.add_mutually_exclusive_group()
-    sizes.add_argument("--batch", type=count, default=64, help="effective batch, shared out among the ranks")
-    sizes.add_argument("--batch-per-rank", type=count, help="instead: the batch of each rank")
-    p.add_argument("--epochs", type=count, help="how often to see all samples (default: 30, or as --steps needs)")
-    p.add_argument("--steps", type=count, help="stop after so many steps")
-    p.add_argument("--lr", type=amount, default=0.007, help="learning rate")
-    p.add_argument("--momentum", type=amount, default=0.9, help="momentum")
-    p.add_argument("--weight-decay", type=amount, default=5e-4, help="weight decay")
-    p.add_argument("--lr-policy", choices=POLICIES, default="poly", help="how the learning rate falls")
-    p.add_argument("--lr-step", type=count, default=1000, help="policy step: steps between falls")
-    p.add_argument("--lr-gamma", type=amount, default=0.1, help="policy step: factor of a fall")
-    p.add_argument("--lr-power", type=amount, default=0.5, help="policy poly: its power")
-    p.add_argument("--warmup", type=natural, default=20, help="steps in which the learning rate rises to its value")
-    p.add_argument("--seed", type=natural, default=0, help="of weights, batches, dropout and synthetic data")
-    p.add_argument("--progress", choices=PROGRESS, default="poll", help="what makes messages move during computation")
-    p.add_argument("--out", type=Path, help="folder for run.json and timeline.json")
-    p.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    return p
-
-
-def read_options(argv, ranks):
-    """The options, completed and checked. Raises UserError."""
-    options = parser().parse_args(argv)
-    if options.schedule != "delayed" and options.delay:
-        raise UserError(f"--delay {options.delay} goes with --schedule delayed, not {options.schedule}")
-    if options.delay is None:
-        options.delay = 1 if options.schedule == "delayed" else 0
-    if options.batch_per_rank:
-        options.batch = options.batch_per_rank * ranks.size
-    if options.batch < ranks.size:
-        raise UserError(f"a batch of {options.batch} is smaller than the {ranks.size} ranks that share it"
-                        f" | expected at least one sample a rank | try: --batch {ranks.size}")
-    if options.epochs is None and options.steps is None:
-        options.epochs = 30
-    return options
-
-
 def _unwritable(path, error):
     return UserError(f"cannot write to the output folder {path} ({error.strerror}) | try: another --out")
 
@@ -133,16 +55,13 @@ def prepare_folder(path):
 
 def load(options):
     """The data and the net. Raises UserError."""
-    import nets
-    from mpilayer import data
-
     _, shape, classes = nets.NETS[options.net]
     form = {"shape": options.shape, "classes": options.classes}
     if options.data == "synthetic":
         form = {"shape": options.shape or shape, "classes": options.classes or classes}
     try:
-        source = data.open_data(options.data, seed=options.seed, **form)
-        data.batches(len(source.train), options.batch, seed=options.seed, epoch=0)  # says if there are too few samples
+        source = open_data(options.data, seed=options.seed, **form)
+        batches(len(source.train), options.batch, seed=options.seed, epoch=0)  # says if there are too few samples
         return source, nets.build(options.net, classes=source.classes, shape=source.shape, seed=options.seed)
     except UserError:
         raise
@@ -156,10 +75,6 @@ def load(options):
 
 def warm(ranks, net, say):
     """Compile the kernels by one step on one blank sample: one rank a node does, the others find them on disk."""
-    from numba.core import event
-
-    import kernels
-
     class Announce(event.Listener):
         told = False
 
@@ -185,8 +100,6 @@ class Trainer:
     """One run: the schedule, what it works on, and the record of its epochs."""
 
     def __init__(self, ranks, options, data, net, display):
-        from mpilayer.data import batches
-
         self.ranks, self.options, self.data, self.net, self.display = ranks, options, data, net, display
         self.per_epoch = len(batches(len(data.train), options.batch, seed=0, epoch=0))
         epochs = options.epochs or math.ceil(options.steps / self.per_epoch)
@@ -204,8 +117,6 @@ class Trainer:
 
     def epoch(self, number):
         """All samples once, in an order that depends on seed and epoch alone; then the accuracy on the test part."""
-        from mpilayer.data import batches
-
         first = number * self.per_epoch
         plan = batches(len(self.data.train), self.options.batch, seed=self.options.seed, epoch=number)
         plan = plan[:self.steps - first]
@@ -217,8 +128,6 @@ class Trainer:
 
     def step(self, t, samples):
         """Training step t on this rank's share of the effective batch; this rank's part of its mean loss."""
-        from mpilayer.data import share
-
         self.ranks.where = f"{self.options.schedule} | step {t}"
         self.trace.next_step()
         mine = share(len(samples), self.ranks.rank, self.ranks.size)
@@ -251,8 +160,6 @@ class Trainer:
 
     def accuracy(self):
         """Share of the test part that is classified right; each rank looks at a part of it."""
-        from mpilayer.data import share
-
         self.ranks.where = "evaluation"
         mine = share(len(self.data.test), self.ranks.rank, self.ranks.size)
         chunk = max(1, self.options.batch // self.ranks.size)
@@ -267,8 +174,6 @@ class Trainer:
 
 def save(folder, ranks, trainer, epochs, final):
     """run.json and timeline.json, each whole or not at all."""
-    import json
-
     config = {key: str(value) if isinstance(value, Path) else value for key, value in vars(trainer.options).items()}
     record = {"config": config, "environment": info.environment(ranks), "epochs": epochs, "final": final}
     try:
@@ -283,10 +188,10 @@ def save(folder, ranks, trainer, epochs, final):
 def run(ranks, argv):
     """The whole job."""
     ranks.agree(info.instruction_set)
-    options = ranks.agree(lambda: read_options(argv, ranks))
+    options = ranks.agree(lambda: read_options(argv, nets.NETS, ranks.size))
     if options.help:
         if ranks.rank == 0:
-            parser().print_help()
+            parser(nets.NETS).print_help()
         return
     data, net = ranks.agree(lambda: load(options))
     if options.out:

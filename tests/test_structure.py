@@ -10,8 +10,8 @@ import nets
 from bench import __main__ as bench
 from bench.kernels import PEERS
 from bench.kernels import parser as bench_parser
-from mpilayer import train
 from mpilayer.optim import POLICIES
+from mpilayer.options import parser
 from mpilayer.progress import PROGRESS
 from mpilayer.schedules import SCHEDULES
 from tests.ranks import TOP
@@ -77,10 +77,10 @@ def test_every_room_has_its_furniture(room):
 
 
 @pytest.mark.parametrize(("registry", "text"), [
-    (nets.NETS, train.parser().format_help()),
-    (SCHEDULES, train.parser().format_help()),
-    (PROGRESS, train.parser().format_help()),
-    (POLICIES, train.parser().format_help()),
+    (nets.NETS, parser(nets.NETS).format_help()),
+    (SCHEDULES, parser(nets.NETS).format_help()),
+    (PROGRESS, parser(nets.NETS).format_help()),
+    (POLICIES, parser(nets.NETS).format_help()),
     (PEERS, bench_parser().format_help()),
     (bench.COMMANDS, bench.overview()),
 ], ids=["nets", "schedules", "progress", "policies", "peers", "commands"])

@@ -1,0 +1,93 @@
+"""The options of `python -m mpilayer.train`: what they are, and which go together."""
+
+import argparse
+import contextlib
+import math
+from pathlib import Path
+
+from mpilayer.errors import UserError
+from mpilayer.optim import POLICIES
+from mpilayer.progress import PROGRESS
+from mpilayer.schedules import SCHEDULES
+
+PURPOSE = "Train a network, data-parallel over MPI: mpiexec -n P python -m mpilayer.train. One rank needs no mpiexec."
+
+
+class Parser(argparse.ArgumentParser):
+    """Leaves it to the ranks together to say what is wrong."""
+
+    def error(self, message):
+        """Raise UserError."""
+        raise UserError(f"{message} | try: python -m mpilayer.train --help")
+
+
+def _number(kind, least, what):
+    """An argparse type: a number of that kind, at least `least`."""
+    def convert(text):
+        with contextlib.suppress(ValueError, OverflowError):
+            value = kind(text)
+            if value >= least and math.isfinite(value):
+                return value
+        raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}")
+
+    return convert
+
+
+def _shape(text):
+    try:
+        sizes = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        sizes = ()
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"expected HxWxC, as in 32x32x3, got {text!r}")
+    return sizes
+
+
+def parser(nets):
+    """All options, with their defaults and meaning; `nets` are the names to choose from."""
+    count, natural = _number(int, 1, "a positive whole number"), _number(int, 0, "a whole number, not negative")
+    amount = _number(float, 0, "a number, not negative")
+    p = Parser(prog="python -m mpilayer.train", description=PURPOSE, add_help=False,
+               formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("--help", "-h", action="store_true", help="show this and stop")
+    p.add_argument("--net", choices=nets, default="alexnet-mini", help="what to train")
+    p.add_argument("--schedule", choices=SCHEDULES, default="layerwise", help="when gradients are summed and applied")
+    p.add_argument("--delay", type=natural, help="steps a gradient is late (delayed only; default: 1)")
+    p.add_argument("--data", default="digits", help="digits, synthetic, or a file FILE.h5")
+    p.add_argument("--shape", type=_shape, help="HxWxC of synthetic images (default: the net's)")
+    p.add_argument("--classes", type=count, help="classes of synthetic images (default: the net's)")
+    sizes = p.add_mutually_exclusive_group()
+    sizes.add_argument("--batch", type=count, default=64, help="effective batch, shared out among the ranks")
+    sizes.add_argument("--batch-per-rank", type=count, help="instead: the batch of each rank")
+    p.add_argument("--epochs", type=count, help="how often to see all samples (default: 30, or as --steps needs)")
+    p.add_argument("--steps", type=count, help="stop after so many steps")
+    p.add_argument("--lr", type=amount, default=0.007, help="learning rate")
+    p.add_argument("--momentum", type=amount, default=0.9, help="momentum")
+    p.add_argument("--weight-decay", type=amount, default=5e-4, help="weight decay")
+    p.add_argument("--lr-policy", choices=POLICIES, default="poly", help="how the learning rate falls")
+    p.add_argument("--lr-step", type=count, default=1000, help="policy step: steps between falls")
+    p.add_argument("--lr-gamma", type=amount, default=0.1, help="policy step: factor of a fall")
+    p.add_argument("--lr-power", type=amount, default=0.5, help="policy poly: its power")
+    p.add_argument("--warmup", type=natural, default=20, help="steps in which the learning rate rises to its value")
+    p.add_argument("--seed", type=natural, default=0, help="of weights, batches, dropout and synthetic data")
+    p.add_argument("--progress", choices=PROGRESS, default="poll", help="what makes messages move during computation")
+    p.add_argument("--out", type=Path, help="folder for run.json and timeline.json")
+    p.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    return p
+
+
+def read_options(argv, nets, ranks):
+    """The options, completed and checked for so many ranks. Raises UserError."""
+    options = parser(nets).parse_args(argv)
+    if options.schedule != "delayed" and options.delay:
+        raise UserError(f"--delay {options.delay} goes with --schedule delayed, not {options.schedule}")
+    if options.delay is None:
+        options.delay = 1 if options.schedule == "delayed" else 0
+    if options.batch_per_rank:
+        options.batch = options.batch_per_rank * ranks
+    if options.batch < ranks:
+        raise UserError(f"a batch of {options.batch} is smaller than the {ranks} ranks that share it"
+                        f" | expected at least one sample a rank | try: --batch {ranks}")
+    if options.epochs is None and options.steps is None:
+        options.epochs = 30
+    return options
