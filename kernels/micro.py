@@ -123,19 +123,20 @@ def _variant(module, lanes, rows, vectors, masked):
     function.linkage = "internal"
     function.attributes.add("noinline")
     (columns, depth, a, a_row, a_k, b, b_k, c, c_row, blocks, a_offsets, b_offsets, mode, bias, ahead) = function.args
-    enter, given, outer, inner, close, leave = (function.append_basic_block(name) for name in
-                                                ("enter", "given", "outer", "inner", "close", "leave"))
+    enter, given, outer, inner, close, ending, more_of_c, leave = (
+        function.append_basic_block(name)
+        for name in ("enter", "given", "outer", "inner", "close", "ending", "more_of_c", "leave"))
     cells = [(i, j) for i in range(rows) for j in range(vectors)]
     bld = _Vectors(enter, lanes, vectors)
     if masked:
         bld.cut(columns)
 
-    # where sums start: from C (its rows c_row apart), from the bias (the same row again and again), or from nothing
+    # sums start from the bias, the same in every row, or from nothing
     accumulate = bld.flag(mode, ACCUMULATE)
-    first, apart = bld.select(accumulate, c, bias), bld.select(accumulate, c_row, _int(0))
-    bld.cbranch(bld.icmp_signed("!=", first, _int(0)), given, outer)
+    bld.cbranch(bld.or_(accumulate, bld.icmp_signed("==", bias, _int(0))), outer, given)
     bld.position_at_end(given)
-    start = {(i, j): bld.load_vector(bld.add(first, bld.mul(apart, _int(i))), j) for i, j in cells}
+    row = [bld.load_vector(bias, j) for j in range(vectors)]
+    start = {(i, j): row[j] for i, j in cells}
     bld.branch(outer)
 
     bld.position_at_end(outer)
@@ -168,9 +169,15 @@ def _variant(module, lanes, rows, vectors, masked):
     following = bld.add(t, _int(1))
     for node, value in [(t, following), *((total[cell], new[cell]) for cell in cells)]:
         node.add_incoming(value, close)
-    bld.cbranch(bld.icmp_signed("<", following, blocks), outer, leave)
+    bld.cbranch(bld.icmp_signed("<", following, blocks), outer, ending)
 
+    bld.position_at_end(ending)
+    bld.cbranch(accumulate, more_of_c, leave)
+    bld.position_at_end(more_of_c)  # added last: rounding errors grow with the longest sum, so sums stay short
+    grown = {(i, j): bld.fadd(bld.load_vector(bld.add(c, bld.mul(c_row, _int(i))), j), new[i, j]) for i, j in cells}
+    bld.branch(leave)
     bld.position_at_end(leave)
+    new = {cell: bld.carried(bld.vector, ending=new[cell], more_of_c=grown[cell]) for cell in cells}
     floor = bld.splat(bld.select(bld.flag(mode, RELU), ir.Constant(F32, 0.0), ir.Constant(F32, float("-inf"))))
     for i, j in cells:  # compared so that NaN stays NaN
         clipped = bld.select(bld.fcmp_ordered("<", new[i, j], floor), floor, new[i, j])

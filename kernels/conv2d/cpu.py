@@ -11,6 +11,7 @@ from kernels import micro
 from kernels.micro import ACCUMULATE, RELU, call
 
 FLOAT = 4
+SUMMED = 1024  # products in one go, about: the rounding error grows with the longest sum
 CACHED = 384 << 10  # bytes of image worked on at a time: it shares a core's L2 with a panel of the weights
 PIXELS = 256  # of a gradient by weights, summed before the next tile: a panel of so many pixels of dy stays in L1
 
@@ -52,7 +53,7 @@ def _sweep(tile, a, a_strides, image_taps, b, panel_taps, depth, c, c_strides, b
     """Output pixels (N,P,Q) with K channels at address c, from pixels at address a and packed weights at b."""
     address, tall, wide = tile
     (a_n, a_p, a_q), (c_n, c_p, c_q) = a_strides, c_strides
-    mode = RELU if relu else 0
+    taps, together = panel_taps.size, max(1, SUMMED // depth)
     total = P * Q
     if a_p == Q * a_q and c_p == Q * c_q and a_n == P * a_p and c_n == P * c_p:  # one long line, cut as we like
         total, N = N * P * Q, 1
@@ -65,10 +66,12 @@ def _sweep(tile, a, a_strides, image_taps, b, panel_taps, depth, c, c_strides, b
         for k in range(0, K, wide):
             for line in range(start, min(start + block, lines)):
                 n, p = line // P, line % P
-                call(address, (min(Q, total - p * Q), min(wide, K - k), depth, a + n * a_n + p * a_p, a_q, FLOAT,
-                               b + k // wide * panel, wide * FLOAT, c + n * c_n + p * c_p + k * FLOAT, c_q,
-                               panel_taps.size, image_taps.ctypes.data, panel_taps.ctypes.data, mode,
-                               bias + k * FLOAT if bias else 0, 0))
+                for t in range(0, taps, together):
+                    mode = (ACCUMULATE if t > 0 else 0) | (RELU if relu and t + together >= taps else 0)
+                    call(address, (min(Q, total - p * Q), min(wide, K - k), depth, a + n * a_n + p * a_p, a_q, FLOAT,
+                                   b + k // wide * panel, wide * FLOAT, c + n * c_n + p * c_p + k * FLOAT, c_q,
+                                   min(together, taps - t), image_taps[t:].ctypes.data, panel_taps[t:].ctypes.data,
+                                   mode, bias + k * FLOAT if bias else 0, 0))
 
 
 @njit(nogil=True, cache=True)

@@ -8,6 +8,7 @@ from kernels.micro import ACCUMULATE, RELU, call
 
 FLOAT = 4
 SLICE = 128  # rows of weights multiplied before y is touched again: a panel of them fits L1
+SUMMED = 1024  # products in one go: the rounding error grows with the longest sum
 AHEAD = 2  # panels to prefetch: the hardware does not follow a walk down the columns
 
 
@@ -49,9 +50,10 @@ def _dgrad(tile, dy, w, dx):
         rows = min(tall, C - c)
         for j in range(panels.shape[0]):
             width = min(wide, M - j * wide)
-            call(address, (rows, width, K, w.ctypes.data + c * K * FLOAT, K * FLOAT, FLOAT,
-                           panels[j].ctypes.data, wide * FLOAT, part.ctypes.data, wide * FLOAT,
-                           1, whole.ctypes.data, whole.ctypes.data, 0, 0, 0))
+            for k in range(0, K, SUMMED):
+                call(address, (rows, width, min(SUMMED, K - k), w.ctypes.data + (c * K + k) * FLOAT, K * FLOAT, FLOAT,
+                               panels[j, k:].ctypes.data, wide * FLOAT, part.ctypes.data, wide * FLOAT,
+                               1, whole.ctypes.data, whole.ctypes.data, ACCUMULATE if k > 0 else 0, 0, 0))
             for m in range(width):
                 for i in range(rows):
                     dx[j * wide + m, c + i] = part[i, m]
