@@ -48,25 +48,34 @@ def output(operation, out, wanted):
     return out
 
 
+def _whole(value, least):
+    return isinstance(value, int | np.integer) and value >= least
+
+
+def _sequence(value):
+    return isinstance(value, tuple | list | np.ndarray)
+
+
 def sizes(operation, name, value):
     """Four positive ints, the shape of an image or a filter."""
-    four = tuple(int(v) for v in value)
-    require(len(four) == 4 and min(four) >= 1, operation, "{} must be four positive sizes, got {!r}", name, value)
-    return four
+    good = _sequence(value) and len(value) == 4 and all(_whole(v, 1) for v in value)
+    require(good, operation, "{} must be four positive sizes, got {!r}", name, value)
+    return tuple(map(int, value))
 
 
 def pair(operation, name, value, least=1):
     """(rows, columns) from an int or a pair of ints, each at least `least`."""
-    both = (value, value) if np.ndim(value) == 0 else tuple(value)
-    good = len(both) == 2 and all(isinstance(v, int | np.integer) and v >= least for v in both)
+    both = tuple(value) if _sequence(value) else (value, value)
+    good = len(both) == 2 and all(_whole(v, least) for v in both)
     require(good, operation, "{} must be an int or a pair of ints of at least {}, got {!r}", name, least, value)
     return int(both[0]), int(both[1])
 
 
 def padding(operation, value):
     """((top, bottom), (left, right)) from an int, a pair (rows, columns) or two pairs."""
-    if np.ndim(value) == 2:
-        require(len(value) == 2, operation, "padding must be an int, a pair or two pairs, got {!r}", value)
+    if _sequence(value) and any(map(_sequence, value)):
+        good = len(value) == 2 and all(map(_sequence, value))
+        require(good, operation, "padding must be an int, a pair or two pairs, got {!r}", value)
         return pair(operation, "padding", value[0], 0), pair(operation, "padding", value[1], 0)
     rows, columns = pair(operation, "padding", value, 0)
     return (rows, rows), (columns, columns)

@@ -65,7 +65,7 @@ def conv2d_wgrad(x, dy, w_shape, *, stride=1, padding=0, groups=1, out=None):
 
 
 def bias_grad(dy, out=None):
-    """Gradient by the bias, (K,): the sum over all of dy (..., K) but its last dimension."""
+    """Gradient by the bias, (K,): the sum over all but the last dimension of dy, (N,P,Q,K) or (M,K)."""
     axes = "NPQK" if np.ndim(dy) == 4 else "NK"
     dy = tensor("bias_grad", "dy", dy, axes)
     db = arguments.output("bias_grad", out, dy.shape[-1:])
