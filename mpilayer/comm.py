@@ -19,7 +19,7 @@ LOCAL_RANKS = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_TASKS_PER
 CROWD, TURN = 8, 15e-6  # ranks on a core from which on sleeping beats yielding; seconds a rank holds a core to poll
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SAY = 3  # seconds in which the rank that speaks has its say, before another ends the job
-BUSY, NAP = 0.5, 0.002  # seconds: after so long it is not a message that is late but a rank, and polling helps nobody
+BUSY, NAP = 0.5, 3e-4  # seconds after which a wait is a long one, and that a rank then leaves a core alone
 
 
 class Interrupted(BaseException):
@@ -60,6 +60,7 @@ class Ranks:
         self.first_node = self.node.bcast(self.rank) == 0
         self.cores = len(set().union(*self.node.allgather(os.sched_getaffinity(0))))
         self.crowded = self.node.size > self.cores
+        self.patience = env.get("MPILAYER_PATIENCE")
         self.where = "start-up"  # for messages: what this rank is doing
         self._lot = None
 
@@ -87,24 +88,24 @@ class Ranks:
 
     def wait(self, request, what=""):
         """Return when the request has completed. Signals are heard meanwhile, and a long wait is reported."""
-        start, turns, told = time.monotonic(), 0, False
+        start, told = time.monotonic(), False
         while not request.Test():
-            turns += 1
-            self._give_way()
-            if turns % 256 == 0 and time.monotonic() - start > BUSY:
-                time.sleep(NAP)
-                told = told or self._complain(time.monotonic() - start, what)
+            waited = time.monotonic() - start
+            self._give_way(waited)
+            told = told or self._complain(waited, what)
 
-    def _give_way(self):
+    def _give_way(self, waited):
         """Let the ranks that share this core have it; where they are many, until they all had their turn."""
         crowd = self.node.size / self.cores
-        if crowd > CROWD:
+        if crowd > 1 and waited > BUSY:  # it is not a message that is late but a rank: it may need the core for long
+            time.sleep(crowd * NAP)
+        elif crowd > CROWD:
             time.sleep(crowd * TURN)
         elif crowd > 1:
             os.sched_yield()
 
     def _complain(self, waited, what):
-        if waited < env.get("MPILAYER_PATIENCE"):
+        if waited < self.patience:
             return False
         print(f"rank {self.rank} | {self.where} | {what or 'a meeting of all ranks'} | "
               f"still waiting after {waited:.0f} s", file=sys.stderr, flush=True)

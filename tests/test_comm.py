@@ -1,5 +1,3 @@
-import os
-
 import numpy as np
 import pytest
 
@@ -38,7 +36,7 @@ def test_a_long_wait_is_reported_once(ranks):
     import io
     import time
 
-    os.environ["MPILAYER_PATIENCE"] = "0.6"
+    ranks.patience = 0.6
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
         if ranks.rank == 1:
