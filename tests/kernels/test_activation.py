@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 import kernels
 from kernels.activation import ref
 from kernels.activation.cases import CASES
-from tests.kernels.gradients import numeric_gradient
+from tests.kernels.oracle import numeric_gradient
 
 EPS = np.finfo(np.float32).eps
 few = settings(max_examples=200, deadline=None)

@@ -9,19 +9,7 @@ import kernels
 from kernels import arguments
 from kernels.conv2d import cpu, ref
 from kernels.conv2d.cases import CASES
-from tests.kernels.gradients import numeric_gradient
-
-BOUND = 2e-6
-
-
-def random(shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape, np.float32)
-
-
-def close(got, want):
-    """Equal up to BOUND of the largest value."""
-    assert got.dtype == np.float32
-    np.testing.assert_allclose(got, want, rtol=0, atol=BOUND * np.abs(want).max())
+from tests.kernels.oracle import close, numeric_gradient, random
 
 
 def normal(options):

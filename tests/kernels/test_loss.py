@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from kernels.loss import ref, softmax, softmax_cross_entropy
 from kernels.loss.cases import CASES
-from tests.kernels.gradients import numeric_gradient
+from tests.kernels.oracle import numeric_gradient
 
 EPS = np.finfo(np.float32).eps
 

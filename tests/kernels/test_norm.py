@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 import kernels
 from kernels.norm import ref
 from kernels.norm.cases import CASES
-from tests.kernels.gradients import numeric_gradient
+from tests.kernels.oracle import numeric_gradient
 
 EPS = np.finfo(np.float32).eps
 

@@ -7,7 +7,7 @@ import kernels
 from kernels.pool import ref
 from kernels.pool.cases import CASES
 from kernels.pool.geometry import axes
-from tests.kernels.gradients import numeric_gradient
+from tests.kernels.oracle import numeric_gradient
 
 EPS = np.finfo(np.float32).eps
 few = settings(max_examples=200, deadline=None)

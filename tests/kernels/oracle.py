@@ -1,6 +1,18 @@
-"""Finite differences."""
+"""What kernels are held against: float64 within a bound, and finite differences."""
 
 import numpy as np
+
+BOUND = 2e-6
+
+
+def random(shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def close(got, want):
+    """Equal up to BOUND of the largest value."""
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, want, rtol=0, atol=BOUND * np.abs(want).max())
 
 
 def numeric_gradient(f, x, dy, eps=1e-6):
