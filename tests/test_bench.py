@@ -197,7 +197,6 @@ def test_without_run_json_the_folder_is_the_title(folder):
 
 @pytest.mark.parametrize("suffix", timeline.FORMATS)
 def test_timeline_draws(folder, suffix, capsys):
-    pytest.importorskip("matplotlib")
     picture = folder / f"steps{suffix}"
     assert run("timeline", folder, folder / "timeline.json", "--plot", picture) == 0
     assert picture.stat().st_size > 1000
