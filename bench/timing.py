@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 
 from kernels import micro
-from kernels.micro import call
+from kernels.vectors import call
 
 LEAST = 1e-3  # seconds of one reading, far above what the clock and the loop cost
 DEPTH, PASSES = 128, 1000  # a panel that L1 holds with room to spare, and how often the peak goes over it

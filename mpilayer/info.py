@@ -57,10 +57,10 @@ def _numba_cache():
 
 def instruction_set():
     """The kernels' instruction set. Raises UserError if KERNELS_ISA names none."""
-    from kernels import micro
+    from kernels import vectors
 
     try:
-        return micro.isa()
+        return vectors.isa()
     except ValueError as error:
         raise UserError(f"{error} | try: unset KERNELS_ISA") from None
 

@@ -4,7 +4,8 @@ import numpy as np
 from numba import njit
 
 from kernels import micro
-from kernels.micro import ACCUMULATE, RELU, call
+from kernels.micro import ACCUMULATE, RELU
+from kernels.vectors import call
 
 FLOAT = 4
 SLICE = 128  # rows of weights multiplied before y is touched again: a panel of them fits L1

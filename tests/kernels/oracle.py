@@ -9,10 +9,10 @@ def random(shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
-def close(got, want):
-    """Equal up to BOUND of the largest value."""
+def close(got, want, bound=BOUND):
+    """Equal up to `bound` of the largest value."""
     assert got.dtype == np.float32
-    np.testing.assert_allclose(got, want, rtol=0, atol=BOUND * np.abs(want).max())
+    np.testing.assert_allclose(got, want, rtol=0, atol=bound * np.abs(want).max())
 
 
 def numeric_gradient(f, x, dy, eps=1e-6):

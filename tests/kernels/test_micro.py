@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from kernels import micro
+from kernels import micro, vectors
 from kernels.micro import ACCUMULATE, RELU
 from tests.ranks import TOP, environment
 
@@ -17,7 +17,7 @@ FEATURES = {"avx512": {"avx512f"}, "avx2": {"avx2", "fma"}, "plain": set()}  # w
 
 @njit
 def call(address, arguments):
-    micro.call(address, arguments)
+    vectors.call(address, arguments)
 
 
 def multiply(a, b, c, mode=0, bias=None, ahead=0):
@@ -87,8 +87,8 @@ def test_tiles_keep_nan_and_clip_infinity():
 def best(monkeypatch, features):
     """The choice on a processor with these features."""
     monkeypatch.delenv("KERNELS_ISA", raising=False)
-    monkeypatch.setattr(micro.binding, "get_host_cpu_features", lambda: dict.fromkeys(features, True))
-    return micro.isa()
+    monkeypatch.setattr(vectors.binding, "get_host_cpu_features", lambda: dict.fromkeys(features, True))
+    return vectors.isa()
 
 
 def test_the_best_instruction_set_is_chosen(monkeypatch):
@@ -101,25 +101,25 @@ def test_the_best_instruction_set_is_chosen(monkeypatch):
 def test_an_unknown_instruction_set_lists_the_known_ones(monkeypatch):
     monkeypatch.setenv("KERNELS_ISA", "sse9")
     with pytest.raises(ValueError, match="KERNELS_ISA=sse9: choose one of avx512, avx2, plain"):
-        micro.isa()
+        vectors.isa()
 
 
-@pytest.mark.parametrize("isa", micro.ISAS)
+@pytest.mark.parametrize("isa", vectors.ISAS)
 def test_on_every_instruction_set(isa, monkeypatch):
     """Tiles, convolution and dense layers in a process that uses that set, or a lesser one if this host lacks it."""
-    have = {name for name, there in micro.binding.get_host_cpu_features().items() if there}
+    have = {name for name, there in vectors.binding.get_host_cpu_features().items() if there}
     if not FEATURES[isa] <= have:
         monkeypatch.delenv("KERNELS_ISA", raising=False)
-        assert list(micro.ISAS).index(micro.isa()) > list(micro.ISAS).index(isa)
+        assert list(vectors.ISAS).index(vectors.isa()) > list(vectors.ISAS).index(isa)
         return
-    files = (f"tests/kernels/test_{name}.py" for name in ("micro", "conv2d", "dense"))
-    chosen = "test_tiles or test_the_environment or test_matches_the_reference"
+    files = (f"tests/kernels/test_{name}.py" for name in ("micro", "conv2d", "winograd", "dense"))
+    chosen = "test_tiles or test_transforms or test_the_environment or test_matches_the_reference"
     done = subprocess.run([sys.executable, "-m", "pytest", *files, "-k", chosen, "-p", "no:cacheprovider"], cwd=TOP,
                           env=environment(KERNELS_ISA=isa), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 13, done.stdout
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 28, done.stdout
 
 
 def test_the_environment_chooses_the_tile():
-    lanes, rows, vectors = micro.ISAS[micro.isa()]
-    assert micro.tile()[1:] == (rows, vectors * lanes)
+    lanes, rows, across = vectors.ISAS[vectors.isa()]
+    assert micro.tile()[1:] == (rows, across * lanes)

@@ -1,0 +1,244 @@
+"""Convolution on the register tile. Images stay channels-last and in place: there is no im2col buffer.
+
+A row of the tile is a pixel, its stride the distance of neighbouring output pixels. Without groups the S taps of a
+filter row are neighbours in memory, so one block of the tile is a whole filter row and R blocks are the filter.
+"""
+
+import numpy as np
+from numba import njit
+
+from kernels import micro
+from kernels.micro import ACCUMULATE, RELU
+from kernels.vectors import call
+
+FLOAT = 4
+SUMMED = 1024  # products in one go, about: the rounding error grows with the longest sum
+CACHED = 384 << 10  # bytes of image worked on at a time: it shares a core's L2 with a panel of the weights
+PIXELS = 256  # of a gradient by weights, summed before the next tile: a panel of so many pixels of dy stays in L1
+
+
+@njit(nogil=True, cache=True)
+def _pad(x, padded, top, left):
+    """Copy images into the middle of a buffer whose border is already zero."""
+    for n in range(x.shape[0]):
+        for h in range(x.shape[1]):
+            padded[n, top + h, left:left + x.shape[2]] = x[n, h]
+
+
+@njit(nogil=True, cache=True)
+def _bordered(x, top, bottom, left, right):
+    """A buffer for as many padded images as stay in cache; for none without a border."""
+    N, H, W, C = x.shape
+    bytes_each = (top + H + bottom) * (left + W + right) * C * FLOAT
+    count = min(N, max(1, CACHED // bytes_each)) if top + bottom + left + right > 0 else 0
+    return np.zeros((count, top + H + bottom, left + W + right, C), np.float32)
+
+
+@njit(nogil=True, cache=True)
+def _taps(R, S, C, row, group):
+    """Byte offsets, in the image and in a panel of weights, of the runs of memory a filter reads; and their length."""
+    if group == C:
+        runs, depth = 1, S * C
+    else:
+        runs, depth = S, group
+    image, panel = np.empty(R * runs, np.intp), np.empty(R * runs, np.intp)
+    for r in range(R):
+        for s in range(runs):
+            image[r * runs + s] = r * row + s * C * FLOAT
+            panel[r * runs + s] = (r * runs + s) * depth
+    return image, panel, depth
+
+
+@njit(nogil=True, cache=True)
+def _sweep(tile, a, a_strides, image_taps, b, panel_taps, depth, c, c_strides, bias, relu, N, P, Q, K):
+    """Output pixels (N,P,Q) with K channels at address c, from pixels at address a and packed weights at b."""
+    address, tall, wide = tile
+    (a_n, a_p, a_q), (c_n, c_p, c_q) = a_strides, c_strides
+    taps, together = panel_taps.size, max(1, SUMMED // depth)
+    total = P * Q
+    if a_p == Q * a_q and c_p == Q * c_q and a_n == P * a_p and c_n == P * c_p:  # one long line, cut as we like
+        total, N = N * P * Q, 1
+        Q = min(total, max(1, CACHED // (a_q * tall)) * tall)
+        P, a_p, c_p = -(-total // Q), Q * a_q, Q * c_q
+    lines = N * P
+    block = max(1, CACHED // a_p)
+    panel = depth * panel_taps.size * wide * FLOAT
+    for start in range(0, lines, block):
+        for k in range(0, K, wide):
+            for line in range(start, min(start + block, lines)):
+                n, p = line // P, line % P
+                for t in range(0, taps, together):
+                    mode = (ACCUMULATE if t > 0 else 0) | (RELU if relu and t + together >= taps else 0)
+                    call(address, (min(Q, total - p * Q), min(wide, K - k), depth, a + n * a_n + p * a_p, a_q, FLOAT,
+                                   b + k // wide * panel, wide * FLOAT, c + n * c_n + p * c_p + k * FLOAT, c_q,
+                                   min(together, taps - t), image_taps[t:].ctypes.data, panel_taps[t:].ctypes.data,
+                                   mode, bias + k * FLOAT if bias else 0, 0))
+
+
+@njit(nogil=True, cache=True)
+def _pack(w, groups, wide):
+    """Weights (R,S,C,K) as (groups, panels, R, S, C, wide), the last panel filled up with zeros."""
+    R, S, C, K = w.shape
+    K //= groups
+    panels = -(-K // wide)
+    packed = np.zeros((groups, panels, R, S, C, wide), np.float32)
+    for g in range(groups):
+        for j in range(panels):
+            first = g * K + j * wide
+            width = min(wide, K - j * wide)
+            for r in range(R):
+                for s in range(S):
+                    for c in range(C):
+                        for k in range(width):
+                            packed[g, j, r, s, c, k] = w[r, s, c, first + k]
+    return packed
+
+
+@njit(nogil=True, cache=True)
+def transpose(source, target):
+    """target[k, c] = source[c, k], in squares of a constant size that the compiler unrolls into shuffles."""
+    C, K = source.shape
+    c4, k4 = C // 4 * 4, K // 4 * 4
+    for k in range(0, k4, 4):
+        for c in range(0, c4, 4):
+            for i in range(4):
+                for j in range(4):
+                    target[k + i, c + j] = source[c + j, k + i]
+    for k in range(K):
+        for c in range(c4 if k < k4 else 0, C):
+            target[k, c] = source[c, k]
+
+
+@njit(nogil=True, cache=True)
+def _pack_phase(w, groups, wide, r0, s0, sh, sw):
+    """The taps r0, r0+sh, ... x s0, s0+sw, ... flipped and transposed, packed like weights that map K to C channels."""
+    R, S, C, K = w.shape
+    K //= groups
+    rows, columns, panels = -(-(R - r0) // sh), -(-(S - s0) // sw), -(-C // wide)
+    packed = np.zeros((groups, panels, rows, columns, K, wide), np.float32)
+    for g in range(groups):
+        for j in range(panels):
+            for r in range(rows):
+                for s in range(columns):
+                    tap = w[r0 + sh * (rows - 1 - r), s0 + sw * (columns - 1 - s)]
+                    transpose(tap[j * wide:min(C, (j + 1) * wide), g * K:(g + 1) * K], packed[g, j, r, s])
+    return packed
+
+
+@njit(nogil=True, cache=True)
+def _forward(tile, x, w, bias, relu, y, stride, padding, groups):
+    (sh, sw), ((top, bottom), (left, right)) = stride, padding
+    N, H, W, C = x.shape
+    R, S, Cg, K = w.shape
+    P, Q = y.shape[1:3]
+    packed = _pack(w, groups, tile[2])
+    bordered = top + bottom + left + right > 0
+    buffer = _bordered(x, top, bottom, left, right)  # not `images`: x may be read-only
+    images = buffer if bordered else x
+    c_n, c_p, c_q = P * Q * K * FLOAT, Q * K * FLOAT, K * FLOAT
+    row = images.shape[2] * C * FLOAT
+    image_taps, panel_taps, depth = _taps(R, S, C, row, Cg)
+    panel_taps *= tile[2] * FLOAT
+    for n in range(0, N, images.shape[0]):
+        count = min(images.shape[0], N - n)
+        if bordered:
+            _pad(x[n:n + count], buffer, top, left)
+        for g in range(groups):
+            first = g * (K // groups) * FLOAT
+            _sweep(tile, images.ctypes.data + g * Cg * FLOAT, (images.shape[1] * row, sh * row, sw * C * FLOAT),
+                   image_taps, packed[g].ctypes.data, panel_taps, depth, y.ctypes.data + n * c_n + first,
+                   (c_n, c_p, c_q), bias.ctypes.data + first if bias.size else 0, relu, count, P, Q, K // groups)
+
+
+@njit(nogil=True, cache=True)
+def _dgrad(tile, dy, w, dx, stride, padding, groups):
+    """A convolution with stride 1 for each phase of the stride: the pixels of dx that the same taps reach."""
+    (sh, sw), ((top, _), (left, _)) = stride, padding
+    N, H, W, C = dx.shape
+    R, S, Cg, K = w.shape
+    P, Q = dy.shape[1:3]
+    above, before = (R - 1) // sh, (S - 1) // sw
+    below, after = max(0, (H - 1 + top) // sh - P + 1), max(0, (W - 1 + left) // sw - Q + 1)
+    bordered = above + below + before + after > 0
+    buffer = _bordered(dy, above, below, before, after)  # not `images`: dy may be read-only
+    images = buffer if bordered else dy
+    row = images.shape[2] * K * FLOAT
+    c_n = H * W * C * FLOAT
+    if sh > R or sw > S:
+        dx[:] = 0
+    for r0 in range(min(sh, R)):
+        for s0 in range(min(sw, S)):
+            h, v = (r0 - top) % sh, (s0 - left) % sw
+            packed = _pack_phase(w, groups, tile[2], r0, s0, sh, sw)
+            rows, columns = packed.shape[2:4]
+            image_taps, panel_taps, depth = _taps(rows, columns, K, row, K // groups)
+            panel_taps *= tile[2] * FLOAT
+            y0, x0 = (h + top - r0) // sh - rows + 1 + above, (v + left - s0) // sw - columns + 1 + before
+            for n in range(0, N if h < H and v < W else 0, images.shape[0]):
+                count = min(images.shape[0], N - n)
+                if bordered:
+                    _pad(dy[n:n + count], buffer, above, before)
+                for g in range(groups):
+                    _sweep(tile, images.ctypes.data + y0 * row + (x0 * K + g * (K // groups)) * FLOAT,
+                           (images.shape[1] * row, row, K * FLOAT), image_taps, packed[g].ctypes.data, panel_taps,
+                           depth, dx.ctypes.data + n * c_n + ((h * W + v) * C + g * Cg) * FLOAT,
+                           (c_n, sh * W * C * FLOAT, sw * C * FLOAT), 0, False,
+                           count, -(-(H - h) // sh), -(-(W - v) // sw), Cg)
+
+
+@njit(nogil=True, cache=True)
+def _wgrad(tile, x, dy, dw, stride, padding, groups):
+    """Rows of the tile are the (s, c) of a filter row, columns are k; the sum runs over pixels, a few lines at once."""
+    address, _, wide = tile
+    (sh, sw), ((top, bottom), (left, right)) = stride, padding
+    N, H, W, C = x.shape
+    R, S, Cg, K = dw.shape
+    P, Q = dy.shape[1:3]
+    bordered = top + bottom + left + right > 0
+    buffer = _bordered(x, top, bottom, left, right)  # not `images`: x may be read-only
+    images = buffer if bordered else x
+    row, image = images.shape[2] * C * FLOAT, images.shape[1] * images.shape[2] * C * FLOAT
+    total = N * P * Q
+    if R * S * sh * sw == 1 and not bordered:  # pixels of x and dy go together: one long line, cut as we like
+        P, Q, row, image = 1, PIXELS, PIXELS * C * FLOAT, PIXELS * C * FLOAT
+        N = -(-total // Q)
+    per_buffer = images.shape[0] if bordered else N
+    runs, length = (1, S * C) if groups == 1 else (S, Cg)
+    block = max(1, PIXELS // Q)
+    a_lines, b_lines = np.empty(block, np.intp), np.arange(block) * (Q * K * FLOAT)
+    for n in range(0, N, per_buffer):
+        count = min(per_buffer, N - n)
+        if bordered:
+            _pad(x[n:n + count], buffer, top, left)
+        for start in range(0, count * P, block):
+            lines = min(block, count * P - start)
+            first = (n * P + start) * Q
+            for i in range(lines):
+                a_lines[i] = (start + i) // P * image + (start + i) % P * sh * row
+            for g in range(groups):
+                for k in range(g * (K // groups), (g + 1) * (K // groups), wide):
+                    width = min(wide, (g + 1) * (K // groups) - k)
+                    for r in range(R):
+                        for s in range(runs):
+                            call(address, (length, width, min(Q, total - first),
+                                           images.ctypes.data + r * row + (s * C + g * Cg) * FLOAT, FLOAT,
+                                           sw * C * FLOAT,
+                                           dy.ctypes.data + (first * K + k) * FLOAT, K * FLOAT,
+                                           dw.ctypes.data + ((r * S + s) * Cg * K + k) * FLOAT, K * FLOAT,
+                                           lines, a_lines.ctypes.data, b_lines.ctypes.data,
+                                           ACCUMULATE if first > 0 else 0, 0, 0))
+
+
+def forward(x, w, bias, relu, y, stride, padding, groups):
+    """y = conv(x, w) + bias; an empty bias is none."""
+    _forward(micro.tile(), x, w, bias, relu, y, stride, padding, groups)
+
+
+def dgrad(dy, w, dx, stride, padding, groups):
+    """Gradient by the input, into dx."""
+    _dgrad(micro.tile(), dy, w, dx, stride, padding, groups)
+
+
+def wgrad(x, dy, dw, stride, padding, groups):
+    """Gradient by the weights, into dw."""
+    _wgrad(micro.tile(), x, dy, dw, stride, padding, groups)

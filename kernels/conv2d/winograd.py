@@ -1,0 +1,310 @@
+"""Convolution by transforms (transform.py): a small matrix product for each point, on the register tile.
+
+The output is cut into squares of m x m pixels; a line is a row of squares. Lines go through in blocks, so that their
+points stay in cache. An image with a stride s is one of 1/s the size with s*s times the channels and no stride.
+"""
+
+import os
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from kernels import micro, scratch
+from kernels.conv2d.direct import transpose
+from kernels.conv2d.transform import DATA, FILTER, GRADIENT, OUTPUT, WEIGHTS, transform
+from kernels.micro import ACCUMULATE
+from kernels.threads import share
+from kernels.vectors import call
+
+ENABLED = os.environ.get("KERNELS_WINOGRAD", "1") != "0"
+OUTPUTS = {3: 4, 4: 5, 5: 4}  # taps r: outputs m, which make 6 points or 8
+FLOAT = 4
+NEAR, FAR = 1 << 20, 24 << 20  # bytes of points in a block: one core's L2, and the L3 it may share
+SUMMED = {6: 256, 8: 64}  # products in one go, by n: more points magnify rounding errors, so sums are shorter
+
+jit = njit(nogil=True, cache=True)
+
+
+class Squares(NamedTuple):
+    """How an image is cut: m x m outputs from n x n inputs, a stride and a border; lines in an image and their length.
+    """
+
+    m: int
+    n: int
+    stride: int
+    top: int
+    left: int
+    down: int
+    across: int
+
+
+def _squares(r, stride, padding, P, Q):
+    m = OUTPUTS[r]
+    return Squares(m, m + r - 1, stride, padding[0][0], padding[1][0], -(-P // m), -(-Q // m))
+
+
+def wins(w_shape, stride, groups, P, Q):
+    """Whether this is faster than the direct kernels, by counting; what a transform costs was measured."""
+    R, S, C, K = w_shape
+    C, K = C * stride[0] * stride[1], K // groups
+    r = -(-R // stride[0])
+    if not ENABLED or R != S or stride[0] != stride[1] or r not in OUTPUTS or (stride[0] > 1 and groups > 1):
+        return False
+    cut = _squares(r, stride[0], ((0, 0), (0, 0)), P, Q)
+    squares = cut.down * cut.across * cut.n**2 * (C * K + 8 * (C + K))
+    return squares < 0.8 * P * Q * R * S * w_shape[2] * K
+
+
+@jit
+def _spread(floats):
+    """An odd number of cache lines for so many floats: then rows that far apart do not share the sets of a cache."""
+    lines = -(-floats // 16)
+    return 16 * (lines + 1 - lines % 2)
+
+
+@jit
+def _copy(source, start, target):
+    """target[i] = source[start + i], zero outside."""
+    a, b = min(target.size, max(0, -start)), max(0, min(target.size, source.size - start))
+    target[:a] = 0
+    target[max(a, b):] = 0
+    inside, wanted = target[a:b], source[start + a:start + b]
+    for i in range(inside.size):
+        inside[i] = wanted[i]
+
+
+@jit
+def _gather(x, first, top, left, s, line):
+    """What n rows of squares need of an image (H,W,C), from row `first` on, into line (rows, columns, s*s*C)."""
+    rows, columns, channels = line.shape
+    H, W, C = x.shape
+    size = s * C
+    for i in range(rows):
+        for d in range(s):
+            h = (first + i) * s + d - top
+            if not 0 <= h < H:
+                line[i, :, d * size:(d + 1) * size] = 0
+            elif s == 1:
+                _copy(x[h].reshape(W * C), -left * C, line[i].reshape(columns * C))
+            else:
+                pixels = x[h].reshape(W * C)
+                begin = -(-left // s)  # the cells that lie inside
+                end = max(begin, min(columns, (W + left) // s))
+                for j in range(begin):
+                    _copy(pixels, (j * s - left) * C, line[i, j, d * size:(d + 1) * size])
+                for e in range(size):  # cells are short: going along the row takes fewer instructions
+                    for j in range(begin, end):
+                        line[i, j, d * size + e] = pixels[(j * s - left) * C + e]
+                for j in range(end, columns):
+                    _copy(pixels, (j * s - left) * C, line[i, j, d * size:(d + 1) * size])
+
+
+@jit
+def _data(data, x, cut, start, first, last, line, v):
+    """Lines first to last of a block that begins at line `start`, to the points v (n * n, squares, channels)."""
+    m, n, s, top, left, down, across = cut
+    columns, C = line.shape[1:]
+    plane, step = v.shape[1] * v.shape[2] * FLOAT, v.shape[2] * FLOAT
+    for i in range(first, last):
+        _gather(x[(start + i) // down], (start + i) % down * m, top, left, s, line)
+        call(data, (across, C, line.ctypes.data, columns * C * FLOAT, C * FLOAT, m * C * FLOAT,
+                    v[0, i * across:].ctypes.data, n * plane, plane, step, 0, 0))
+
+
+@jit
+def _filters(filter, w, n, first, last, u):
+    """Filters (R,S,C,K) to the points u (n * n, groups, panels, C, wide), panels first to last of all groups."""
+    R, S, C, K = w.shape
+    _, groups, panels, _, wide = u.shape
+    plane, Kg = groups * panels * C * wide * FLOAT, K // groups
+    for j in range(first, last):
+        g, k = j // panels, j % panels * wide
+        call(filter, (C, min(wide, Kg - k), w.ctypes.data + (g * Kg + k) * FLOAT, S * C * K * FLOAT, C * K * FLOAT,
+                      K * FLOAT, u[0, g, j % panels].ctypes.data, n * plane, plane, wide * FLOAT, 0, 0))
+
+
+@jit
+def _products(tile, v, u, K, squares, summed, z):
+    """z (n * n, squares, K) = v (n * n, squares, C) times u, point by point."""
+    address, _, wide = tile
+    whole = np.zeros(1, np.intp)
+    points, groups, panels, C = u.shape[:4]
+    for point in range(points):
+        for g in range(groups):
+            for j in range(panels):
+                k = g * (K // groups) + j * wide
+                for c in range(0, C, summed):
+                    call(address, (squares, min(wide, K // groups - j * wide), min(summed, C - c),
+                                   v[point, 0, g * C + c:].ctypes.data, v.shape[2] * FLOAT, FLOAT,
+                                   u[point, g, j, c].ctypes.data, wide * FLOAT,
+                                   z[point, 0, k:].ctypes.data, z.shape[2] * FLOAT,
+                                   1, whole.ctypes.data, whole.ctypes.data, ACCUMULATE if c > 0 else 0, 0, 0))
+
+
+@jit
+def _output(output, z, bias, relu, cut, start, lines, edge, y):
+    """A block of lines of z to y; squares that reach over the edge go through a line of their own."""
+    m, n, down, across = cut.m, cut.n, cut.down, cut.across
+    P, Q, K = y.shape[1:]
+    plane, step = z.shape[1] * z.shape[2] * FLOAT, z.shape[2] * FLOAT
+    for i in range(lines):
+        image, row = (start + i) // down, (start + i) % down * m
+        inside = across * m == Q and row + m <= P
+        target = y[image, row:].ctypes.data if inside else edge.ctypes.data
+        call(output, (across, K, z[0, i * across:].ctypes.data, n * plane, plane, step,
+                      target, across * m * K * FLOAT, K * FLOAT, m * K * FLOAT, bias.ctypes.data, relu))
+        for p in range(0 if inside else min(m, P - row)):
+            _copy(edge[p].reshape(across * m * K), 0, y[image, row + p].reshape(Q * K))
+
+
+@jit
+def _forward(tile, data, output, x, u, bias, relu, y, cut, summed, first, last, line, v, z, edge):
+    block = v.shape[1] // cut.across
+    for start in range(first, last, block):
+        lines = min(block, last - start)
+        _data(data, x, cut, start, 0, lines, line, v)
+        _products(tile, v, u, y.shape[3], lines * cut.across, summed, z)
+        _output(output, z, bias, relu, cut, start, lines, edge, y)
+
+
+def _convolve(x, w, bias, relu, y, cut, groups):
+    """y = x * w + bias, w (R,S,C/groups,K) without a stride: that is in the cut."""
+    (r, _, Cg, K), m, n = w.shape, cut.m, cut.n
+    tile, channels, lines = micro.tile(), Cg * groups, len(x) * cut.down
+    data, filter, output = (transform(kind, m, r) for kind in (DATA, FILTER, OUTPUT))
+    panels = -(-K // groups // tile[2])
+    u = scratch.array("u", (n * n, groups, panels, Cg, tile[2]))
+    share(groups * panels, lambda first, last: _filters(filter, w, n, first, last, u))
+    bias = bias if bias.size else np.zeros(K, np.float32)
+    block = min(lines, max(1, NEAR // ((channels + K) * n * n * cut.across * FLOAT)))
+
+    def work(first, last):
+        line = scratch.array("line", (n, cut.across * m + n - m, channels))
+        v = scratch.array("v", (n * n, block * cut.across, _spread(channels)))
+        z = scratch.array("z", (n * n, block * cut.across, _spread(K)))
+        edge = scratch.array("edge", (m, cut.across * m, K))
+        _forward(tile, data, output, x, u, bias, relu, y, cut, SUMMED[n], first, last, line, v, z, edge)
+
+    share(lines, work)
+
+
+def _unfold(w, s):
+    """The filter (R,S,C,K) on s*s times the channels, zeros beyond its last taps."""
+    R, S, C, K = w.shape
+    r = -(-R // s)
+    w = np.pad(w, ((0, r * s - R), (0, r * s - S), (0, 0), (0, 0)))
+    return np.ascontiguousarray(w.reshape(r, s, r, s, C, K).transpose(0, 2, 1, 3, 4, 5)).reshape(r, r, s * s * C, K)
+
+
+def _fold(w, s, shape):
+    """Back to (R,S,C,K)."""
+    r, (R, S, C, K) = len(w), shape
+    return w.reshape(r, r, s, s, C, K).transpose(0, 2, 1, 3, 4, 5).reshape(r * s, r * s, C, K)[:R, :S]
+
+
+def forward(x, w, bias, relu, y, stride, padding, groups):
+    """y = conv(x, w) + bias; an empty bias is none."""
+    s = stride[0]
+    w = _unfold(w, s) if s > 1 else w
+    _convolve(x, w, bias, relu, y, _squares(len(w), s, padding, *y.shape[1:3]), groups)
+
+
+@jit
+def _flip(w, groups, flipped):
+    """Filters turned around, (R,S,C,K) to (R,S,K/groups,C), group by group."""
+    R, S, C, K = w.shape
+    K //= groups
+    for r in range(R):
+        for s in range(S):
+            for g in range(groups):
+                transpose(w[R - 1 - r, S - 1 - s, :, g * K:(g + 1) * K], flipped[r, s, :, g * C:(g + 1) * C])
+
+
+def dgrad(dy, w, dx, stride, padding, groups):
+    """Gradient by the input, into dx: a convolution with the filter turned around. There is no stride."""
+    (r, _, C, K), ((top, _), (left, _)) = w.shape, padding
+    flipped = scratch.array("w", (r, r, K // groups, C * groups))
+    _flip(w, groups, flipped)
+    around = (r - 1 - top,) * 2, (r - 1 - left,) * 2
+    _convolve(dy, flipped, np.zeros(0, np.float32), False, dx, _squares(r, 1, around, *dx.shape[1:3]), groups)
+
+
+@jit
+def _gradient(gradient, dy, cut, start, first, last, line, z, groups):
+    """Lines of dy to the points, in panels of neighbouring k: z (n * n, groups * panels, squares, wide)."""
+    m, n, down, across = cut.m, cut.n, cut.down, cut.across
+    columns, K = line.shape[1:]
+    panels, squares, wide = z.shape[1] // groups, z.shape[2], z.shape[3]
+    plane, Kg = z.shape[1] * squares * wide * FLOAT, K // groups
+    for i in range(first, last):
+        _gather(dy[(start + i) // down], (start + i) % down * m, 0, 0, 1, line)
+        for j in range(groups * panels):
+            k = j % panels * wide
+            call(gradient, (across, min(wide, Kg - k), line[0, 0, j // panels * Kg + k:].ctypes.data,
+                            columns * K * FLOAT, K * FLOAT, m * K * FLOAT, z[0, j, i * across:].ctypes.data,
+                            n * plane, plane, wide * FLOAT, 0, 0))
+
+
+@jit
+def _sums(tile, v, z, squares, summed, more, first, last, u):
+    """u (n * n, groups, C, K) from v and z at some points, summed over squares; added to what is there if `more`."""
+    address, _, wide = tile
+    whole = np.zeros(1, np.intp)
+    groups, C, K = u.shape[1:]
+    panels = z.shape[1] // groups
+    for point in range(first, last):
+        for j in range(groups * panels):
+            g, k = j // panels, j % panels * wide
+            for t in range(0, squares, summed):
+                call(address, (C, min(wide, K - k), min(summed, squares - t), v[point, t, g * C:].ctypes.data, FLOAT,
+                               v.shape[2] * FLOAT, z[point, j, t].ctypes.data, wide * FLOAT,
+                               u[point, g, 0, k:].ctypes.data, K * FLOAT, 1, whole.ctypes.data, whole.ctypes.data,
+                               ACCUMULATE if more or t > 0 else 0, 0, 0))
+
+
+@jit
+def _weights(weights, u, n, first, last, dw):
+    """Channels first to last of all groups of u to dw (R,S,C,K)."""
+    (_, groups, C, Kg), (_, S, _, K) = u.shape, dw.shape
+    plane = groups * C * Kg * FLOAT
+    for i in range(first, last):
+        g, c = i // C, i % C
+        call(weights, (1, Kg, u[0, g, c].ctypes.data, n * plane, plane, 0, dw[0, 0, c, g * Kg:].ctypes.data,
+                       S * C * K * FLOAT, C * K * FLOAT, 0, 0, 0))
+
+
+def wgrad(x, dy, dw, stride, padding, groups):
+    """Gradient by the weights, into dw."""
+    s = stride[0]
+    r = -(-len(dw) // s)
+    cut = _squares(r, s, padding, *dy.shape[1:3])
+    m, n, tile, K = cut.m, cut.n, micro.tile(), dy.shape[3]
+    data, gradient, weights = (transform(kind, m, r) for kind in (DATA, GRADIENT, WEIGHTS))
+    channels, lines = x.shape[3] * s * s, len(x) * cut.down
+    Cg, Kg = channels // groups, K // groups
+    panels = -(-Kg // tile[2])
+    u = scratch.array("u", (n * n, groups, Cg, Kg))
+    # every block reads and writes all of u: where that is more than the block's own points, blocks are large
+    room = FAR if u.nbytes > 4 * NEAR else 2 * NEAR
+    block = min(lines, max(1, room // ((channels + K) * n * n * cut.across * FLOAT)))
+    v = scratch.array("v", (n * n, block * cut.across, _spread(channels)))
+    z = scratch.array("z", (n * n, groups * panels, block * cut.across, tile[2]))
+    for start in range(0, lines, block):
+        count = min(block, lines - start)
+
+        def to_points(first, last, start=start):
+            line = scratch.array("line", (n, cut.across * m + n - m, channels))
+            _data(data, x, cut, start, first, last, line, v)
+            line = scratch.array("line", (m, cut.across * m, K))
+            _gradient(gradient, dy, cut, start, first, last, line, z, groups)
+
+        def sums(first, last, start=start, count=count):
+            _sums(tile, v, z, count * cut.across, SUMMED[n], start > 0, first, last, u)
+
+        share(count, to_points)
+        share(n * n, sums)
+    whole = dw if s == 1 else scratch.array("w", (r, r, Cg, K))
+    share(groups * Cg, lambda first, last: _weights(weights, u, n, first, last, whole))
+    if s > 1:
+        dw[:] = _fold(whole, s, dw.shape)

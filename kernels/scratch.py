@@ -1,0 +1,21 @@
+"""Working memory that every thread keeps: new pages from the system would cost more than many a kernel."""
+
+import threading
+from math import prod
+
+import numpy as np
+
+LINE = 64  # bytes; every array begins on a cache line
+
+_local = threading.local()
+
+
+def array(name, shape):
+    """An uninitialised float32 array, this thread's under that name: good until it asks for the name again."""
+    buffers = _local.__dict__
+    size = prod(shape)
+    if name not in buffers or buffers[name].size < size:
+        memory = np.empty(size + LINE // 4, np.float32)
+        start = -memory.ctypes.data % LINE // 4
+        buffers[name] = memory[start:start + size]
+    return buffers[name][:size].reshape(shape)
