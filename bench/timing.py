@@ -51,15 +51,15 @@ def alternate(functions, *, rounds, seconds):
 @njit(nogil=True)
 def _multiply(tile, a, b, c, same):
     """The largest tile, over and over the same panels."""
-    address, tall, wide = tile
-    call(address, (tall, wide, DEPTH, a.ctypes.data, DEPTH * 4, 4, b.ctypes.data, wide * 4,
-                   c.ctypes.data, wide * 4, same.size, same.ctypes.data, same.ctypes.data, 0, 0, 0))
+    wide = tile.columns
+    call(tile.address, (tile.rows, wide, DEPTH, a.ctypes.data, DEPTH * 4, 4, b.ctypes.data, wide * 4, c.ctypes.data,
+                        wide * 4, same.size, same.ctypes.data, same.ctypes.data, 0, 0, b.ctypes.data, 0, 0))
 
 
 def peak():
     """GFLOP/s of this core's multiply-add units: the register tile, fed from L1."""
     tile = micro.tile()
-    _, tall, wide = tile
+    tall, wide = tile.rows, tile.columns
     a, b, c = (np.zeros(shape, np.float32) for shape in ((tall, DEPTH), (DEPTH, wide), (tall, wide)))
     same = np.zeros(PASSES, np.intp)
     seconds = alternate({"tile": lambda: _multiply(tile, a, b, c, same)}, rounds=5, seconds=0.3)["tile"]

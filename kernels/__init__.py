@@ -7,6 +7,7 @@ from kernels.activation import dropout, dropout_backward, relu, relu_backward
 from kernels.conv2d import bias_grad, conv2d, conv2d_dgrad, conv2d_wgrad
 from kernels.dense import dense, dense_dgrad, dense_wgrad
 from kernels.loss import softmax_cross_entropy
+from kernels.matmul import matmul
 from kernels.norm import lrn, lrn_backward
 from kernels.pool import (
     avgpool2d,
@@ -22,6 +23,6 @@ from kernels.update import momentum_update
 __all__ = [
     "avgpool2d", "avgpool2d_backward", "bias_grad", "conv2d", "conv2d_dgrad", "conv2d_wgrad", "dense", "dense_dgrad",
     "dense_wgrad", "dropout", "dropout_backward", "global_avgpool", "global_avgpool_backward", "lrn", "lrn_backward",
-    "maxpool2d", "maxpool2d_backward", "momentum_update", "pool2d_shape", "relu", "relu_backward",
+    "matmul", "maxpool2d", "maxpool2d_backward", "momentum_update", "pool2d_shape", "relu", "relu_backward",
     "softmax_cross_entropy",
 ]

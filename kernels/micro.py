@@ -12,25 +12,29 @@ It is compiled once and called through its address: a kernel that uses it stays 
 """
 
 import functools
+from typing import NamedTuple
 
+import numpy as np
 from llvmlite import ir
-from numba import cfunc, types
+from numba import cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from kernels.vectors import F32, I32, I64, ISAS, Vectors, integer, isa
+from kernels.vectors import F32, I32, I64, ISAS, Vectors, call, integer, isa
 
 ACCUMULATE, RELU = 1, 2
-ARGUMENTS = 16
+ARGUMENTS = 18
+ZERO = np.zeros(1, np.intp)
 
 
 def _variant(module, lanes, rows, vectors, masked):
     """One member of the family as an LLVM function; `masked` if the last vector is a partial one."""
-    signature = ir.FunctionType(ir.VoidType(), [I64] * (ARGUMENTS - 1))
+    signature = ir.FunctionType(ir.VoidType(), [I64] * (ARGUMENTS - 2))
     function = ir.Function(module, signature, f"tile_{rows}x{vectors}{'m' if masked else ''}")
     function.linkage = "internal"
     function.attributes.add("noinline")
-    (columns, depth, a, a_row, a_k, b, b_k, c, c_row, blocks, a_offsets, b_offsets, mode, bias, ahead) = function.args
+    (columns, depth, a, a_row, a_k, b, b_k, c, c_row, blocks, a_offsets, b_offsets, mode, bias,
+     soon, soon_k) = function.args
     enter, given, outer, inner, close, ending, more_of_c, leave = (
         function.append_basic_block(name)
         for name in ("enter", "given", "outer", "inner", "close", "ending", "more_of_c", "leave"))
@@ -49,6 +53,7 @@ def _variant(module, lanes, rows, vectors, masked):
 
     bld.position_at_end(outer)
     t = bld.carried(I64, enter=integer(0), given=integer(0))
+    soon_start = bld.carried(I64, enter=soon, given=soon)
     total = {cell: bld.carried(bld.vector, enter=bld.zero(), given=start[cell]) for cell in cells}
     a_start = bld.add(a, bld.load(bld.at(a_offsets, t, integer(8)), typ=I64))
     b_start = bld.add(b, bld.load(bld.at(b_offsets, t, integer(8)), typ=I64))
@@ -56,26 +61,27 @@ def _variant(module, lanes, rows, vectors, masked):
 
     bld.position_at_end(inner)
     k = bld.carried(I64, outer=integer(0))
-    a_at, b_at = bld.carried(I64, outer=a_start), bld.carried(I64, outer=b_start)
+    a_at, b_at, soon_at = (bld.carried(I64, outer=start) for start in (a_start, b_start, soon_start))
     sums = {cell: bld.carried(bld.vector, outer=total[cell]) for cell in cells}
     right = [bld.load_vector(b_at, j) for j in range(vectors)]
     for j in range(vectors):
-        soon = bld.vector_at(bld.add(b_at, ahead), j)
-        bld.intrinsic("llvm.prefetch.p0", ir.VoidType(), soon, integer(0, I32), integer(3, I32), integer(1, I32))
+        line = bld.vector_at(soon_at, j)
+        bld.intrinsic("llvm.prefetch.p0", ir.VoidType(), line, integer(0, I32), integer(3, I32), integer(1, I32))
     new = {}
     for i in range(rows):
         left = bld.splat(bld.load(bld.at(a_at, i, a_row), align=4, typ=F32))
         for j in range(vectors):
             new[i, j] = bld.intrinsic("llvm.fma.*", bld.vector, left, right[j], sums[i, j])
     more = bld.add(k, integer(1))
-    for node, value in [(k, more), (a_at, bld.add(a_at, a_k)), (b_at, bld.add(b_at, b_k)),
+    soon_next = bld.add(soon_at, soon_k)
+    for node, value in [(k, more), (a_at, bld.add(a_at, a_k)), (b_at, bld.add(b_at, b_k)), (soon_at, soon_next),
                         *((sums[cell], new[cell]) for cell in cells)]:
         node.add_incoming(value, inner)
     bld.cbranch(bld.icmp_signed("<", more, depth), inner, close)
 
     bld.position_at_end(close)
     following = bld.add(t, integer(1))
-    for node, value in [(t, following), *((total[cell], new[cell]) for cell in cells)]:
+    for node, value in [(t, following), (soon_start, soon_next), *((total[cell], new[cell]) for cell in cells)]:
         node.add_incoming(value, close)
     bld.cbranch(bld.icmp_signed("<", following, blocks), outer, ending)
 
@@ -121,21 +127,42 @@ def _family(typing, lanes, rows, vectors, arguments):
     return types.void(lanes, rows, vectors, arguments), generate
 
 
+class Tile(NamedTuple):
+    """The address of the family's C function, the rows and columns of its largest tile, and where a zero is."""
+
+    address: int
+    rows: int
+    columns: int
+    zero: int
+
+
 @functools.cache
 def tile():
-    """(address of the family's C function, rows of its largest tile, largest columns) for the instruction set in use.
+    """The Tile for the instruction set in use.
 
-    The function takes any number of rows and cuts them into tiles of nearly the same height.
+    The function takes any number of rows and cuts them into tiles of nearly the same height. While it computes it
+    fetches other memory into L1: a line for each vector at `soon`, `soon_k` further with every k, `soon_tile` further
+    with every tile.
     """
     lanes, rows, vectors = ISAS[isa()]
 
     @cfunc(types.void(*[types.intp] * ARGUMENTS), cache=True)
-    def family(count, columns, depth, a, a_row, a_k, b, b_k, c, c_row, blocks, a_offsets, b_offsets, mode, bias, ahead):
+    def family(count, columns, depth, a, a_row, a_k, b, b_k, c, c_row, blocks, a_offsets, b_offsets, mode, bias,
+               soon, soon_k, soon_tile):
         tiles = -(-count // rows)
         for t in range(tiles):
             i, end = count * t // tiles, count * (t + 1) // tiles
             _family(lanes, rows, vectors, (end - i, columns, depth, a + i * a_row, a_row, a_k, b, b_k,
                                            c + i * c_row, c_row, blocks, a_offsets, b_offsets, mode, bias,
-                                           ahead))
+                                           soon + t * soon_tile, soon_k))
 
-    return family.address, rows, vectors * lanes
+    return Tile(family.address, rows, vectors * lanes, ZERO.ctypes.data)
+
+
+@njit(nogil=True, cache=True)
+def multiply(tile, rows, columns, depth, a, b, c, mode, soon):
+    """C = A B for one block: a is (address, row stride, k stride), b (address, k stride), c (address, row stride).
+
+    At most tile.columns columns; `soon` is (address, k stride, tile stride) of memory to fetch meanwhile.
+    """
+    call(tile.address, (rows, columns, depth, *a, *b, *c, 1, tile.zero, tile.zero, mode, 0, *soon))

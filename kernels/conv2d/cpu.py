@@ -1,30 +1,33 @@
-"""Which way to convolve: by transforms where they win, else directly."""
+"""Which way to convolve: as a matrix product, by transforms where they win, or directly."""
 
 import numpy as np
 from numba import njit
 
-from kernels.conv2d import direct, winograd
+from kernels.conv2d import direct, pointwise, winograd
 
 
-def _way(w_shape, y_shape, stride, groups):
+def _way(w_shape, y_shape, stride, padding, groups):
+    if w_shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)) and groups == 1:
+        return pointwise
     return winograd if winograd.wins(w_shape, stride, groups, *y_shape[1:3]) else direct
 
 
 def forward(x, w, bias, relu, y, stride, padding, groups):
     """y = conv(x, w) + bias; an empty bias is none."""
-    _way(w.shape, y.shape, stride, groups).forward(x, w, bias, relu, y, stride, padding, groups)
+    _way(w.shape, y.shape, stride, padding, groups).forward(x, w, bias, relu, y, stride, padding, groups)
 
 
 def dgrad(dy, w, dx, stride, padding, groups):
     """Gradient by the input, into dx."""
     R, S, C, K = w.shape
-    way = direct if max(stride) > 1 else _way((R, S, K // groups, C * groups), dx.shape, stride, groups)
+    way = _way((R, S, K // groups, C * groups), dx.shape, stride, padding, groups)
+    way = direct if way is winograd and max(stride) > 1 else way
     way.dgrad(dy, w, dx, stride, padding, groups)
 
 
 def wgrad(x, dy, dw, stride, padding, groups):
     """Gradient by the weights, into dw."""
-    _way(dw.shape, dy.shape, stride, groups).wgrad(x, dy, dw, stride, padding, groups)
+    _way(dw.shape, dy.shape, stride, padding, groups).wgrad(x, dy, dw, stride, padding, groups)
 
 
 @njit(nogil=True, cache=True)

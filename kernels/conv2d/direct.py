@@ -8,7 +8,9 @@ import numpy as np
 from numba import njit
 
 from kernels import micro
+from kernels.matmul.cpu import transpose
 from kernels.micro import ACCUMULATE, RELU
+from kernels.threads import share
 from kernels.vectors import call
 
 FLOAT = 4
@@ -52,14 +54,9 @@ def _taps(R, S, C, row, group):
 @njit(nogil=True, cache=True)
 def _sweep(tile, a, a_strides, image_taps, b, panel_taps, depth, c, c_strides, bias, relu, N, P, Q, K):
     """Output pixels (N,P,Q) with K channels at address c, from pixels at address a and packed weights at b."""
-    address, tall, wide = tile
+    wide = tile.columns
     (a_n, a_p, a_q), (c_n, c_p, c_q) = a_strides, c_strides
     taps, together = panel_taps.size, max(1, SUMMED // depth)
-    total = P * Q
-    if a_p == Q * a_q and c_p == Q * c_q and a_n == P * a_p and c_n == P * c_p:  # one long line, cut as we like
-        total, N = N * P * Q, 1
-        Q = min(total, max(1, CACHED // (a_q * tall)) * tall)
-        P, a_p, c_p = -(-total // Q), Q * a_q, Q * c_q
     lines = N * P
     block = max(1, CACHED // a_p)
     panel = depth * panel_taps.size * wide * FLOAT
@@ -69,10 +66,10 @@ def _sweep(tile, a, a_strides, image_taps, b, panel_taps, depth, c, c_strides, b
                 n, p = line // P, line % P
                 for t in range(0, taps, together):
                     mode = (ACCUMULATE if t > 0 else 0) | (RELU if relu and t + together >= taps else 0)
-                    call(address, (min(Q, total - p * Q), min(wide, K - k), depth, a + n * a_n + p * a_p, a_q, FLOAT,
-                                   b + k // wide * panel, wide * FLOAT, c + n * c_n + p * c_p + k * FLOAT, c_q,
-                                   min(together, taps - t), image_taps[t:].ctypes.data, panel_taps[t:].ctypes.data,
-                                   mode, bias + k * FLOAT if bias else 0, 0))
+                    call(tile.address, (Q, min(wide, K - k), depth, a + n * a_n + p * a_p, a_q, FLOAT,
+                                        b + k // wide * panel, wide * FLOAT, c + n * c_n + p * c_p + k * FLOAT, c_q,
+                                        min(together, taps - t), image_taps[t:].ctypes.data,
+                                        panel_taps[t:].ctypes.data, mode, bias + k * FLOAT if bias else 0, b, 0, 0))
 
 
 @njit(nogil=True, cache=True)
@@ -92,21 +89,6 @@ def _pack(w, groups, wide):
                         for k in range(width):
                             packed[g, j, r, s, c, k] = w[r, s, c, first + k]
     return packed
-
-
-@njit(nogil=True, cache=True)
-def transpose(source, target):
-    """target[k, c] = source[c, k], in squares of a constant size that the compiler unrolls into shuffles."""
-    C, K = source.shape
-    c4, k4 = C // 4 * 4, K // 4 * 4
-    for k in range(0, k4, 4):
-        for c in range(0, c4, 4):
-            for i in range(4):
-                for j in range(4):
-                    target[k + i, c + j] = source[c + j, k + i]
-    for k in range(K):
-        for c in range(c4 if k < k4 else 0, C):
-            target[k, c] = source[c, k]
 
 
 @njit(nogil=True, cache=True)
@@ -131,14 +113,14 @@ def _forward(tile, x, w, bias, relu, y, stride, padding, groups):
     N, H, W, C = x.shape
     R, S, Cg, K = w.shape
     P, Q = y.shape[1:3]
-    packed = _pack(w, groups, tile[2])
+    packed = _pack(w, groups, tile.columns)
     bordered = top + bottom + left + right > 0
     buffer = _bordered(x, top, bottom, left, right)  # not `images`: x may be read-only
     images = buffer if bordered else x
     c_n, c_p, c_q = P * Q * K * FLOAT, Q * K * FLOAT, K * FLOAT
     row = images.shape[2] * C * FLOAT
     image_taps, panel_taps, depth = _taps(R, S, C, row, Cg)
-    panel_taps *= tile[2] * FLOAT
+    panel_taps *= tile.columns * FLOAT
     for n in range(0, N, images.shape[0]):
         count = min(images.shape[0], N - n)
         if bordered:
@@ -169,10 +151,10 @@ def _dgrad(tile, dy, w, dx, stride, padding, groups):
     for r0 in range(min(sh, R)):
         for s0 in range(min(sw, S)):
             h, v = (r0 - top) % sh, (s0 - left) % sw
-            packed = _pack_phase(w, groups, tile[2], r0, s0, sh, sw)
+            packed = _pack_phase(w, groups, tile.columns, r0, s0, sh, sw)
             rows, columns = packed.shape[2:4]
             image_taps, panel_taps, depth = _taps(rows, columns, K, row, K // groups)
-            panel_taps *= tile[2] * FLOAT
+            panel_taps *= tile.columns * FLOAT
             y0, x0 = (h + top - r0) // sh - rows + 1 + above, (v + left - s0) // sw - columns + 1 + before
             for n in range(0, N if h < H and v < W else 0, images.shape[0]):
                 count = min(images.shape[0], N - n)
@@ -187,9 +169,12 @@ def _dgrad(tile, dy, w, dx, stride, padding, groups):
 
 
 @njit(nogil=True, cache=True)
-def _wgrad(tile, x, dy, dw, stride, padding, groups):
-    """Rows of the tile are the (s, c) of a filter row, columns are k; the sum runs over pixels, a few lines at once."""
-    address, _, wide = tile
+def _wgrad(tile, x, dy, dw, stride, padding, groups, first, last):
+    """Panels first to last, of all groups, of dw: rows of the tile are the (s, c) of a filter row, columns are k.
+
+    The sum runs over pixels, a few lines at once.
+    """
+    wide = tile.columns
     (sh, sw), ((top, bottom), (left, right)) = stride, padding
     N, H, W, C = x.shape
     R, S, Cg, K = dw.shape
@@ -198,13 +183,10 @@ def _wgrad(tile, x, dy, dw, stride, padding, groups):
     buffer = _bordered(x, top, bottom, left, right)  # not `images`: x may be read-only
     images = buffer if bordered else x
     row, image = images.shape[2] * C * FLOAT, images.shape[1] * images.shape[2] * C * FLOAT
-    total = N * P * Q
-    if R * S * sh * sw == 1 and not bordered:  # pixels of x and dy go together: one long line, cut as we like
-        P, Q, row, image = 1, PIXELS, PIXELS * C * FLOAT, PIXELS * C * FLOAT
-        N = -(-total // Q)
     per_buffer = images.shape[0] if bordered else N
     runs, length = (1, S * C) if groups == 1 else (S, Cg)
-    block = max(1, PIXELS // Q)
+    block, Kg = max(1, PIXELS // Q), K // groups
+    panels = -(-Kg // wide)
     a_lines, b_lines = np.empty(block, np.intp), np.arange(block) * (Q * K * FLOAT)
     for n in range(0, N, per_buffer):
         count = min(per_buffer, N - n)
@@ -212,33 +194,39 @@ def _wgrad(tile, x, dy, dw, stride, padding, groups):
             _pad(x[n:n + count], buffer, top, left)
         for start in range(0, count * P, block):
             lines = min(block, count * P - start)
-            first = (n * P + start) * Q
+            pixel = (n * P + start) * Q
             for i in range(lines):
                 a_lines[i] = (start + i) // P * image + (start + i) % P * sh * row
-            for g in range(groups):
-                for k in range(g * (K // groups), (g + 1) * (K // groups), wide):
-                    width = min(wide, (g + 1) * (K // groups) - k)
-                    for r in range(R):
-                        for s in range(runs):
-                            call(address, (length, width, min(Q, total - first),
-                                           images.ctypes.data + r * row + (s * C + g * Cg) * FLOAT, FLOAT,
-                                           sw * C * FLOAT,
-                                           dy.ctypes.data + (first * K + k) * FLOAT, K * FLOAT,
-                                           dw.ctypes.data + ((r * S + s) * Cg * K + k) * FLOAT, K * FLOAT,
-                                           lines, a_lines.ctypes.data, b_lines.ctypes.data,
-                                           ACCUMULATE if first > 0 else 0, 0, 0))
+            for panel in range(first, last):
+                g, k = panel // panels, panel % panels * wide
+                width, k = min(wide, Kg - k), g * Kg + k
+                for r in range(R):
+                    for s in range(runs):
+                        call(tile.address, (length, width, Q,
+                                            images.ctypes.data + r * row + (s * C + g * Cg) * FLOAT, FLOAT,
+                                            sw * C * FLOAT,
+                                            dy.ctypes.data + (pixel * K + k) * FLOAT, K * FLOAT,
+                                            dw.ctypes.data + ((r * S + s) * Cg * K + k) * FLOAT, K * FLOAT,
+                                            lines, a_lines.ctypes.data, b_lines.ctypes.data,
+                                            ACCUMULATE if pixel > 0 else 0, 0, dy.ctypes.data, 0, 0))
+
 
 
 def forward(x, w, bias, relu, y, stride, padding, groups):
     """y = conv(x, w) + bias; an empty bias is none."""
-    _forward(micro.tile(), x, w, bias, relu, y, stride, padding, groups)
+    tile = micro.tile()
+    share(len(x), lambda first, last: _forward(tile, x[first:last], w, bias, relu, y[first:last], stride, padding,
+                                               groups))
 
 
 def dgrad(dy, w, dx, stride, padding, groups):
     """Gradient by the input, into dx."""
-    _dgrad(micro.tile(), dy, w, dx, stride, padding, groups)
+    tile = micro.tile()
+    share(len(dy), lambda first, last: _dgrad(tile, dy[first:last], w, dx[first:last], stride, padding, groups))
 
 
 def wgrad(x, dy, dw, stride, padding, groups):
     """Gradient by the weights, into dw."""
-    _wgrad(micro.tile(), x, dy, dw, stride, padding, groups)
+    tile = micro.tile()
+    panels = groups * -(-dw.shape[3] // groups // tile.columns)
+    share(panels, lambda first, last: _wgrad(tile, x, dy, dw, stride, padding, groups, first, last))

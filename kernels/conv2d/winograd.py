@@ -11,9 +11,9 @@ import numpy as np
 from numba import njit
 
 from kernels import micro, scratch
-from kernels.conv2d.direct import transpose
 from kernels.conv2d.transform import DATA, FILTER, GRADIENT, OUTPUT, WEIGHTS, transform
-from kernels.micro import ACCUMULATE
+from kernels.matmul.cpu import spread, transpose
+from kernels.micro import ACCUMULATE, multiply
 from kernels.threads import share
 from kernels.vectors import call
 
@@ -54,13 +54,6 @@ def wins(w_shape, stride, groups, P, Q):
     cut = _squares(r, stride[0], ((0, 0), (0, 0)), P, Q)
     squares = cut.down * cut.across * cut.n**2 * (C * K + 8 * (C + K))
     return squares < 0.8 * P * Q * R * S * w_shape[2] * K
-
-
-@jit
-def _spread(floats):
-    """An odd number of cache lines for so many floats: then rows that far apart do not share the sets of a cache."""
-    lines = -(-floats // 16)
-    return 16 * (lines + 1 - lines % 2)
 
 
 @jit
@@ -127,19 +120,17 @@ def _filters(filter, w, n, first, last, u):
 @jit
 def _products(tile, v, u, K, squares, summed, z):
     """z (n * n, squares, K) = v (n * n, squares, C) times u, point by point."""
-    address, _, wide = tile
-    whole = np.zeros(1, np.intp)
+    wide = tile.columns
     points, groups, panels, C = u.shape[:4]
     for point in range(points):
         for g in range(groups):
             for j in range(panels):
                 k = g * (K // groups) + j * wide
                 for c in range(0, C, summed):
-                    call(address, (squares, min(wide, K // groups - j * wide), min(summed, C - c),
-                                   v[point, 0, g * C + c:].ctypes.data, v.shape[2] * FLOAT, FLOAT,
-                                   u[point, g, j, c].ctypes.data, wide * FLOAT,
-                                   z[point, 0, k:].ctypes.data, z.shape[2] * FLOAT,
-                                   1, whole.ctypes.data, whole.ctypes.data, ACCUMULATE if c > 0 else 0, 0, 0))
+                    b = u[point, g, j, c].ctypes.data
+                    multiply(tile, squares, min(wide, K // groups - j * wide), min(summed, C - c),
+                             (v[point, 0, g * C + c:].ctypes.data, v.shape[2] * FLOAT, FLOAT), (b, wide * FLOAT),
+                             (z[point, 0, k:].ctypes.data, z.shape[2] * FLOAT), ACCUMULATE if c > 0 else 0, (b, 0, 0))
 
 
 @jit
@@ -173,16 +164,16 @@ def _convolve(x, w, bias, relu, y, cut, groups):
     (r, _, Cg, K), m, n = w.shape, cut.m, cut.n
     tile, channels, lines = micro.tile(), Cg * groups, len(x) * cut.down
     data, filter, output = (transform(kind, m, r) for kind in (DATA, FILTER, OUTPUT))
-    panels = -(-K // groups // tile[2])
-    u = scratch.array("u", (n * n, groups, panels, Cg, tile[2]))
+    panels = -(-K // groups // tile.columns)
+    u = scratch.array("u", (n * n, groups, panels, Cg, tile.columns))
     share(groups * panels, lambda first, last: _filters(filter, w, n, first, last, u))
     bias = bias if bias.size else np.zeros(K, np.float32)
     block = min(lines, max(1, NEAR // ((channels + K) * n * n * cut.across * FLOAT)))
 
     def work(first, last):
         line = scratch.array("line", (n, cut.across * m + n - m, channels))
-        v = scratch.array("v", (n * n, block * cut.across, _spread(channels)))
-        z = scratch.array("z", (n * n, block * cut.across, _spread(K)))
+        v = scratch.array("v", (n * n, block * cut.across, spread(channels)))
+        z = scratch.array("z", (n * n, block * cut.across, spread(K)))
         edge = scratch.array("edge", (m, cut.across * m, K))
         _forward(tile, data, output, x, u, bias, relu, y, cut, SUMMED[n], first, last, line, v, z, edge)
 
@@ -249,18 +240,17 @@ def _gradient(gradient, dy, cut, start, first, last, line, z, groups):
 @jit
 def _sums(tile, v, z, squares, summed, more, first, last, u):
     """u (n * n, groups, C, K) from v and z at some points, summed over squares; added to what is there if `more`."""
-    address, _, wide = tile
-    whole = np.zeros(1, np.intp)
+    wide = tile.columns
     groups, C, K = u.shape[1:]
     panels = z.shape[1] // groups
     for point in range(first, last):
         for j in range(groups * panels):
             g, k = j // panels, j % panels * wide
             for t in range(0, squares, summed):
-                call(address, (C, min(wide, K - k), min(summed, squares - t), v[point, t, g * C:].ctypes.data, FLOAT,
-                               v.shape[2] * FLOAT, z[point, j, t].ctypes.data, wide * FLOAT,
-                               u[point, g, 0, k:].ctypes.data, K * FLOAT, 1, whole.ctypes.data, whole.ctypes.data,
-                               ACCUMULATE if more or t > 0 else 0, 0, 0))
+                b = z[point, j, t].ctypes.data
+                multiply(tile, C, min(wide, K - k), min(summed, squares - t),
+                         (v[point, t, g * C:].ctypes.data, FLOAT, v.shape[2] * FLOAT), (b, wide * FLOAT),
+                         (u[point, g, 0, k:].ctypes.data, K * FLOAT), ACCUMULATE if more or t > 0 else 0, (b, 0, 0))
 
 
 @jit
@@ -283,13 +273,13 @@ def wgrad(x, dy, dw, stride, padding, groups):
     data, gradient, weights = (transform(kind, m, r) for kind in (DATA, GRADIENT, WEIGHTS))
     channels, lines = x.shape[3] * s * s, len(x) * cut.down
     Cg, Kg = channels // groups, K // groups
-    panels = -(-Kg // tile[2])
+    panels = -(-Kg // tile.columns)
     u = scratch.array("u", (n * n, groups, Cg, Kg))
     # every block reads and writes all of u: where that is more than the block's own points, blocks are large
     room = FAR if u.nbytes > 4 * NEAR else 2 * NEAR
     block = min(lines, max(1, room // ((channels + K) * n * n * cut.across * FLOAT)))
-    v = scratch.array("v", (n * n, block * cut.across, _spread(channels)))
-    z = scratch.array("z", (n * n, groups * panels, block * cut.across, tile[2]))
+    v = scratch.array("v", (n * n, block * cut.across, spread(channels)))
+    z = scratch.array("z", (n * n, groups * panels, block * cut.across, tile.columns))
     for start in range(0, lines, block):
         count = min(block, lines - start)
 

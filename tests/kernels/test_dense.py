@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 import kernels
 from kernels.conv2d.cases import CASES as CONVOLUTIONS
-from kernels.dense import cpu, ref
+from kernels.dense import ref
 from kernels.dense.cases import CASES
+from kernels.matmul.cpu import SLICE
 from tests.kernels.oracle import BOUND, close, numeric_gradient, random
 
 
@@ -38,7 +39,7 @@ def test_matches_the_reference(M, C, K, kind, seed):
     check(some(M, C), some(C, K), some(K), some(M, K))
 
 
-@pytest.mark.parametrize("C", [cpu.SLICE - 1, cpu.SLICE, cpu.SLICE + 1, 3 * cpu.SLICE])
+@pytest.mark.parametrize("C", [SLICE - 1, SLICE, SLICE + 1, 3 * SLICE])
 def test_inputs_around_a_slice_of_weights(C):
     check(random((3, C)), random((C, 33), 1), random(33, 2), random((3, 33), 3))
 
@@ -72,7 +73,7 @@ def test_gradients_by_finite_differences():
 
 
 def test_nan_passes_through_relu_in_its_sample_only():
-    for C in (7, 2 * cpu.SLICE + 1):
+    for C in (7, 2 * SLICE + 1):
         x, w = random((16, C)), random((C, 37), 1)
         x[15, C - 1] = np.nan
         y = kernels.dense(x, w, relu=True)

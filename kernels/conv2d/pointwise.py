@@ -1,0 +1,34 @@
+"""Windows of one pixel: a dense layer on the pixels, those that the stride leaves."""
+
+from kernels import scratch
+from kernels.matmul import cpu as matmul
+
+
+def _seen(x, stride):
+    """The pixels a window meets, (pixels, C)."""
+    x = x[:, ::stride[0], ::stride[1]]
+    if max(stride) > 1:
+        seen = scratch.array("seen", x.shape)
+        seen[:] = x
+        x = seen
+    return x.reshape(-1, x.shape[3])
+
+
+def forward(x, w, bias, relu, y, stride, padding, groups):
+    """y = conv(x, w) + bias; an empty bias is none."""
+    matmul.times(_seen(x, stride), w[0, 0], bias, relu, y.reshape(-1, y.shape[3]))
+
+
+def dgrad(dy, w, dx, stride, padding, groups):
+    """Gradient by the input, into dx."""
+    C, (N, P, Q, K) = dx.shape[3], dy.shape
+    seen = scratch.array("seen", (N, P, Q, C)) if max(stride) > 1 else dx
+    matmul.times_turned(dy.reshape(-1, K), w[0, 0], seen.reshape(-1, C))
+    if max(stride) > 1:
+        dx[:] = 0
+        dx[:, ::stride[0], ::stride[1]] = seen
+
+
+def wgrad(x, dy, dw, stride, padding, groups):
+    """Gradient by the weights, into dw."""
+    matmul.summed(_seen(x, stride), dy.reshape(-1, dy.shape[3]), dw[0, 0])
