@@ -136,7 +136,7 @@ def test_kernels_says_what_does_not_fit(argv, message, capsys):
 def test_kernels_measures_the_nets_alone():
     options = kernels.parser().parse_args([])
     chosen = kernels.select(options)
-    assert {case.net for case, _ in chosen} == {"alexnet", "googlenet"}
+    assert {case.net for case, _ in chosen} == {"alexnet", "googlenet", "resnet50"}
     for case, passes in chosen:
         assert ("dgrad" in passes) == (case.channels > 3)
 
