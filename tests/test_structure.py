@@ -73,7 +73,7 @@ def test_files_are_short(name):
 @pytest.mark.parametrize("room", ROOMS)
 def test_every_room_has_its_furniture(room):
     found = {file.name for file in (TOP / "kernels" / room).iterdir()}
-    assert {"__init__.py", "ref.py", "cpu.py", "cases.py"} <= found
+    assert {"__init__.py", "ref.py", "cpu.py", "cases.py", "check.py"} <= found
 
 
 @pytest.mark.parametrize(("registry", "text"), [

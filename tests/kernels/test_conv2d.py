@@ -7,30 +7,10 @@ from hypothesis import strategies as st
 
 import kernels
 from kernels import arguments
-from kernels.conv2d import cpu, ref
+from kernels.check import normals
+from kernels.conv2d import check, cpu, ref
 from kernels.conv2d.cases import CASES
-from tests.kernels.oracle import close, numeric_gradient, random
-
-
-def normal(options):
-    """The options as the reference takes them: all pairs."""
-    return (arguments.pair("test", "stride", options.get("stride", 1)),
-            arguments.padding("test", options.get("padding", 0)), options.get("groups", 1))
-
-
-def check(some, x_shape, w_shape, **options):
-    """All passes against the reference in float64; `some` makes arrays."""
-    x, w, b = some(x_shape), some(w_shape), some(w_shape[3:])
-    x64, w64, geometry = x.astype(np.float64), w.astype(np.float64), normal(options)
-    y64 = ref.conv2d(x64, w64, None, *geometry)
-    close(kernels.conv2d(x, w, **options), y64)
-    close(kernels.conv2d(x, w, b, **options), y64 + b)
-    close(kernels.conv2d(x, w, b, relu=True, **options), np.maximum(y64 + b, 0))
-    dy = some(y64.shape)
-    dy64 = dy.astype(np.float64)
-    close(kernels.conv2d_dgrad(dy, w, x_shape, **options), ref.conv2d_dgrad(dy64, w64, x_shape, *geometry))
-    close(kernels.conv2d_wgrad(x, dy, w_shape, **options), ref.conv2d_wgrad(x64, dy64, w_shape, *geometry))
-    close(kernels.bias_grad(dy), ref.bias_grad(dy64))
+from tests.kernels.oracle import all_close, close, numeric_gradient, random
 
 
 def numbers(kind, seed):
@@ -39,12 +19,6 @@ def numbers(kind, seed):
     if kind == "whole":
         return lambda shape: rng.integers(-8, 9, shape).astype(np.float32)
     return lambda shape: rng.random(shape, np.float32)
-
-
-def normals():
-    """A source of arrays of normal numbers: sums of many outputs, whose largest does not cancel."""
-    rng = np.random.default_rng(0)
-    return lambda shape: rng.standard_normal(shape, np.float32)
 
 
 @st.composite
@@ -66,15 +40,14 @@ def convolutions(draw):
 @given(convolutions(), st.sampled_from(["whole", "fractions"]), st.integers(0, 2**32))
 def test_matches_the_reference(convolution, kind, seed):
     x_shape, w_shape, options = convolution
-    check(numbers(kind, seed), x_shape, w_shape, **options)
+    all_close(check.passes(numbers(kind, seed), x_shape, w_shape, **options))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.net} {case.name}")
 def test_cases(case):
-    batch = 1 if case.size > 100 else 2
-    x, w, y = case.shapes(batch)
-    assert y == (batch, case.out, case.out, case.filters)
-    check(normals(), x, w, **case.options)
+    x, _, y = case.shapes(3)
+    assert (x[0], *y) == (3, 3, case.out, case.out, case.filters)
+    all_close(check.passes_of(case, normals()))
 
 
 GRADIENTS = [
@@ -86,7 +59,7 @@ GRADIENTS = [
 
 @pytest.mark.parametrize(("x_shape", "w_shape", "options"), GRADIENTS)
 def test_gradients_by_finite_differences(x_shape, w_shape, options):
-    x, w, b, geometry = random(x_shape), random(w_shape, 1), random(w_shape[3:], 2), normal(options)
+    x, w, b, geometry = random(x_shape), random(w_shape, 1), random(w_shape[3:], 2), check.geometry(**options)
     x64, w64, b64 = (array.astype(np.float64) for array in (x, w, b))
     dy = random(ref.conv2d(x, w, b, *geometry).shape, 3)
     dx = numeric_gradient(lambda x: ref.conv2d(x, w64, b64, *geometry), x, dy)
@@ -125,7 +98,7 @@ BLOCKS = {
 @pytest.mark.parametrize(("x_shape", "w_shape", "options"), BLOCKS.values(), ids=BLOCKS)
 def test_blocks(x_shape, w_shape, options):
     assert 4 * np.prod(x_shape) > cpu.CACHED
-    check(numbers("whole", 0), x_shape, w_shape, **options)
+    all_close(check.passes(numbers("whole", 0), x_shape, w_shape, **options))
 
 
 SMALL = (2, 6, 7, 4), (3, 2, 2, 6), {"stride": (1, 2), "padding": ((1, 2), (0, 1)), "groups": 2}

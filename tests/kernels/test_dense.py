@@ -4,19 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kernels
-from kernels.dense import cpu, ref
+from kernels.check import normals
+from kernels.dense import check, cpu, ref
 from kernels.dense.cases import CASES
-from tests.kernels.oracle import BOUND, close, numeric_gradient, random
-
-
-def check(x, w, b, dy):
-    x64, w64, b64, dy64 = (array.astype(np.float64) for array in (x, w, b, dy))
-    close(kernels.dense(x, w), ref.dense(x64, w64, None))
-    close(kernels.dense(x, w, b), ref.dense(x64, w64, b64))
-    close(kernels.dense(x, w, b, relu=True), ref.dense(x64, w64, b64, relu=True))
-    close(kernels.dense_dgrad(dy, w), ref.dense_dgrad(dy64, w64))
-    close(kernels.dense_wgrad(x, dy), ref.dense_wgrad(x64, dy64))
-    close(kernels.bias_grad(dy), dy64.sum(0))
+from tests.kernels.oracle import BOUND, all_close, numeric_gradient, random
 
 
 def numbers(kind, seed):
@@ -32,18 +23,17 @@ def numbers(kind, seed):
        st.sampled_from(["whole", "fractions"]), st.integers(0, 2**32))
 def test_matches_the_reference(M, C, K, kind, seed):
     some = numbers(kind, seed)
-    check(some(M, C), some(C, K), some(K), some(M, K))
+    all_close(check.passes(some(M, C), some(C, K), some(K), some(M, K)))
 
 
 @pytest.mark.parametrize("C", [cpu.SLICE - 1, cpu.SLICE, cpu.SLICE + 1, 3 * cpu.SLICE])
 def test_inputs_around_a_slice_of_weights(C):
-    check(random((3, C)), random((C, 33), 1), random(33, 2), random((3, 33), 3))
+    all_close(check.passes(random((3, C)), random((C, 33), 1), random(33, 2), random((3, 33), 3)))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_cases(case):
-    x, w, y = case.shapes(2)
-    check(random(x), random(w, 1), random(y[1], 2), random(y, 3))
+    all_close(check.passes_of(case, normals()))
 
 
 def test_gradients_by_finite_differences():
