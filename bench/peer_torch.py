@@ -24,18 +24,19 @@ LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 AXES = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}  # of our weights, in PyTorch's order: RSCK to KCRS, CK to KC
 
 
-def _copy(array, layout):
+def _copy(array, memory_format):
     tensor = torch.from_numpy(array.transpose(AXES[array.ndim]))
-    return tensor.clone(memory_format=layout if array.ndim == 4 else torch.contiguous_format).requires_grad_()
+    return tensor.clone(memory_format=memory_format if array.ndim == 4 else torch.contiguous_format).requires_grad_()
 
 
 class Step:
-    """A training step of `net` on `batch` in one memory format, with the faster of PyTorch's two SGDs."""
+    """A training step of `net` on `batch` in one of LAYOUTS, with the faster of PyTorch's two SGDs."""
 
     def __init__(self, net, batch, layout, constants):
-        self.body, self.y = net.body, torch.from_numpy(batch.y)
-        self.x = torch.from_numpy(batch.x.transpose(0, 3, 1, 2)).contiguous(memory_format=layout)
-        self.weights = {layer.name: [_copy(array, layout) for array in layer.weight.values()] for layer in net.layers}
+        self.body, self.y, memory_format = net.body, torch.from_numpy(batch.y), LAYOUTS[layout]
+        self.x = torch.from_numpy(batch.x.transpose(0, 3, 1, 2)).contiguous(memory_format=memory_format)
+        self.weights = {layer.name: [_copy(array, memory_format) for array in layer.weight.values()]
+                        for layer in net.layers}
         self.tensors = [tensor for layer in self.weights.values() for tensor in layer]
         size = sum(tensor.numel() for tensor in self.tensors)
         if size != net.size:

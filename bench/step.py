@@ -20,6 +20,7 @@ from nets.net import walk
 
 PHASES = ("forward", "backward", "update")
 SGD = {"lr": 1e-4, "momentum": 0.9, "weight_decay": 5e-4}  # so slow that all steps work on nearly the same weights
+LOUD = 64  # times normal numbers: as large as bytes less their mean, else nobody sees whether AlexNet normalizes
 AGREE = {  # relative differences up to which two nets are the same
     "loss": 1e-5,
     "gradient": 0.03,  # a ReLU or maximum that rounds to the other side moves the gradients of all layers before it
@@ -27,11 +28,12 @@ AGREE = {  # relative differences up to which two nets are the same
 
 
 class Step:
-    """A net, a batch of random images and the state of momentum SGD."""
+    """A net, a batch of `size` images of normal numbers times `scale`, and the state of momentum SGD."""
 
-    def __init__(self, net, size):
+    def __init__(self, net, size, scale=1):
         rng = np.random.default_rng(0)
-        x, y = rng.standard_normal((size, *net.shape), np.float32), rng.integers(0, net.classes, size)
+        x = np.float32(scale) * rng.standard_normal((size, *net.shape), np.float32)
+        y = rng.integers(0, net.classes, size)
         self.net, self.batch = net, SimpleNamespace(x=x, y=y, size=size, first=0, seed=0, training=True)
         self.velocity = {layer.name: np.zeros_like(layer.w) for layer in net.layers}
 
@@ -158,7 +160,7 @@ def compare(step, others):
 def _torch_steps(step):
     from bench import peer_torch
 
-    return {name: peer_torch.Step(step.net, step.batch, layout, SGD) for name, layout in peer_torch.LAYOUTS.items()}
+    return {f"torch {layout}": peer_torch.Step(step.net, step.batch, layout, SGD) for layout in peer_torch.LAYOUTS}
 
 
 PEERS = {"torch": (open_torch, _torch_steps)}
@@ -169,8 +171,9 @@ def measure(options):
     core_peak, step = peak(), Step(nets.build(options.net), options.batch)
     others, figures = {}, {"net": options.net, "batch": options.batch, "peak": core_peak}
     if options.peer:
-        others = {f"{options.peer} {name}": other for name, other in PEERS[options.peer][1](step).items()}
-        figures["difference"] = compare(step, others)
+        theirs, loud = PEERS[options.peer][1], Step(step.net, options.batch, LOUD)
+        figures["difference"] = compare(loud, theirs(loud))
+        others = theirs(step)
     times = alternate({"ours": step, **others}, rounds=options.rounds, seconds=0)
     total = flops(step.net)
     figures["rows"] = [{"who": who, "seconds": seconds, "images_per_second": options.batch / seconds,

@@ -37,7 +37,7 @@ def test_step_writes_figures(monkeypatch, tmp_path, capsys):
 
 def test_step_next_to_a_peer(monkeypatch, capsys):
     monkeypatch.setattr(step, "peak", lambda: 50.0)
-    monkeypatch.setitem(step.PEERS, "torch", (lambda: None, lambda ours: {"twin": step.Step(ours.net, 2)}))
+    monkeypatch.setitem(step.PEERS, "torch", (lambda: None, lambda ours: {"torch twin": ours}))
     monkeypatch.setattr(step, "alternate", lambda functions, **_: dict(zip(functions, (1.0, 1.5), strict=True)))
     assert run("step", "--net", "alexnet-mini", "--batch", 2, "--rounds", 1, "--peer", "torch") == 0
     printed = capsys.readouterr().out
