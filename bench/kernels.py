@@ -2,11 +2,9 @@
 
 import argparse
 import ctypes
-import json
 import os
 import statistics
 import sys
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -14,11 +12,11 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainin
 from rich.table import Table
 
 import kernels
+from bench import options as shared
 from bench.timing import alternate, copy_bandwidth, peak
 from kernels.conv2d.cases import CASES as CONVOLUTIONS
 from kernels.dense.cases import CASES as DENSE
 from mpilayer.errors import UserError
-from mpilayer.files import replacing
 
 PASSES = ("forward", "dgrad", "wgrad")
 CASES = [case for case in (*CONVOLUTIONS, *DENSE) if case.net != "odd"]
@@ -185,22 +183,13 @@ def report(chosen, options):
     return rows
 
 
-def _count(text):
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text!r}")
-    return int(text)
-
-
 def parser():
     """All options."""
     p = argparse.ArgumentParser(prog="python -m bench kernels", description=__doc__)
     p.add_argument("--net", choices=sorted({case.net for case in CASES}), help="only this net (default: all)")
     p.add_argument("--pass", dest="only", choices=PASSES, help="only this pass (default: all)")
     p.add_argument("--layer", default="", metavar="PART", help="only layers named so in part")
-    p.add_argument("--batch", type=_count, default=16, help="images (default: 16)")
-    p.add_argument("--peer", choices=PEERS, help="measure this as well, in turn with ours (default: nothing)")
-    p.add_argument("--rounds", type=_count, default=9, help="readings of each time, at least (default: 9)")
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
+    shared.add(p, PEERS, rounds=9)
     return p
 
 
@@ -208,11 +197,7 @@ def main(argv):
     """Measure, print, and save."""
     options = parser().parse_args(argv)
     chosen = select(options)
-    if options.json and not options.json.parent.is_dir():
-        raise UserError(f"--json {options.json}: there is no folder {options.json.parent}")
+    shared.check(options)
     if options.peer:
         PEERS[options.peer][0]()
-    rows = report(chosen, options)
-    if options.json:
-        with replacing(options.json) as file:
-            json.dump(rows, file, indent=1)
+    shared.save(options, report(chosen, options))

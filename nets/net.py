@@ -20,11 +20,11 @@ class Whole(NamedTuple):
 LINE = 16  # floats; every layer begins on a cache line
 
 
-def _walk(block):
+def walk(block):
     """The block and all that it is made of, in forward order."""
     yield block
     for part in getattr(block, "blocks", ()):
-        yield from _walk(part)
+        yield from walk(part)
 
 
 class Net:
@@ -36,8 +36,8 @@ class Net:
     def __init__(self, body, shape, *, seed=0):
         self.body, self.shape = body, tuple(shape)
         self.classes = body.build(self.shape)[-1]
-        self.layers = [b for b in _walk(body) if isinstance(b, Layer)]
-        self.losses = [b for b in _walk(body) if isinstance(b, Loss)]
+        self.layers = [b for b in walk(body) if isinstance(b, Layer)]
+        self.losses = [b for b in walk(body) if isinstance(b, Loss)]
         self.layers[0].input_gradient = False
         self.weights, self.gradients = self._memory(), []
         for layer, piece in self._pieces(self.weights):

@@ -116,27 +116,33 @@ def test_kernels_against_a_peer_takes_its_better_layout(quick, monkeypatch, caps
     assert "geometric mean" in printed
 
 
-def test_without_torch_it_says_what_to_install(monkeypatch, capsys):
+@pytest.mark.parametrize("argv", [("kernels", "--layer", "fc8"), ("step",)])
+def test_without_torch_it_says_what_to_install(argv, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
-    assert run("kernels", "--layer", "fc8", "--peer", "torch") == 2
+    assert run(*argv, "--peer", "torch") == 2
     assert capsys.readouterr().err == 'bench: --peer torch needs PyTorch | try: pip install -e ".[bench]"\n'
 
 
 @pytest.mark.parametrize(("argv", "message"), [
     (["--layer", "conv9"], "no layer 'conv9'"),
     (["--layer", "conv1", "--pass", "dgrad"], "no layer 'conv1'"),
-    (["--layer", "fc8", "--json", "/no/such/folder/rows.json"], "no folder /no/such/folder"),
 ])
 def test_kernels_says_what_does_not_fit(argv, message, capsys):
     assert run("kernels", *argv) == 2
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["kernels", "step"])
+def test_a_file_that_cannot_be_written_is_refused_at_once(command, capsys):
+    assert run(command, "--json", "/no/such/folder/rows.json") == 2
+    assert "no folder /no/such/folder" in capsys.readouterr().err
+
+
 def test_kernels_measures_the_nets_alone():
     options = kernels.parser().parse_args([])
     chosen = kernels.select(options)
-    assert {case.net for case, _ in chosen} == {"alexnet", "googlenet"}
+    assert {case.net for case, _ in chosen} == {"alexnet", "googlenet", "resnet50"}
     for case, passes in chosen:
         assert ("dgrad" in passes) == (case.channels > 3)
 

@@ -8,8 +8,7 @@ import pytest
 
 import nets
 from bench import __main__ as bench
-from bench.kernels import PEERS
-from bench.kernels import parser as bench_parser
+from bench import kernels, step
 from mpilayer.optim import POLICIES
 from mpilayer.options import parser
 from mpilayer.progress import PROGRESS
@@ -73,7 +72,7 @@ def test_files_are_short(name):
 @pytest.mark.parametrize("room", ROOMS)
 def test_every_room_has_its_furniture(room):
     found = {file.name for file in (TOP / "kernels" / room).iterdir()}
-    assert {"__init__.py", "ref.py", "cpu.py", "cases.py"} <= found
+    assert {"__init__.py", "ref.py", "cpu.py", "cases.py", "check.py"} <= found
 
 
 @pytest.mark.parametrize(("registry", "text"), [
@@ -81,9 +80,10 @@ def test_every_room_has_its_furniture(room):
     (SCHEDULES, parser(nets.NETS).format_help()),
     (PROGRESS, parser(nets.NETS).format_help()),
     (POLICIES, parser(nets.NETS).format_help()),
-    (PEERS, bench_parser().format_help()),
+    (kernels.PEERS, kernels.parser().format_help()),
+    (step.PEERS, step.parser().format_help()),
     (bench.COMMANDS, bench.overview()),
-], ids=["nets", "schedules", "progress", "policies", "peers", "commands"])
+], ids=["nets", "schedules", "progress", "policies", "peers", "peers of a step", "commands"])
 def test_help_shows_every_name_of_a_registry(registry, text):
     assert type(registry) is dict
     assert 0 < len(registry) <= 10

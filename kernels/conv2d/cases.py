@@ -45,6 +45,24 @@ def _inception(name, size, channels, one, reduce3, three, reduce5, five, pooled)
         yield Case("googlenet", f"{name}/{part}", size, c, k, window, padding=window // 2)
 
 
+def _resnet50():
+    """All convolutions (table 1 of He et al. 2015), the stride of a stage on its first 3x3, as torchvision's v1.5.
+
+    The paper's own has it on the 1x1 before, and on the shortcut like this one.
+    """
+    yield Case("resnet50", "conv1", 224, 3, 64, 7, stride=2, padding=3)
+    size, channels = 56, 64
+    for stage, width, blocks in ((2, 64, 3), (3, 128, 4), (4, 256, 6), (5, 512, 3)):
+        for block in "abcdef"[:blocks]:
+            name, stride, wide = f"{stage}{block}", 2 if block == "a" and stage > 2 else 1, 4 * width
+            yield Case("resnet50", f"{name}/1x1a", size, channels, width, 1)
+            yield Case("resnet50", f"{name}/3x3", size, width, width, 3, stride, padding=1)
+            yield Case("resnet50", f"{name}/1x1b", size // stride, width, wide, 1)
+            if block == "a":
+                yield Case("resnet50", f"{name}/shortcut", size, channels, wide, 1, stride)
+            size, channels = size // stride, wide
+
+
 def _distinct(cases):
     """Each shape once, under its first name."""
     return list({case[2:]: case for case in reversed(cases)}.values())[::-1]
@@ -68,6 +86,7 @@ CASES = _distinct([
     *_inception("4e", 14, 528, 256, 160, 320, 32, 128, 128),
     *_inception("5a", 7, 832, 256, 160, 320, 32, 128, 128),
     *_inception("5b", 7, 832, 384, 192, 384, 48, 128, 128),
+    *_resnet50(),
     Case("odd", "strided 1x1", 15, 7, 33, 1, stride=2),
     Case("odd", "stride over window", 11, 5, 6, 2, stride=3),
     Case("odd", "one pixel", 1, 1, 1, 1),

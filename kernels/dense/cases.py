@@ -26,6 +26,7 @@ CASES = [
     Case("alexnet", "fc8", 4096, 1000),
     Case("googlenet", "aux/fc1", 2048, 1024),
     Case("googlenet", "classifier", 1024, 1000),
+    Case("resnet50", "fc", 2048, 1000),
     Case("odd", "one", 1, 1),
     Case("odd", "tails", 131, 67),
 ]

@@ -2,17 +2,23 @@
 
 import numpy as np
 
-BOUND = 2e-6
+from kernels.check import BOUND
 
 
 def random(shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
-def close(got, want, bound=BOUND):
+def close(got, want, name="", bound=BOUND):
     """Equal up to `bound` of the largest value."""
     assert got.dtype == np.float32
-    np.testing.assert_allclose(got, want, rtol=0, atol=bound * np.abs(want).max())
+    np.testing.assert_allclose(got, want, rtol=0, atol=bound * np.abs(want).max(), err_msg=name)
+
+
+def all_close(passes, bound=BOUND):
+    """Every (pass, result, reference)."""
+    for name, got, want in passes:
+        close(got, want, name, bound)
 
 
 def numeric_gradient(f, x, dy, eps=1e-6):

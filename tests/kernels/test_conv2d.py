@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 import kernels
 from kernels import arguments
-from kernels.conv2d import direct, ref, winograd
+from kernels.check import normals
+from kernels.conv2d import check, direct, ref, winograd
 from kernels.conv2d.cases import CASES
-from tests.kernels.oracle import close, numeric_gradient, random
+from tests.kernels.oracle import all_close, close, numeric_gradient, random
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -20,39 +21,12 @@ def _direct_kernels():
     winograd.ENABLED = enabled
 
 
-def normal(options):
-    """The options as the reference takes them: all pairs."""
-    return (arguments.pair("test", "stride", options.get("stride", 1)),
-            arguments.padding("test", options.get("padding", 0)), options.get("groups", 1))
-
-
-def check(some, x_shape, w_shape, **options):
-    """All passes against the reference in float64; `some` makes arrays."""
-    x, w, b = some(x_shape), some(w_shape), some(w_shape[3:])
-    x64, w64, geometry = x.astype(np.float64), w.astype(np.float64), normal(options)
-    y64 = ref.conv2d(x64, w64, None, *geometry)
-    close(kernels.conv2d(x, w, **options), y64)
-    close(kernels.conv2d(x, w, b, **options), y64 + b)
-    close(kernels.conv2d(x, w, b, relu=True, **options), np.maximum(y64 + b, 0))
-    dy = some(y64.shape)
-    dy64 = dy.astype(np.float64)
-    close(kernels.conv2d_dgrad(dy, w, x_shape, **options), ref.conv2d_dgrad(dy64, w64, x_shape, *geometry))
-    close(kernels.conv2d_wgrad(x, dy, w_shape, **options), ref.conv2d_wgrad(x64, dy64, w_shape, *geometry))
-    close(kernels.bias_grad(dy), ref.bias_grad(dy64))
-
-
 def numbers(kind, seed):
     """A source of arrays whose sums do not cancel: small whole numbers, exact in float32, or positive fractions."""
     rng = np.random.default_rng(seed)
     if kind == "whole":
         return lambda shape: rng.integers(-8, 9, shape).astype(np.float32)
     return lambda shape: rng.random(shape, np.float32)
-
-
-def normals():
-    """A source of arrays of normal numbers: sums of many outputs, whose largest does not cancel."""
-    rng = np.random.default_rng(0)
-    return lambda shape: rng.standard_normal(shape, np.float32)
 
 
 @st.composite
@@ -74,52 +48,14 @@ def convolutions(draw):
 @given(convolutions(), st.sampled_from(["whole", "fractions"]), st.integers(0, 2**32))
 def test_matches_the_reference(convolution, kind, seed):
     x_shape, w_shape, options = convolution
-    check(numbers(kind, seed), x_shape, w_shape, **options)
+    all_close(check.passes(numbers(kind, seed), x_shape, w_shape, **options))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.net} {case.name}")
 def test_cases(case):
-    batch = 1 if case.size > 100 else 2
-    x, w, y = case.shapes(batch)
-    assert y == (batch, case.out, case.out, case.filters)
-    check(normals(), x, w, **case.options)
-
-
-def test_flops_of_alexnet():
-    macs = {"conv1": 105_415_200, "conv2": 223_948_800, "conv3": 149_520_384, "conv4": 112_140_288, "conv5": 74_760_192}
-    assert {case.name: case.flops(1) for case in CASES if case.net == "alexnet"} == {k: 2 * m for k, m in macs.items()}
-    assert sum(macs.values()) == 665_784_864
-
-
-# Szegedy et al. 2015, table 1: block, pixels, channels in, #1x1, #3x3 reduce, #3x3, #5x5 reduce, #5x5, pool proj, and
-# millions of multiply-adds. Not those of 5a: the published 54 are not what its columns give, 51.
-INCEPTION = """
-3a 28 192  64  96 128 16  32  32 128
-3b 28 256 128 128 192 32  96  64 304
-4a 14 480 192  96 208 16  48  64  73
-4b 14 512 160 112 224 24  64  64  88
-4c 14 512 128 128 256 24  64  64 100
-4d 14 512 112 144 288 32  64  64 119
-4e 14 528 256 160 320 32 128 128 170
-5a  7 832 256 160 320 32 128 128  51
-5b  7 832 384 192 384 48 128 128  71
-"""
-
-
-def test_shapes_of_googlenet():
-    table = {(224, 3, 64, 7, 2, 3, 1), (56, 64, 64, 1, 1, 0, 1), (56, 64, 192, 3, 1, 1, 1)}
-    layers, channels = 3, 192
-    for line in INCEPTION.split("\n")[1:-1]:
-        size, given, one, reduce3, three, reduce5, five, pool, macs = map(int, line.split()[1:])
-        assert given in (channels, 832)
-        block = [(size, given, one, 1), (size, given, reduce3, 1), (size, reduce3, three, 3), (size, given, reduce5, 1),
-                 (size, reduce5, five, 5), (size, given, pool, 1)]
-        assert round(sum(size**2 * c * k * window**2 for _, c, k, window in block) / 1e6) in (macs, macs + 1)
-        table |= {(*shape, 1, shape[3] // 2, 1) for shape in block}
-        layers, channels = layers + 6, one + three + five + pool
-    shapes = [case[2:] for case in CASES if case.net == "googlenet"]
-    assert set(shapes) == table
-    assert (layers, len(shapes), channels) == (57, 49, 1024)
+    x, _, y = case.shapes(3)
+    assert (x[0], *y) == (3, 3, case.out, case.out, case.filters)
+    all_close(check.passes_of(case, normals()))
 
 
 GRADIENTS = [
@@ -131,7 +67,7 @@ GRADIENTS = [
 
 @pytest.mark.parametrize(("x_shape", "w_shape", "options"), GRADIENTS)
 def test_gradients_by_finite_differences(x_shape, w_shape, options):
-    x, w, b, geometry = random(x_shape), random(w_shape, 1), random(w_shape[3:], 2), normal(options)
+    x, w, b, geometry = random(x_shape), random(w_shape, 1), random(w_shape[3:], 2), check.geometry(**options)
     x64, w64, b64 = (array.astype(np.float64) for array in (x, w, b))
     dy = random(ref.conv2d(x, w, b, *geometry).shape, 3)
     dx = numeric_gradient(lambda x: ref.conv2d(x, w64, b64, *geometry), x, dy)
@@ -170,7 +106,7 @@ BLOCKS = {
 @pytest.mark.parametrize(("x_shape", "w_shape", "options"), BLOCKS.values(), ids=BLOCKS)
 def test_blocks(x_shape, w_shape, options):
     assert 4 * np.prod(x_shape) > direct.CACHED
-    check(numbers("whole", 0), x_shape, w_shape, **options)
+    all_close(check.passes(numbers("whole", 0), x_shape, w_shape, **options))
 
 
 SMALL = (2, 6, 7, 4), (3, 2, 2, 6), {"stride": (1, 2), "padding": ((1, 2), (0, 1)), "groups": 2}

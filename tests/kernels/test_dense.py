@@ -1,26 +1,14 @@
-from math import prod
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kernels
-from kernels.conv2d.cases import CASES as CONVOLUTIONS
-from kernels.dense import ref
+from kernels.check import normals
+from kernels.dense import check, ref
 from kernels.dense.cases import CASES
 from kernels.matmul.cpu import SLICE
-from tests.kernels.oracle import BOUND, close, numeric_gradient, random
-
-
-def check(x, w, b, dy):
-    x64, w64, b64, dy64 = (array.astype(np.float64) for array in (x, w, b, dy))
-    close(kernels.dense(x, w), ref.dense(x64, w64, None))
-    close(kernels.dense(x, w, b), ref.dense(x64, w64, b64))
-    close(kernels.dense(x, w, b, relu=True), ref.dense(x64, w64, b64, relu=True))
-    close(kernels.dense_dgrad(dy, w), ref.dense_dgrad(dy64, w64))
-    close(kernels.dense_wgrad(x, dy), ref.dense_wgrad(x64, dy64))
-    close(kernels.bias_grad(dy), dy64.sum(0))
+from tests.kernels.oracle import BOUND, all_close, numeric_gradient, random
 
 
 def numbers(kind, seed):
@@ -36,27 +24,17 @@ def numbers(kind, seed):
        st.sampled_from(["whole", "fractions"]), st.integers(0, 2**32))
 def test_matches_the_reference(M, C, K, kind, seed):
     some = numbers(kind, seed)
-    check(some(M, C), some(C, K), some(K), some(M, K))
+    all_close(check.passes(some(M, C), some(C, K), some(K), some(M, K)))
 
 
 @pytest.mark.parametrize("C", [SLICE - 1, SLICE, SLICE + 1, 3 * SLICE])
 def test_inputs_around_a_slice_of_weights(C):
-    check(random((3, C)), random((C, 33), 1), random(33, 2), random((3, 33), 3))
+    all_close(check.passes(random((3, C)), random((C, 33), 1), random(33, 2), random((3, 33), 3)))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_cases(case):
-    x, w, y = case.shapes(2)
-    check(random(x), random(w, 1), random(y[1], 2), random(y, 3))
-
-
-def test_the_cases_are_the_published_layers():
-    layers = [case for case in (*CONVOLUTIONS, *CASES) if case.net == "alexnet"]
-    weights = sum(prod(case.shapes(1)[1]) + case.filters for case in layers)
-    assert (len(layers), weights) == (8, 60_965_224)
-    assert sum(case.flops(3) for case in layers if case in CASES) == 3 * 2 * 58_621_952
-    shapes = {case.shapes(1)[1] for case in CASES if case.net == "googlenet"}
-    assert shapes == {(4 * 4 * 128, 1024), (1024, 1000)}
+    all_close(check.passes_of(case, normals()))
 
 
 def test_gradients_by_finite_differences():

@@ -4,7 +4,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import kernels
-from kernels.pool import ref
+from kernels.check import normals
+from kernels.pool import check, ref
 from kernels.pool.cases import CASES
 from kernels.pool.geometry import axes
 from tests.kernels.oracle import numeric_gradient
@@ -38,27 +39,20 @@ def pools(draw):
 
 
 def check_max(x, **arguments):
-    rows, columns = axes("test", x.shape, **arguments)
-    y, index = kernels.maxpool2d(x, **arguments)
-    y64, index64 = ref.maxpool2d(x.astype(np.float64), rows, columns)
+    (_, y, y64), (_, index, index64), (_, dx, want) = check.max_passes(x, normals(1), **arguments)
     np.testing.assert_array_equal(y, y64)
     np.testing.assert_array_equal(index, index64)
-    dy = random(y.shape, 1)
-    dx = kernels.maxpool2d_backward(dy, index, x.shape, **arguments)
-    want = ref.maxpool2d_backward(dy.astype(np.float64), index, x.shape, rows, columns)
+    rows, columns = axes("test", x.shape, **arguments)
     close(dx, want, rows.window * columns.window)
 
 
-def check_avg(x, count_include_pad=True, **arguments):
-    rows, columns = axes("test", x.shape, **arguments, count_include_pad=count_include_pad)
+def check_avg(x, **arguments):
+    (_, y, y64), (_, dx, want) = check.avg_passes(x, normals(1), **arguments)
+    rows, columns = axes("test", x.shape, **arguments)
     steps = rows.window * columns.window + 2
-    y = kernels.avgpool2d(x, **arguments, count_include_pad=count_include_pad)
     terms = ref.avgpool2d(np.abs(x.astype(np.float64)), rows, columns)
-    error = np.abs(y - ref.avgpool2d(x.astype(np.float64), rows, columns))
-    assert (error <= steps * EPS * terms).all()
-    dy = random(y.shape, 1)
-    dx = kernels.avgpool2d_backward(dy, x.shape, **arguments, count_include_pad=count_include_pad)
-    close(dx, ref.avgpool2d_backward(dy.astype(np.float64), x.shape, rows, columns), steps)
+    assert (np.abs(y - y64) <= steps * EPS * terms).all()
+    close(dx, want, steps)
 
 
 @few
@@ -95,14 +89,14 @@ def test_max_matches_the_reference_ties_included(pool, seed):
 @given(pools(), st.booleans(), st.integers(0, 2**32))
 def test_avg_matches_the_reference(pool, include, seed):
     shape, arguments = pool
-    check_avg(random(shape, seed), include, **arguments)
+    check_avg(random(shape, seed), count_include_pad=include, **arguments)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_cases(case):
     x = random((min(case.shape[0], 2), *case.shape[1:]))
-    check = check_max if case.kind == "max" else check_avg
-    check(x, window=case.window, stride=case.stride, padding=case.padding, ceil_mode=case.ceil_mode)
+    check_kind = check_max if case.kind == "max" else check_avg
+    check_kind(x, window=case.window, stride=case.stride, padding=case.padding, ceil_mode=case.ceil_mode)
     rows, columns = axes("test", x.shape, case.window, case.stride, case.padding, case.ceil_mode)
     assert (len(rows.start), len(columns.start)) == case.output
 

@@ -4,10 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kernels
-from kernels.update import ref
 from kernels.update.cases import CASES
-
-STEPS = 5
+from kernels.update.check import RATES, STEPS, passes
+from tests.kernels.oracle import all_close
 
 
 def arrays(size, seed=0):
@@ -15,26 +14,16 @@ def arrays(size, seed=0):
     return np.random.default_rng(seed).standard_normal((3, size), np.float32)
 
 
-def rates(dtype):
-    return tuple(map(dtype, (0.05, 0.9, 5e-4)))
-
-
 def update(w, g, v):
-    lr, momentum, weight_decay = rates(float)
-    kernels.momentum_update(w, g, v, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    kernels.momentum_update(w, g, v, **RATES)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_cases_over_several_steps(case):
     w, g, v = arrays(min(case.size, 1 << 20))
-    single, double = (w.copy(), v.copy()), (w.astype(np.float64), v.astype(np.float64))
-    for _ in range(STEPS):
-        update(w, g, v)
-        single = ref.momentum_update(single[0], g, single[1], *rates(np.float32))
-        double = ref.momentum_update(double[0], g, double[1], *rates(np.float64))
-    for got, one, two in zip((w, v), single, double, strict=True):
-        np.testing.assert_array_equal(got, one)  # every rounding is NumPy's
-        np.testing.assert_allclose(got, two, rtol=0, atol=2e-6 * np.abs(two).max())
+    for _, got, want in passes(w, g, v, np.float32):
+        np.testing.assert_array_equal(got, want)  # every rounding is NumPy's
+    all_close(passes(w, g, v))
 
 
 def test_defaults_are_plain_gradient_descent():

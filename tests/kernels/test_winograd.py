@@ -9,13 +9,14 @@ from numba import njit
 
 import kernels
 from kernels import vectors
+from kernels.check import TRANSFORMED, normals
 from kernels.conv2d import direct, ref, winograd
 from kernels.conv2d.cases import CASES
+from kernels.conv2d.check import passes_of
 from kernels.conv2d.transform import DATA, FILTER, GRADIENT, OUTPUT, WEIGHTS, linear, matrices, transform
-from tests.kernels.oracle import close, random
+from tests.kernels.oracle import all_close, close, random
 from tests.ranks import TOP, environment
 
-BOUND = 2e-5
 SIZES = [(m, r) for r, m in winograd.OUTPUTS.items()]
 
 
@@ -75,15 +76,15 @@ def check(some, x_shape, w_shape, stride, padding, groups):
     want = ref.conv2d(x64, w64, b, *geometry, relu=True)
     y = np.full(want.shape, np.nan, np.float32)
     winograd.forward(x, w, b, True, y, *geometry)
-    close(y, want, BOUND)
+    close(y, want, bound=TRANSFORMED)
     dy = some(y.shape)
     dy64, dw = dy.astype(np.float64), np.full(w_shape, np.nan, np.float32)
     winograd.wgrad(x, dy, dw, *geometry)
-    close(dw, ref.conv2d_wgrad(x64, dy64, w_shape, *geometry), BOUND)
+    close(dw, ref.conv2d_wgrad(x64, dy64, w_shape, *geometry), bound=TRANSFORMED)
     if stride == 1:
         dx = np.full(x_shape, np.nan, np.float32)
         winograd.dgrad(dy, w, dx, *geometry)
-        close(dx, ref.conv2d_dgrad(dy64, w64, x_shape, *geometry), BOUND)
+        close(dx, ref.conv2d_dgrad(dy64, w64, x_shape, *geometry), bound=TRANSFORMED)
 
 
 @settings(max_examples=150, deadline=None)
@@ -99,14 +100,7 @@ WIDE = [case for case in CASES if case.window > 1]
 @pytest.mark.parametrize("case", WIDE, ids=lambda case: f"{case.net} {case.name}")
 def test_cases(case):
     """What the public functions choose; the direct kernels have tests of their own."""
-    batch = 1 if case.size > 100 else 2
-    x_shape, w_shape, y_shape = case.shapes(batch)
-    x, w, dy = random(x_shape), random(w_shape, 1), random(y_shape, 2)
-    x64, w64, dy64 = (array.astype(np.float64) for array in (x, w, dy))
-    geometry = (case.stride,) * 2, ((case.padding,) * 2,) * 2, case.groups
-    close(kernels.conv2d(x, w, **case.options), ref.conv2d(x64, w64, None, *geometry), BOUND)
-    close(kernels.conv2d_dgrad(dy, w, x_shape, **case.options), ref.conv2d_dgrad(dy64, w64, x_shape, *geometry), BOUND)
-    close(kernels.conv2d_wgrad(x, dy, w_shape, **case.options), ref.conv2d_wgrad(x64, dy64, w_shape, *geometry), BOUND)
+    all_close(passes_of(case, normals()), TRANSFORMED)
 
 
 @pytest.mark.parametrize("r", winograd.OUTPUTS)

@@ -1,0 +1,23 @@
+"""Rectifier and dropout, each with the reference's result in float64."""
+
+import numpy as np
+
+from kernels.activation import dropout, dropout_backward, ref, relu, relu_backward
+
+
+def passes(x, dy, rate, seed, first):
+    """Yield (pass, result, reference)."""
+    x64, dy64, y = x.astype(np.float64), dy.astype(np.float64), relu(x)
+    yield "relu", y, ref.relu(x64)
+    yield "relu_backward", relu_backward(dy, y), ref.relu_backward(dy64, y)
+    y, mask = dropout(x, rate, seed=seed, first=first)
+    y64, mask64 = ref.dropout(x64, rate, seed, first)
+    yield "dropout", y, y64
+    yield "dropout mask", mask, mask64
+    yield "dropout_backward", dropout_backward(dy, mask, rate), ref.dropout_backward(dy64, mask64, rate)
+
+
+def passes_of(case, some):
+    """The same for two samples of a case at most; `some` makes an array of a shape."""
+    shape = tuple(min(size, 2) if axis == 0 else size for axis, size in enumerate(case.shape))
+    return passes(some(shape), some(shape), 0.5, 7, 0)
