@@ -7,8 +7,8 @@ filter row are neighbours in memory, so one block of the tile is a whole filter 
 import numpy as np
 from numba import njit
 
-from kernels import micro
-from kernels.matmul.cpu import transpose
+from kernels import micro, scratch
+from kernels.matmul.cpu import NONE, times, transpose
 from kernels.micro import ACCUMULATE, RELU
 from kernels.threads import share
 from kernels.vectors import call
@@ -212,9 +212,40 @@ def _wgrad(tile, x, dy, dw, stride, padding, groups, first, last):
 
 
 
+@njit(nogil=True, cache=True)
+def _shifted(x, h, v, stride, seen):
+    """The pixels that one tap meets: seen (N,P,Q,C) begins at pixel (h, v) of x; zero outside."""
+    (sh, sw), (N, P, Q, C) = stride, seen.shape
+    H, W = x.shape[1:3]
+    for n in range(N):
+        for p in range(P):
+            for q in range(Q):
+                target, i, j = seen[n, p, q], h + p * sh, v + q * sw
+                if 0 <= i < H and 0 <= j < W:
+                    source = x[n, i, j]
+                    for c in range(C):
+                        target[c] = source[c]
+                else:
+                    target[:] = 0
+
+
+def _tap_by_tap(x, w, bias, relu, y, stride, padding):
+    """A matrix product for each tap, of rows gathered from all images: for lines shorter than a tile."""
+    (R, S, C, K), ((top, _), (left, _)) = w.shape, padding
+    seen = scratch.array("seen", (*y.shape[:3], C))
+    for r in range(R):
+        for s in range(S):
+            _shifted(x, r - top, s - left, stride, seen)
+            first, last = r + s == 0, r + s == R + S - 2
+            times(seen.reshape(-1, C), w[r, s], bias if first else NONE, relu and last, y.reshape(-1, K), not first)
+
+
 def forward(x, w, bias, relu, y, stride, padding, groups):
     """y = conv(x, w) + bias; an empty bias is none."""
     tile = micro.tile()
+    if groups == 1 and y.shape[2] <= tile.rows // 2 and w.shape[2] >= tile.columns:
+        _tap_by_tap(x, w, bias, relu, y, stride, padding)
+        return
     share(len(x), lambda first, last: _forward(tile, x[first:last], w, bias, relu, y[first:last], stride, padding,
                                                groups))
 

@@ -57,13 +57,16 @@ def copy(source, target):
 def _pack(w, turned, first, last, packed):
     """Panels first to last of w (C,K), or of w^T if turned, to packed (panels, C, wide); a short one is not filled."""
     wide = packed.shape[2]
-    for j in range(first, last):
-        if turned:
+    if turned:
+        for j in range(first, last):
             part = w[j * wide:(j + 1) * wide]
             transpose(part, packed[j, :, :part.shape[0]])
-        else:
-            part = w[:, j * wide:(j + 1) * wide]
-            copy(part, packed[j, :, :part.shape[1]])
+    else:
+        for c in range(w.shape[0]):  # in the order of memory
+            for j in range(first, last):
+                source, target = w[c, j * wide:(j + 1) * wide], packed[j, c]
+                for k in range(source.size):
+                    target[k] = source[k]
 
 
 @jit
@@ -91,7 +94,7 @@ def _sweep(tile, x, packed, bias, mode, y, x_copy, first, last):
                                 bias[j * wide:].ctypes.data if bias.size else 0, *soon))
 
 
-def _many(x, w, turned, bias, relu, y):
+def _many(x, w, turned, bias, relu, y, more):
     """y (M,K) = x (M,C) w, with w (C,K), or (K,C) if turned."""
     (M, C), K, tile = x.shape, y.shape[1], micro.tile()
     wide = tile.columns
@@ -103,7 +106,7 @@ def _many(x, w, turned, bias, relu, y):
             part = w[k:end, c:c + chunk] if turned else w[c:c + chunk, k:end]
             rows = x[:, c:c + chunk]
             packed = scratch.array("packed", (-(-(end - k) // wide), rows.shape[1], wide))
-            mode = (ACCUMULATE if c > 0 else 0) | (RELU if relu and c + chunk >= C else 0)
+            mode = (ACCUMULATE if more or c > 0 else 0) | (RELU if relu and c + chunk >= C else 0)
 
             def pack(first, last, part=part, packed=packed):
                 _pack(part, turned, first, last, packed)
@@ -120,13 +123,13 @@ def _many(x, w, turned, bias, relu, y):
 
 
 @jit
-def _few(tile, x, w, bias, relu, y, first, last):
+def _few(tile, x, w, bias, relu, y, more, first, last):
     """Panels first to last of y = x w, w where it is."""
     wide = tile.columns
     (M, C), K = x.shape, w.shape[1]
     for c in range(0, C, SLICE):
         depth = min(SLICE, C - c)
-        mode = (ACCUMULATE if c > 0 else 0) | (RELU if relu and c + depth == C else 0)
+        mode = (ACCUMULATE if more or c > 0 else 0) | (RELU if relu and c + depth == C else 0)
         for k in range(first * wide, min(K, last * wide), wide):
             b = w.ctypes.data + (c * K + k) * FLOAT
             call(tile.address, (M, min(wide, K - k), depth, x.ctypes.data + c * FLOAT, C * FLOAT, FLOAT, b, K * FLOAT,
@@ -141,8 +144,8 @@ def _few_turned(tile, panels, w, part, y, first, last):
 
     panels (M/wide, C, wide) is x^T.
     """
-    tall, wide = tile.rows, tile.columns
-    M, C = y.shape[0], w.shape[1]
+    wide, (M, C) = tile.columns, (y.shape[0], w.shape[1])
+    tall = tile.rows // 2 if C * FLOAT % CROWDED == 0 else tile.rows  # no more than the ways of a set
     for k in range(first, last, tall):
         rows = min(tall, last - k)
         for j in range(panels.shape[0]):
@@ -164,9 +167,10 @@ def _few_summed(tile, x, dy, dw, first, last):
     (M, C), K = x.shape, dy.shape[1]
     for c in range(first, last, tall):
         for k in range(0, K, wide):
-            b = dy.ctypes.data + k * FLOAT
+            target = dw.ctypes.data + (c * K + k) * FLOAT
             multiply(tile, min(tall, last - c), min(wide, K - k), M, (x.ctypes.data + c * FLOAT, FLOAT, C * FLOAT),
-                     (b, K * FLOAT), (dw.ctypes.data + (c * K + k) * FLOAT, K * FLOAT), 0, (b, 0, 0))
+                     (dy.ctypes.data + k * FLOAT, K * FLOAT), (target, K * FLOAT), 0,
+                     (target + AHEAD * wide * FLOAT, K * FLOAT, 0))
 
 
 # Many rows: dw = x^T dy
@@ -205,20 +209,20 @@ def spread(floats):
     return 16 * (lines + 1 - lines % 2)
 
 
-def times(x, w, bias, relu, y):
-    """y (M,K) = x (M,C) w (C,K) + bias, clipped at zero if `relu`; an empty bias is none."""
+def times(x, w, bias, relu, y, more=False):
+    """y (M,K) = x (M,C) w (C,K) + bias, and + y if `more`, clipped at zero if `relu`; an empty bias is none."""
     tile = micro.tile()
     if len(x) > FEW:
-        _many(x, w, False, bias, relu, y)
+        _many(x, w, False, bias, relu, y, more)
     else:
-        share(-(-w.shape[1] // tile.columns), lambda first, last: _few(tile, x, w, bias, relu, y, first, last))
+        share(-(-w.shape[1] // tile.columns), lambda first, last: _few(tile, x, w, bias, relu, y, more, first, last))
 
 
 def times_turned(x, w, y):
     """y (M,K) = x (M,C) w^T, w (K,C)."""
     (M, C), tile = x.shape, micro.tile()
     if M > FEW:
-        _many(x, w, True, NONE, False, y)
+        _many(x, w, True, NONE, False, y, False)
         return
     panels = scratch.array("panels", (-(-M // tile.columns), C, tile.columns))
     _pack(x, True, 0, len(panels), panels)
