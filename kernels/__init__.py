@@ -18,11 +18,13 @@ from kernels.pool import (
     maxpool2d_backward,
     pool2d_shape,
 )
+from kernels.progress import set_progress
+from kernels.threads import num_threads, set_num_threads
 from kernels.update import momentum_update
 
 __all__ = [
     "avgpool2d", "avgpool2d_backward", "bias_grad", "conv2d", "conv2d_dgrad", "conv2d_wgrad", "dense", "dense_dgrad",
     "dense_wgrad", "dropout", "dropout_backward", "global_avgpool", "global_avgpool_backward", "lrn", "lrn_backward",
-    "matmul", "maxpool2d", "maxpool2d_backward", "momentum_update", "pool2d_shape", "relu", "relu_backward",
-    "softmax_cross_entropy",
+    "matmul", "maxpool2d", "maxpool2d_backward", "momentum_update", "num_threads", "pool2d_shape", "relu",
+    "relu_backward", "set_num_threads", "set_progress", "softmax_cross_entropy",
 ]

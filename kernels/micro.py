@@ -20,11 +20,13 @@ from numba import cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from kernels.progress import tick
 from kernels.vectors import F32, I32, I64, ISAS, Vectors, call, integer, isa
 
 ACCUMULATE, RELU = 1, 2
 ARGUMENTS = 18
 ZERO = np.zeros(1, np.intp)
+WORK = 64  # products a nanosecond, about
 
 
 def _variant(module, lanes, rows, vectors, masked):
@@ -155,6 +157,7 @@ def tile():
             _family(lanes, rows, vectors, (end - i, columns, depth, a + i * a_row, a_row, a_k, b, b_k,
                                            c + i * c_row, c_row, blocks, a_offsets, b_offsets, mode, bias,
                                            soon + t * soon_tile, soon_k))
+            tick((end - i) * columns * depth * blocks // WORK)
 
     return Tile(family.address, rows, vectors * lanes, ZERO.ctypes.data)
 

@@ -16,11 +16,13 @@ from numba import cfunc, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from kernels.progress import tick
 from kernels.vectors import I64, ISAS, Vectors, integer, isa
 
 PAIRS = {4: ("1",), 6: ("2/3", "3/2"), 8: ("1/2", "1", "2")}  # n: the pairs
 DATA, FILTER, OUTPUT, GRADIENT, WEIGHTS = range(5)
 ARGUMENTS = 12
+WORK = 8  # nanoseconds for a channel of a square, about
 
 
 def _points(n):
@@ -171,5 +173,6 @@ def transform(kind, m, r):
             if whole < channels:
                 _transform(lanes, kind, m, r, 0, (channels - whole, a + 4 * whole, s_row, s_column, b + 4 * whole,
                                                   t_row, t_column, bias + 4 * whole, relu))
+            tick(WORK * channels)
 
     return squares.address

@@ -9,6 +9,7 @@ from numba import njit
 
 from kernels import micro, scratch
 from kernels.micro import ACCUMULATE, RELU, multiply
+from kernels.progress import tick
 from kernels.threads import share
 from kernels.vectors import call
 
@@ -61,12 +62,14 @@ def _pack(w, turned, first, last, packed):
         for j in range(first, last):
             part = w[j * wide:(j + 1) * wide]
             transpose(part, packed[j, :, :part.shape[0]])
+            tick(part.size)
     else:
         for c in range(w.shape[0]):  # in the order of memory
             for j in range(first, last):
                 source, target = w[c, j * wide:(j + 1) * wide], packed[j, c]
                 for k in range(source.size):
                     target[k] = source[k]
+            tick(wide * (last - first))
 
 
 @jit

@@ -1,0 +1,108 @@
+import threading
+
+import numpy as np
+import pytest
+
+import kernels
+from kernels import threads
+from kernels.conv2d import winograd
+from tests.kernels.oracle import random
+from tests.ranks import environment, python
+
+
+@pytest.fixture
+def several():
+    """Sets the number of threads; one again afterwards."""
+    before = kernels.num_threads()
+    yield kernels.set_num_threads
+    kernels.set_num_threads(before)
+
+
+def convolution(x_shape, w_shape, **options):
+    x, w = random(x_shape), random(w_shape, 1)
+    y = kernels.conv2d(x, w, random(w_shape[3:], 2), relu=True, **options)
+    return [y, kernels.conv2d_dgrad(y, w, x_shape, **options), kernels.conv2d_wgrad(x, y, w_shape, **options)]
+
+
+def dense(M, C, K):
+    x, w = random((M, C)), random((C, K), 1)
+    y = kernels.dense(x, w, random(K, 2), relu=True)
+    return [y, kernels.dense_dgrad(y, w), kernels.dense_wgrad(x, y)]
+
+
+def matmul(a_shape, b_shape, **options):
+    return [kernels.matmul(random(a_shape), random(b_shape, 1), **options)]
+
+
+OPERATIONS = {
+    "transforms": lambda: convolution((5, 14, 13, 32), (3, 3, 32, 70), padding=1),
+    "transforms in groups": lambda: convolution((3, 13, 13, 64), (5, 5, 32, 72), padding=2, groups=2),
+    "a first layer": lambda: convolution((2, 61, 61, 3), (7, 7, 3, 33), stride=2, padding=3),
+    "strided": lambda: convolution((5, 15, 14, 20), (3, 3, 20, 70), stride=2, padding=1),
+    "tap by tap": lambda: convolution((5, 7, 7, 64), (3, 3, 64, 33), stride=2, padding=1),
+    "one pixel": lambda: convolution((5, 9, 9, 200), (1, 1, 200, 70)),
+    "one pixel, strided": lambda: convolution((5, 9, 9, 40), (1, 1, 40, 33), stride=2),
+    "few rows": lambda: dense(5, 300, 150), "many rows": lambda: dense(300, 1100, 70),
+    "crowded rows": lambda: dense(300, 1024, 70),
+    "a batch": lambda: matmul((5, 20, 30), (5, 30, 40)), "a transposed batch": lambda: matmul(
+        (5, 30, 20), (5, 40, 30), transpose_a=True, transpose_b=True),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+def test_threads_change_no_bit(operation, several):
+    several(1)
+    want = operation()
+    for count in (2, 3, 7):
+        several(count)
+        for ours, theirs in zip(operation(), want, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_operations_go_every_way():
+    assert winograd.wins((3, 3, 32, 70), (1, 1), 1, 14, 13)
+    assert winograd.wins((5, 5, 32, 72), (1, 1), 2, 13, 13)
+    assert winograd.wins((7, 7, 3, 33), (2, 2), 1, 31, 31)
+    assert not winograd.wins((3, 3, 20, 70), (2, 2), 1, 8, 7)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("size", [1, 4, 5, 17])
+def test_every_part_is_done_once(count, size, several):
+    several(count)
+    done, names = [], set()
+
+    def work(first, last):
+        done.extend(range(first, last))
+        names.add(threading.get_ident())
+
+    threads.share(size, work)
+    assert sorted(done) == list(range(size))
+    assert threading.get_ident() in names
+
+
+def test_an_error_in_a_thread_is_raised_when_all_are_done(several):
+    several(3)
+    done = []
+
+    def work(first, last):
+        if first == 1:
+            raise RuntimeError("part 1")
+        done.append(first)
+
+    with pytest.raises(RuntimeError, match="part 1"):
+        threads.share(3, work)
+    assert sorted(done) == [0, 2]
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, "2"])
+def test_a_number_of_threads_that_is_none(count):
+    with pytest.raises(ValueError, match="set_num_threads: the number of threads must be a positive int"):
+        kernels.set_num_threads(count)
+
+
+@pytest.mark.parametrize(("value", "shown"), [("3", "3"), ("", "1"), ("0", "KERNELS_NUM_THREADS=0: expected a"),
+                                              ("two", "KERNELS_NUM_THREADS=two: expected a positive whole number")])
+def test_the_environment_says_how_many(value, shown):
+    done = python("import kernels; print(kernels.num_threads())", environment(KERNELS_NUM_THREADS=value))
+    assert shown in done.stdout + done.stderr
