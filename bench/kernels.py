@@ -2,23 +2,20 @@
 
 import argparse
 import ctypes
-import json
 import os
 import statistics
 import sys
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import kernels
+from bench.rows import count, save, show, writable
 from bench.timing import alternate, copy_bandwidth, peak
 from kernels.conv2d.cases import CASES as CONVOLUTIONS
 from kernels.dense.cases import CASES as DENSE
 from mpilayer.errors import UserError
-from mpilayer.files import replacing
 
 PASSES = ("forward", "dgrad", "wgrad")
 CASES = [case for case in (*CONVOLUTIONS, *DENSE) if case.net != "odd"]
@@ -169,26 +166,14 @@ def summary(rows, peer):
 
 def report(chosen, options):
     """Measure, and print each row as it comes; return them all."""
-    rows, core_peak = [], peak()
-    columns = TextColumn("pass"), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(highlight=False, soft_wrap=True), transient=True) as bar:
-        say, total = bar.console.print, sum(len(passes) for _, passes in chosen)
-        say(f"one thread, batch {options.batch}, "
-            f"peak {core_peak:.1f} GFLOP/s, copy {copy_bandwidth():.1f} GB/s")
-        say(LINE.format(**HEAD), style="bold")
-        for one in bar.track(measure(chosen, options, core_peak), total=total):
-            rows.append(one)
-            say(line(one))
+    core_peak, total = peak(), sum(len(passes) for _, passes in chosen)
+    head = (f"one thread, batch {options.batch}, peak {core_peak:.1f} GFLOP/s, copy {copy_bandwidth():.1f} GB/s",
+            LINE.format(**HEAD))
+    rows, say = show(head, measure(chosen, options, core_peak), total, line)
     if options.peer:
         say(summary(rows, options.peer))
         say("worst: " + line(min(rows, key=lambda one: one["ratio"])))
     return rows
-
-
-def _count(text):
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text!r}")
-    return int(text)
 
 
 def parser():
@@ -197,9 +182,9 @@ def parser():
     p.add_argument("--net", choices=sorted({case.net for case in CASES}), help="only this net (default: all)")
     p.add_argument("--pass", dest="only", choices=PASSES, help="only this pass (default: all)")
     p.add_argument("--layer", default="", metavar="PART", help="only layers named so in part")
-    p.add_argument("--batch", type=_count, default=16, help="images (default: 16)")
+    p.add_argument("--batch", type=count, default=16, help="images (default: 16)")
     p.add_argument("--peer", choices=PEERS, help="measure this as well, in turn with ours (default: nothing)")
-    p.add_argument("--rounds", type=_count, default=9, help="readings of each time, at least (default: 9)")
+    p.add_argument("--rounds", type=count, default=9, help="readings of each time, at least (default: 9)")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
     return p
 
@@ -208,11 +193,7 @@ def main(argv):
     """Measure, print, and save."""
     options = parser().parse_args(argv)
     chosen = select(options)
-    if options.json and not options.json.parent.is_dir():
-        raise UserError(f"--json {options.json}: there is no folder {options.json.parent}")
+    writable(options.json)
     if options.peer:
         PEERS[options.peer][0]()
-    rows = report(chosen, options)
-    if options.json:
-        with replacing(options.json) as file:
-            json.dump(rows, file, indent=1)
+    save(report(chosen, options), options.json)
