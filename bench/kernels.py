@@ -11,7 +11,7 @@ import numpy as np
 from rich.table import Table
 
 import kernels
-from bench.rows import count, save, show, writable
+from bench.rows import positive, save, show, writable
 from bench.timing import alternate, copy_bandwidth, peak
 from kernels.conv2d.cases import CASES as CONVOLUTIONS
 from kernels.dense.cases import CASES as DENSE
@@ -182,9 +182,9 @@ def parser():
     p.add_argument("--net", choices=sorted({case.net for case in CASES}), help="only this net (default: all)")
     p.add_argument("--pass", dest="only", choices=PASSES, help="only this pass (default: all)")
     p.add_argument("--layer", default="", metavar="PART", help="only layers named so in part")
-    p.add_argument("--batch", type=count, default=16, help="images (default: 16)")
+    p.add_argument("--batch", type=positive, default=16, help="images (default: 16)")
     p.add_argument("--peer", choices=PEERS, help="measure this as well, in turn with ours (default: nothing)")
-    p.add_argument("--rounds", type=count, default=9, help="readings of each time, at least (default: 9)")
+    p.add_argument("--rounds", type=positive, default=9, help="readings of each time, at least (default: 9)")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
     return p
 

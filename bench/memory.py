@@ -9,7 +9,7 @@ import numpy as np
 import kernels
 from bench import torch_memory
 from bench.kernels import open_torch
-from bench.rows import count, save, show, writable
+from bench.rows import positive, save, show, writable
 from bench.timing import alternate, copy_bandwidth
 from kernels.activation.cases import CASES as ACTIVATIONS
 from kernels.loss.cases import CASES as LOSSES
@@ -150,7 +150,7 @@ def parser():
     p = argparse.ArgumentParser(prog="python -m bench memory", description=__doc__)
     p.add_argument("--op", default="", metavar="PART", help="only operations named so in part")
     p.add_argument("--peer", choices=PEERS, help="measure this as well, in turn with ours (default: nothing)")
-    p.add_argument("--rounds", type=count, default=9, help="readings of each time, at least (default: 9)")
+    p.add_argument("--rounds", type=positive, default=9, help="readings of each time, at least (default: 9)")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the rows there")
     return p
 

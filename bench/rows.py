@@ -10,7 +10,7 @@ from mpilayer.errors import UserError
 from mpilayer.files import replacing
 
 
-def count(text):
+def positive(text):
     """The type of an option that is a positive whole number."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text!r}")

@@ -1,12 +1,16 @@
 """Pooling on channels-last arrays; every inner loop runs over neighbouring floats.
 
-rows and columns are geometry.Axis. Outputs are written in full, whatever they held.
+rows and columns are geometry.Axis. Outputs are written in full, whatever they held. No inner loop calls a function
+with arrays: to pass views costs more than to pool a pixel.
 """
 
 import numpy as np
 from numba import njit
 
+from kernels.restrict import restrict
+
 jit = njit(nogil=True, cache=True, error_model="numpy")
+NANS = True  # what is passed where there may be NaNs; else None, a type of its own, so that there is code for each
 
 
 @jit
@@ -15,51 +19,76 @@ def maxpool2d(x, rows, columns, y, index):
     N, P, Q, C = y.shape
     R = rows.window
     # Every row of x is reduced along itself once; then whole rows of maxima, R at most, are compared.
-    best, winner = np.empty((R, Q, C), np.float32), np.empty((R, Q, C), np.uint8)
+    best, winner, plain = np.empty((R, Q * C), np.float32), np.empty((R, Q * C), np.uint8), np.ones(R, np.bool_)
     for n in range(N):
         ready = 0
         for p in range(P):
             for h in range(max(ready, rows.begin[p]), rows.end[p]):
-                _along(x[n, h], columns, best[h % R], winner[h % R])
+                row, slot = x[n, h].reshape(-1), h % R
+                plain[slot] = _no_nan(row)
+                if plain[slot]:
+                    _along(row, columns, C, None, best[slot], winner[slot])
+                else:
+                    _along(row, columns, C, NANS, best[slot], winner[slot])
             ready = rows.end[p]
-            for h in range(rows.begin[p], rows.end[p]):
-                tap, first = np.uint8((h - rows.start[p]) * columns.window), h == rows.begin[p]
-                top, won = best[h % R].ravel(), winner[h % R].ravel()
-                _down(top, won, tap, first, y[n, p].ravel(), index[n, p].ravel())
+            if plain.all():
+                _down(best, winner, rows, columns, p, None, y[n, p].reshape(-1), index[n, p].reshape(-1))
+            else:
+                _down(best, winner, rows, columns, p, NANS, y[n, p].reshape(-1), index[n, p].reshape(-1))
 
 
 @jit
-def _along(x, columns, best, winner):
+def _no_nan(row):
+    found = False
+    for i in range(row.size):
+        found |= row[i] != row[i]
+    return not found
+
+
+@jit
+def _along(row, columns, C, nans, best, winner):
     """The maxima of one row's windows, three taps in a pass."""
-    Q, C = best.shape
-    for q in range(Q):
-        begin, last = columns.begin[q], columns.end[q] - 1
-        for a in range(begin, last + 1, 3):
-            b, c = min(a + 1, last), min(a + 2, last)  # the last tap again, where there is no next one
-            start = columns.start[q]
-            tap_a, tap_b, tap_c = np.uint8(a - start), np.uint8(b - start), np.uint8(c - start)
-            for k in range(C):
-                top, tap = x[a, k], tap_a
-                if a > begin:
-                    top, tap = _larger(best[q, k], winner[q, k], top, tap)
-                top, tap = _larger(top, tap, x[b, k], tap_b)
-                best[q, k], winner[q, k] = _larger(top, tap, x[c, k], tap_c)
+    best, winner, C = restrict(best), restrict(winner), np.uintp(C)
+    for q in range(len(columns.start)):
+        begin, last, to = columns.begin[q], columns.end[q] - 1, np.uintp(q) * C
+        for i in range(begin, last + 1, 3):
+            j, k = min(i + 1, last), min(i + 2, last)  # the last tap again, where there is no next one
+            at_i, at_j, at_k = np.uintp(i) * C, np.uintp(j) * C, np.uintp(k) * C
+            tap_i, tap_j, tap_k = _taps(i, j, k, columns.start[q], 1)
+            for c in range(C):
+                top, won = row[at_i + c], tap_i
+                if i > begin:
+                    top, won = _larger(best[to + c], winner[to + c], top, won, nans)
+                top, won = _larger(top, won, row[at_j + c], tap_j, nans)
+                best[to + c], winner[to + c] = _larger(top, won, row[at_k + c], tap_k, nans)
 
 
 @jit
-def _down(best, winner, tap, first, y, index):
-    """Fold one row of maxima, whose taps start at `tap`, into a row of y and index."""
-    for i in range(y.size):
-        top, won = best[i], np.uint8(tap + winner[i])
-        if not first:
-            top, won = _larger(y[i], index[i], top, won)
-        y[i], index[i] = top, won
+def _down(best, winner, rows, columns, p, nans, y, index):
+    """The maxima of the rows of maxima of one row of windows, three rows in a pass."""
+    y, index = restrict(y), restrict(index)
+    R, begin, last = rows.window, rows.begin[p], rows.end[p] - 1
+    for i in range(begin, last + 1, 3):
+        j, k = min(i + 1, last), min(i + 2, last)
+        at_i, at_j, at_k = np.uintp(i % R), np.uintp(j % R), np.uintp(k % R)
+        tap_i, tap_j, tap_k = _taps(i, j, k, rows.start[p], columns.window)
+        for c in range(np.uintp(y.size)):
+            top, won = best[at_i, c], np.uint8(tap_i + winner[at_i, c])
+            if i > begin:
+                top, won = _larger(y[c], index[c], top, won, nans)
+            top, won = _larger(top, won, best[at_j, c], np.uint8(tap_j + winner[at_j, c]), nans)
+            y[c], index[c] = _larger(top, won, best[at_k, c], np.uint8(tap_k + winner[at_k, c]), nans)
 
 
 @jit
-def _larger(top, tap, value, its_tap):
-    """The earlier of equals, and of any number and a NaN the NaN."""
-    better = (not value <= top) & (top == top)
+def _taps(i, j, k, start, step):
+    return np.uint8((i - start) * step), np.uint8((j - start) * step), np.uint8((k - start) * step)
+
+
+@jit
+def _larger(top, tap, value, its_tap, nans):
+    """The earlier of equals, and of any number and a NaN the NaN, where there may be some."""
+    better = value > top if nans is None else (not value <= top) & (top == top)
     return (value if better else top), (its_tap if better else tap)
 
 

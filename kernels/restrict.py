@@ -1,0 +1,28 @@
+"""A promise to the compiler."""
+
+from llvmlite import ir
+from numba.core import imputils
+from numba.extending import intrinsic
+
+
+@intrinsic
+def restrict(typing, array):
+    """The array, promised to share no memory with any other that the function uses (C's `restrict`).
+
+    Loops that write to it become vector code without a test of every pair of addresses each time one begins.
+    """
+    def generate(context, builder, signature, values):
+        view = context.make_array(array)(context, builder, values[0])
+        kind = ir.FunctionType(view.data.type, [view.data.type])
+        name = "restrict." + "".join(c for c in str(view.data.type) if c.isalnum())
+        alone = builder.module.globals.get(name)
+        if alone is None:
+            alone = ir.Function(builder.module, kind, name)
+            alone.linkage = "linkonce_odr"  # so that nothing but its attributes is known of it
+            alone.attributes.add("noinline")
+            alone.return_value.add_attribute("noalias")
+            ir.IRBuilder(alone.append_basic_block()).ret(alone.args[0])
+        view.data = builder.call(alone, [view.data])
+        return imputils.impl_ret_borrowed(context, builder, signature.return_type, view._getvalue())
+
+    return array(array), generate
