@@ -7,10 +7,12 @@ with arrays: to pass views costs more than to pool a pixel.
 import numpy as np
 from numba import njit
 
-from kernels.restrict import restrict
+from kernels.hints import prefetch, restrict
 
 jit = njit(nogil=True, cache=True, error_model="numpy")
 NANS = True  # what is passed where there may be NaNs; else None, a type of its own, so that there is code for each
+ZERO = np.float32(0)
+NUMBER, INFINITY = np.int32(2**31 - 1), np.int32(0x7F800000)  # all bits but the sign, and those of infinity
 
 
 @jit
@@ -39,17 +41,20 @@ def maxpool2d(x, rows, columns, y, index):
 
 @jit
 def _no_nan(row):
-    found = False
-    for i in range(row.size):
-        found |= row[i] != row[i]
-    return not found
+    most = np.int32(0)
+    for i in range(row.size):  # as ints without their sign NaNs are above infinity, and ints have a vector maximum
+        most = max(most, np.int32(np.float32(row[i]).view(np.int32) & NUMBER))
+    return most <= INFINITY
 
 
 @jit
 def _along(row, columns, C, nans, best, winner):
     """The maxima of one row's windows, three taps in a pass."""
-    best, winner, C = restrict(best), restrict(winner), np.uintp(C)
-    for q in range(len(columns.start)):
+    best, winner, C, Q = restrict(best), restrict(winner), np.uintp(C), len(columns.start)
+    share = row.size // Q  # of the next row, which memory can bring meanwhile
+    for q in range(Q):
+        for i in range(q * share, (q + 1) * share, 16):
+            prefetch(row, row.size + i)
         begin, last, to = columns.begin[q], columns.end[q] - 1, np.uintp(q) * C
         for i in range(begin, last + 1, 3):
             j, k = min(i + 1, last), min(i + 2, last)  # the last tap again, where there is no next one
@@ -94,28 +99,45 @@ def _larger(top, tap, value, its_tap, nans):
 
 @jit
 def maxpool2d_backward(dy, index, rows, columns, dx):
-    """Write to dx the sum of the dy of the windows each input won; index stays below the number of taps."""
-    N, P, Q, C = dy.shape
-    W = dx.shape[2]
-    target = np.empty(256, np.int64)
+    """Write to dx the sum of the dy of the windows each input won."""
+    N, H, W, C = dx.shape
     for n in range(N):
-        image = dx[n].ravel()
-        image[:] = 0
-        for p in range(P):
-            for q in range(Q):
-                _aim(rows, columns, p, q, W, C, target)
-                for c in range(C):
-                    image[target[index[n, p, q, c]] + c] += dy[n, p, q, c]
+        ready = 0
+        for p in range(len(rows.start)):
+            _clear(dx[n, ready:rows.end[p]].reshape(-1))
+            ready = rows.end[p]
+            for h in range(rows.begin[p], rows.end[p]):
+                tap = (h - rows.start[p]) * columns.window
+                _spread(dy[n, p].reshape(-1), index[n, p].reshape(-1), columns, C, tap, dx[n, h].reshape(-1))
+        _clear(dx[n, ready:].reshape(-1))
 
 
 @jit
-def _aim(rows, columns, p, q, W, C, target):
-    """Where each tap's pixel begins; the taps in the padding, which cannot have won, are moved inside too."""
-    for r in range(rows.window):
-        h = min(max(rows.start[p] + r, rows.begin[p]), rows.end[p] - 1)
-        for s in range(columns.window):
-            w = min(max(columns.start[q] + s, columns.begin[q]), columns.end[q] - 1)
-            target[r * columns.window + s] = (h * W + w) * C
+def _clear(row):
+    for i in range(row.size):
+        row[i] = 0
+
+
+@jit
+def _spread(dy, index, columns, C, tap, row):
+    """Add dy to the pixels of one row that won; three neighbours in a pass, and what is left one by one."""
+    first, second, third, C, Q = restrict(row), restrict(row), restrict(row), np.uintp(C), len(columns.start)
+    share = row.size // Q  # of the next row, which memory can bring meanwhile
+    for q in range(Q):
+        for i in range(q * share, (q + 1) * share, 16):
+            prefetch(row, row.size + i)
+        begin, end, at = columns.begin[q], columns.end[q], np.uintp(q) * C
+        alone = end - (end - begin) % 3
+        for i in range(begin, alone, 3):
+            to, won = np.uintp(i) * C, np.uint8(tap + i - columns.start[q])
+            for c in range(C):
+                first[to + c] += dy[at + c] if index[at + c] == won else ZERO
+                second[to + C + c] += dy[at + c] if index[at + c] == np.uint8(won + 1) else ZERO
+                third[to + C + C + c] += dy[at + c] if index[at + c] == np.uint8(won + 2) else ZERO
+        for i in range(alone, end):
+            to, won = np.uintp(i) * C, np.uint8(tap + i - columns.start[q])
+            for c in range(C):
+                first[to + c] += dy[at + c] if index[at + c] == won else ZERO
 
 
 @jit

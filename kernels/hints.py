@@ -1,6 +1,7 @@
-"""A promise to the compiler."""
+"""What the compiler and the processor cannot know."""
 
 from llvmlite import ir
+from numba import types
 from numba.core import imputils
 from numba.extending import intrinsic
 
@@ -26,3 +27,18 @@ def restrict(typing, array):
         return imputils.impl_ret_borrowed(context, builder, signature.return_type, view._getvalue())
 
     return array(array), generate
+
+
+@intrinsic
+def prefetch(typing, array, i):
+    """Have the cache line with element i of a flat array fetched, which may lie beyond its end."""
+    def generate(context, builder, signature, values):
+        data = context.make_array(array)(context, builder, values[0]).data
+        pointer = builder.gep(data, [values[1]])
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
+        function = builder.module.declare_intrinsic("llvm.prefetch.p0", (), kind)
+        builder.call(function, [pointer, number(0), number(2), number(1)])  # to read, into L2, data
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate
