@@ -8,6 +8,7 @@ import pytest
 
 import nets
 from bench import __main__ as bench
+from bench import memory
 from bench.kernels import PEERS
 from bench.kernels import parser as bench_parser
 from mpilayer.optim import POLICIES
@@ -82,8 +83,9 @@ def test_every_room_has_its_furniture(room):
     (PROGRESS, parser(nets.NETS).format_help()),
     (POLICIES, parser(nets.NETS).format_help()),
     (PEERS, bench_parser().format_help()),
+    (memory.PEERS, memory.parser().format_help()),
     (bench.COMMANDS, bench.overview()),
-], ids=["nets", "schedules", "progress", "policies", "peers", "commands"])
+], ids=["nets", "schedules", "progress", "policies", "peers", "memory peers", "commands"])
 def test_help_shows_every_name_of_a_registry(registry, text):
     assert type(registry) is dict
     assert 0 < len(registry) <= 10

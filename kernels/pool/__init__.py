@@ -99,7 +99,7 @@ def global_avgpool(x, out=None):
     """The mean (N,C) of every channel over the whole image."""
     x = tensor("global_avgpool", "x", x, "NHWC")
     N, H, W, C = x.shape
-    y = output("global_avgpool", out, (N, C))
+    y = output("global_avgpool", out, (N, C), apart=[x])
     avgpool2d(x, (H, W), stride=1, out=y.reshape(N, 1, 1, C))
     return y
 
