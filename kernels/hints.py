@@ -34,7 +34,7 @@ def prefetch(typing, array, i):
     """Have the cache line with element i of a flat array fetched, which may lie beyond its end."""
     def generate(context, builder, signature, values):
         data = context.make_array(array)(context, builder, values[0]).data
-        pointer = builder.gep(data, [values[1]])
+        pointer = builder.bitcast(builder.gep(data, [values[1]]), ir.IntType(8).as_pointer())
         number = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
         function = builder.module.declare_intrinsic("llvm.prefetch.p0", (), kind)

@@ -21,7 +21,7 @@ def maxpool2d(x, rows, columns, y, index):
     N, P, Q, C = y.shape
     R = rows.window
     # Every row of x is reduced along itself once; then whole rows of maxima, R at most, are compared.
-    best, winner, plain = np.empty((R, Q * C), np.float32), np.empty((R, Q * C), np.uint8), np.ones(R, np.bool_)
+    best, winner, plain = _lines(R, Q * C), np.empty((R, Q * C), np.uint8), np.ones(R, np.bool_)
     for n in range(N):
         ready = 0
         for p in range(P):
@@ -40,6 +40,14 @@ def maxpool2d(x, rows, columns, y, index):
 
 
 @jit
+def _lines(count, size):
+    """An empty array of rows that begins with a cache line: a vector across two of them costs twice as much."""
+    room = np.empty(count * size + 16, np.float32)
+    skip = -room.ctypes.data % 64 // 4
+    return room[skip:skip + count * size].reshape(count, size)
+
+
+@jit
 def _no_nan(row):
     most = np.int32(0)
     for i in range(row.size):  # as ints without their sign NaNs are above infinity, and ints have a vector maximum
@@ -51,10 +59,9 @@ def _no_nan(row):
 def _along(row, columns, C, nans, best, winner):
     """The maxima of one row's windows, three taps in a pass."""
     best, winner, C, Q = restrict(best), restrict(winner), np.uintp(C), len(columns.start)
-    share = row.size // Q  # of the next row, which memory can bring meanwhile
+    share = row.size // Q
     for q in range(Q):
-        for i in range(q * share, (q + 1) * share, 16):
-            prefetch(row, row.size + i)
+        _ahead(row, q * share, share, 16)
         begin, last, to = columns.begin[q], columns.end[q] - 1, np.uintp(q) * C
         for i in range(begin, last + 1, 3):
             j, k = min(i + 1, last), min(i + 2, last)  # the last tap again, where there is no next one
@@ -66,6 +73,13 @@ def _along(row, columns, C, nans, best, winner):
                     top, won = _larger(best[to + c], winner[to + c], top, won, nans)
                 top, won = _larger(top, won, row[at_j + c], tap_j, nans)
                 best[to + c], winner[to + c] = _larger(top, won, row[at_k + c], tap_k, nans)
+
+
+@jit
+def _ahead(row, start, count, line):
+    """Have memory bring a part of the row after this one, while this one is worked on; `line` elements at a time."""
+    for i in range(start, start + count, line):
+        prefetch(row, row.size + i)
 
 
 @jit
@@ -99,45 +113,50 @@ def _larger(top, tap, value, its_tap, nans):
 
 @jit
 def maxpool2d_backward(dy, index, rows, columns, dx):
-    """Write to dx the sum of the dy of the windows each input won."""
+    """Write to dx the sum of the dy of the windows each input won: it reads much to write once, and in order."""
     N, H, W, C = dx.shape
+    down, across = _reach(rows, H), _reach(columns, W)
     for n in range(N):
-        ready = 0
-        for p in range(len(rows.start)):
-            _clear(dx[n, ready:rows.end[p]].reshape(-1))
-            ready = rows.end[p]
-            for h in range(rows.begin[p], rows.end[p]):
+        for h in range(H):
+            row, first, end = dx[n, h].reshape(-1), down[h, 0], down[h, 1]
+            if first == end:
+                row[:] = 0
+            for p in range(first, end):
                 tap = (h - rows.start[p]) * columns.window
-                _spread(dy[n, p].reshape(-1), index[n, p].reshape(-1), columns, C, tap, dx[n, h].reshape(-1))
-        _clear(dx[n, ready:].reshape(-1))
+                _collect(dy[n, p].reshape(-1), index[n, p].reshape(-1), columns, across, C, tap, p > first, row)
 
 
 @jit
-def _clear(row):
-    for i in range(row.size):
-        row[i] = 0
+def _reach(axis, size):
+    """The windows first <= o < end that each pixel is in, as (size, 2)."""
+    reach = np.empty((size, 2), np.intp)
+    for i in range(size):
+        reach[i, 0], reach[i, 1] = np.searchsorted(axis.end, i, "right"), np.searchsorted(axis.begin, i, "right")
+    return reach
 
 
 @jit
-def _spread(dy, index, columns, C, tap, row):
-    """Add dy to the pixels of one row that won; three neighbours in a pass, and what is left one by one."""
-    first, second, third, C, Q = restrict(row), restrict(row), restrict(row), np.uintp(C), len(columns.start)
-    share = row.size // Q  # of the next row, which memory can bring meanwhile
-    for q in range(Q):
-        for i in range(q * share, (q + 1) * share, 16):
-            prefetch(row, row.size + i)
-        begin, end, at = columns.begin[q], columns.end[q], np.uintp(q) * C
-        alone = end - (end - begin) % 3
-        for i in range(begin, alone, 3):
-            to, won = np.uintp(i) * C, np.uint8(tap + i - columns.start[q])
+def _collect(dy, index, columns, across, C, tap, more, row):
+    """Write to one row, or with `more` add to it, what it won in one row of windows, three of them in a pass."""
+    row, start, last, size, C = restrict(row), columns.start, len(columns.start) - 1, C, np.uintp(C)
+    for w in range(len(across)):
+        first, end, here, to = across[w, 0], across[w, 1], tap + w, np.uintp(w) * C
+        if not more:
+            _ahead(row, w * size, size, 16)
+        if w <= last:
+            _ahead(dy, w * size, size, 16)
+            _ahead(index, w * size, size, 64)
+        for q in range(first, max(end, first + 1), 3):
+            i, j, k = min(q, last), min(q + 1, last), min(q + 2, last)
+            at_i, at_j, at_k = np.uintp(i) * C, np.uintp(j) * C, np.uintp(k) * C
+            tap_i, tap_j, tap_k = np.uint8(here - start[i]), np.uint8(here - start[j]), np.uint8(here - start[k])
+            add, has_i, has_j, has_k = more or q > first, q < end, q + 1 < end, q + 2 < end
             for c in range(C):
-                first[to + c] += dy[at + c] if index[at + c] == won else ZERO
-                second[to + C + c] += dy[at + c] if index[at + c] == np.uint8(won + 1) else ZERO
-                third[to + C + C + c] += dy[at + c] if index[at + c] == np.uint8(won + 2) else ZERO
-        for i in range(alone, end):
-            to, won = np.uintp(i) * C, np.uint8(tap + i - columns.start[q])
-            for c in range(C):
-                first[to + c] += dy[at + c] if index[at + c] == won else ZERO
+                total = row[to + c] if add else ZERO
+                total += dy[at_i + c] if has_i & (index[at_i + c] == tap_i) else ZERO
+                total += dy[at_j + c] if has_j & (index[at_j + c] == tap_j) else ZERO
+                total += dy[at_k + c] if has_k & (index[at_k + c] == tap_k) else ZERO
+                row[to + c] = total
 
 
 @jit
