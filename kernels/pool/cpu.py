@@ -143,7 +143,7 @@ def _collect(dy, index, columns, across, C, tap, more, row):
         first, end, here, to = across[w, 0], across[w, 1], tap + w, np.uintp(w) * C
         if not more:
             _ahead(row, w * size, size, 16)
-        if w <= last:
+        if tap == 0 and w <= last:  # the first pixels that read this row of windows
             _ahead(dy, w * size, size, 16)
             _ahead(index, w * size, size, 64)
         for q in range(first, max(end, first + 1), 3):
