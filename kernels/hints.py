@@ -6,6 +6,19 @@ from numba.core import imputils
 from numba.extending import intrinsic
 
 
+def _opaque(module, name, result, argument):
+    """A function that does nothing, which the compiler may not find out: what it knows are the attributes."""
+    name += "." + "".join(c for c in str(argument) if c.isalnum())
+    if name in module.globals:
+        return module.globals[name]
+    function = ir.Function(module, ir.FunctionType(result, [argument]), name)
+    function.linkage = "linkonce_odr"
+    function.attributes.add("noinline")
+    builder = ir.IRBuilder(function.append_basic_block())
+    builder.ret_void() if result == ir.VoidType() else builder.ret(function.args[0])
+    return function
+
+
 @intrinsic
 def restrict(typing, array):
     """The array, promised to share no memory with any other that the function uses (C's `restrict`).
@@ -14,16 +27,12 @@ def restrict(typing, array):
     """
     def generate(context, builder, signature, values):
         view = context.make_array(array)(context, builder, values[0])
-        kind = ir.FunctionType(view.data.type, [view.data.type])
-        name = "restrict." + "".join(c for c in str(view.data.type) if c.isalnum())
-        alone = builder.module.globals.get(name)
-        if alone is None:
-            alone = ir.Function(builder.module, kind, name)
-            alone.linkage = "linkonce_odr"  # so that nothing but its attributes is known of it
-            alone.attributes.add("noinline")
-            alone.return_value.add_attribute("noalias")
-            ir.IRBuilder(alone.append_basic_block()).ret(alone.args[0])
+        kind = view.data.type
+        alone = _opaque(builder.module, "restrict", kind, kind)
+        alone.return_value.add_attribute("noalias")
         view.data = builder.call(alone, [view.data])
+        # Memory that nobody else can know need not be written at all: so somebody must.
+        builder.call(_opaque(builder.module, "tell", ir.VoidType(), kind), [view.data])
         return imputils.impl_ret_borrowed(context, builder, signature.return_type, view._getvalue())
 
     return array(array), generate

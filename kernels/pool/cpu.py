@@ -85,7 +85,6 @@ def _ahead(row, start, count, line):
 @jit
 def _down(best, winner, rows, columns, p, nans, y, index):
     """The maxima of the rows of maxima of one row of windows, three rows in a pass."""
-    y, index = restrict(y), restrict(index)
     R, begin, last = rows.window, rows.begin[p], rows.end[p] - 1
     for i in range(begin, last + 1, 3):
         j, k = min(i + 1, last), min(i + 2, last)
