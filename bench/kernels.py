@@ -1,4 +1,4 @@
-"""Convolution and dense layers of the nets, one thread: GFLOP/s, share of the peak, and against a peer."""
+"""Convolution and dense layers of the nets: GFLOP/s, share of the peak, and against a peer."""
 
 import argparse
 import ctypes
@@ -7,12 +7,11 @@ import statistics
 import sys
 
 import numpy as np
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import kernels
 from bench import options as shared
+from bench.rows import show
 from bench.timing import alternate, copy_bandwidth, peak
 from kernels.conv2d.cases import CASES as CONVOLUTIONS
 from kernels.dense.cases import CASES as DENSE
@@ -39,13 +38,13 @@ def ours(case, x, w, dy):
 
 
 def open_torch():
-    """PyTorch on one thread, with the memory habits NumPy has: huge pages, and what is freed stays ours."""
+    """PyTorch with as many threads as ours and the memory habits of NumPy: huge pages, what is freed stays ours."""
     os.environ["THP_MEM_ALLOC_ENABLE"] = "1"
     try:
         import torch
     except ImportError:
         raise UserError('--peer torch needs PyTorch | try: pip install -e ".[bench]"') from None
-    torch.set_num_threads(1)
+    torch.set_num_threads(kernels.num_threads())
     torch.set_grad_enabled(False)
     if sys.platform == "linux":  # else every large result would be new pages from the system, zeroed anew
         libc = ctypes.CDLL(None)
@@ -117,7 +116,7 @@ def select(options):
     return chosen
 
 
-def measure(chosen, options, core_peak):
+def measure(chosen, options, most):
     """Yield a row for each pass of each case."""
     for case, passes in chosen:
         rng = np.random.default_rng(0)
@@ -127,14 +126,14 @@ def measure(chosen, options, core_peak):
         for name in passes:
             times = alternate({"ours": mine[name], **theirs[name]}, rounds=options.rounds, seconds=SECONDS)
             seconds, peer_seconds = times.pop("ours"), min(times.values(), default=None)
-            yield row(case, name, options.batch, core_peak, seconds, peer_seconds)
+            yield row(case, name, options.batch, most, seconds, peer_seconds)
 
 
-def row(case, name, batch, core_peak, seconds, peer_seconds):
+def row(case, name, batch, most, seconds, peer_seconds):
     """What is known of one pass; METRICS.md has the formulas."""
     gflops = case.flops(batch) / seconds / 1e9
     return {"net": case.net, "layer": case.name, "pass": name, "shape": shape(case, batch),
-            "seconds": seconds, "gflops": gflops, "peak_share": gflops / core_peak,
+            "seconds": seconds, "gflops": gflops, "peak_share": gflops / most,
             "peer_seconds": peer_seconds, "ratio": peer_seconds and peer_seconds / seconds}
 
 
@@ -167,16 +166,10 @@ def summary(rows, peer):
 
 def report(chosen, options):
     """Measure, and print each row as it comes; return them all."""
-    rows, core_peak = [], peak()
-    columns = TextColumn("pass"), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(highlight=False, soft_wrap=True), transient=True) as bar:
-        say, total = bar.console.print, sum(len(passes) for _, passes in chosen)
-        say(f"one thread, batch {options.batch}, "
-            f"peak {core_peak:.1f} GFLOP/s, copy {copy_bandwidth():.1f} GB/s")
-        say(LINE.format(**HEAD), style="bold")
-        for one in bar.track(measure(chosen, options, core_peak), total=total):
-            rows.append(one)
-            say(line(one))
+    most, total = peak() * options.threads, sum(len(passes) for _, passes in chosen)
+    head = (f"{shared.threads(options)}, batch {options.batch}, "
+            f"peak {most:.1f} GFLOP/s, copy {copy_bandwidth():.1f} GB/s", LINE.format(**HEAD))
+    rows, say = show(head, measure(chosen, options, most), total, line)
     if options.peer:
         say(summary(rows, options.peer))
         say("worst: " + line(min(rows, key=lambda one: one["ratio"])))
@@ -190,6 +183,7 @@ def parser():
     p.add_argument("--pass", dest="only", choices=PASSES, help="only this pass (default: all)")
     p.add_argument("--layer", default="", metavar="PART", help="only layers named so in part")
     shared.add(p, PEERS, rounds=9)
+    p.add_argument("--batch", type=shared.count, default=16, help="images (default: 16)")
     return p
 
 
@@ -197,7 +191,7 @@ def main(argv):
     """Measure, print, and save."""
     options = parser().parse_args(argv)
     chosen = select(options)
-    shared.check(options)
+    shared.begin(options)
     if options.peer:
         PEERS[options.peer][0]()
     shared.save(options, report(chosen, options))

@@ -1,4 +1,4 @@
-"""A whole training step of a net, one thread, no MPI: its speed, where its time goes, and against a peer."""
+"""A whole training step of a net, no MPI: its speed, where its time goes, and against a peer."""
 
 import argparse
 import contextlib
@@ -168,8 +168,8 @@ PEERS = {"torch": (open_torch, _torch_steps)}
 
 def measure(options):
     """All figures; METRICS.md has the formulas."""
-    core_peak, step = peak(), Step(nets.build(options.net), options.batch)
-    others, figures = {}, {"net": options.net, "batch": options.batch, "peak": core_peak}
+    most, step = peak() * options.threads, Step(nets.build(options.net), options.batch)
+    others, figures = {}, {"net": options.net, "batch": options.batch, "peak": most}
     if options.peer:
         theirs, loud = PEERS[options.peer][1], Step(step.net, options.batch, LOUD)
         figures["difference"] = compare(loud, theirs(loud))
@@ -177,7 +177,7 @@ def measure(options):
     times = alternate({"ours": step, **others}, rounds=options.rounds, seconds=0)
     total = flops(step.net)
     figures["rows"] = [{"who": who, "seconds": seconds, "images_per_second": options.batch / seconds,
-                        "gflops": total / seconds / 1e9, "peak_share": total / seconds / 1e9 / core_peak,
+                        "gflops": total / seconds / 1e9, "peak_share": total / seconds / 1e9 / most,
                         "ratio": seconds / times["ours"]} for who, seconds in times.items()]
     return figures | {"breakdown": breakdown(step, options.rounds)}
 
@@ -209,18 +209,19 @@ def parser():
     p = argparse.ArgumentParser(prog="python -m bench step", description=__doc__)
     p.add_argument("--net", choices=nets.NETS, default="alexnet", help="(default: alexnet)")
     shared.add(p, PEERS, rounds=5)
+    p.add_argument("--batch", type=shared.count, default=16, help="images (default: 16)")
     return p
 
 
 def main(argv):
     """Measure, print, and save."""
     options = parser().parse_args(argv)
-    shared.check(options)
+    shared.begin(options)
     if options.peer:
         PEERS[options.peer][0]()
     figures = measure(options)
     say = Console(highlight=False, soft_wrap=True).print
-    say(f"{options.net}, one thread, batch {options.batch}, peak {figures['peak']:.1f} GFLOP/s")
+    say(f"{options.net}, {shared.threads(options)}, batch {options.batch}, peak {figures['peak']:.1f} GFLOP/s")
     say(speeds(figures))
     if options.peer:
         say("greatest difference: " + ", ".join(f"{kind} {off:.1e}" for kind, off in figures["difference"].items()))

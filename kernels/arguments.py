@@ -38,14 +38,26 @@ def tensor(operation, name, value, axes, dtype=np.float32):
     return np.asarray(value, order="C")
 
 
-def output(operation, out, wanted):
-    """A float32 array of shape `wanted` to write into: `out` itself if it fits, a new one if it is None."""
+def output(operation, out, wanted, dtype=np.float32, *, apart=()):
+    """An array of shape `wanted` to write into: `out` itself if it fits, a new one if it is None.
+
+    Raises ValueError if it does not fit, or may share memory with one of the arrays `apart`.
+    """
     if out is None:
-        return np.empty(wanted, np.float32)
-    fits = isinstance(out, np.ndarray) and out.dtype == np.float32 and out.shape == tuple(wanted)
+        return np.empty(wanted, dtype)
+    fits = isinstance(out, np.ndarray) and out.dtype == dtype and out.shape == tuple(wanted)
     require(fits and out.flags.c_contiguous and out.flags.writeable, operation,
-            "out must be a writeable, C-contiguous float32 array of shape {}", tuple(wanted))
+            "out must be a writeable, C-contiguous {} array of shape {}", np.dtype(dtype), tuple(wanted))
+    require(not any(np.may_share_memory(out, other) for other in apart), operation,
+            "out must not overlap what it is computed from")
     return out
+
+
+def two_outputs(operation, out):
+    """Both members of an `out` for two results, a pair; two None if it is None."""
+    require(out is None or (isinstance(out, tuple | list) and len(out) == 2), operation,
+            "out must be a pair of arrays, got {}", type(out).__name__)
+    return out or (None, None)
 
 
 def _whole(value, least):

@@ -43,7 +43,7 @@ def share(count, work):
 
 
 def _from_environment():
-    text = os.environ.get("KERNELS_NUM_THREADS", "1")
+    text = os.environ.get("KERNELS_NUM_THREADS") or "1"
     if not (text.isdecimal() and int(text) >= 1):
         raise ValueError(f"KERNELS_NUM_THREADS={text}: expected a positive whole number")
     set_num_threads(int(text))

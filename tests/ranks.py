@@ -24,6 +24,12 @@ def environment(**extra):
     return {**kept, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(TOP), **extra}
 
 
+def python(program, env, seconds=60):
+    """Run a program in a process of its own; a CompletedProcess with text output."""
+    return subprocess.run([sys.executable, "-c", program], cwd=TOP, env=env, capture_output=True, text=True,
+                          timeout=seconds)
+
+
 def mpiexec(count, *command, seconds=60, **extra):
     """Run `python command` on `count` ranks; a CompletedProcess with text output. Fails the test past its time."""
     launcher = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench import __main__ as bench
-from bench import kernels, timeline, timing
+from bench import kernels, memory, timeline, timing
 
 ROOT = Path(bench.__file__).parents[1]
 KEYS = ["net", "layer", "pass", "shape", "seconds", "gflops", "peak_share", "peer_seconds", "ratio"]
@@ -152,6 +152,53 @@ def test_geometric_means():
             [("conv2", "forward", 1.0), ("conv2", "dgrad", 4.0), ("fc6", "forward", 0.25)]]
     means = {what: (count, pytest.approx(mean)) for what, (count, mean) in kernels.means(rows).items()}
     assert means == {"all": (3, 1), "conv": (2, 2), "dense": (1, 0.25), "forward": (2, 0.5), "dgrad": (1, 4)}
+
+
+@pytest.fixture
+def quick_memory(monkeypatch):
+    """Short readings of small cases, one for each operation."""
+    monkeypatch.setattr(memory, "SECONDS", 0)
+    monkeypatch.setattr(memory, "copy_bandwidth", lambda: 20.0)
+    for name, op in memory.OPS.items():
+        small = min(op.cases, key=lambda case: case.bytes)
+        monkeypatch.setitem(memory.OPS, name, op._replace(cases=[small._replace(name="alexnet " + small.name)]))
+
+
+def test_memory_writes_rows(quick_memory, tmp_path, capsys):
+    file = tmp_path / "rows.json"
+    assert run("memory", "--rounds", 1, "--json", file) == 0
+    rows, printed = json.loads(file.read_text()), capsys.readouterr().out
+    assert [(row["op"], row["pass"]) for row in rows] == [(n, w) for n, op in memory.OPS.items() for w in op.passes]
+    for row in rows:
+        assert row["gb_per_s"] == pytest.approx(row["bytes"] / row["seconds"] / 1e9)
+        assert row["copy_share"] == pytest.approx(row["gb_per_s"] / 20)
+        assert row["peer_seconds"] is row["ratio"] is None
+    assert len(printed.rstrip().splitlines()) == 2 + len(rows)
+
+
+def test_memory_against_a_peer_takes_its_better_layout(quick_memory, monkeypatch, capsys):
+    monkeypatch.setitem(memory.PEERS, "torch", lambda: None)
+    peer = {"forward": {"one": None, "other": None}, "backward": {"one": None, "other": None}}
+    monkeypatch.setitem(memory.OPS, "lrn", memory.OPS["lrn"]._replace(torch=lambda case: peer))
+    monkeypatch.setattr(memory, "alternate", lambda functions, **_: {"ours": 1.0, "one": 3.0, "other": 2.0})
+    assert run("memory", "--op", "lrn", "--peer", "torch") == 0
+    assert capsys.readouterr().out.count("2000.000   2.00") == 2
+
+
+def test_memory_measures_the_nets_alone():
+    chosen = memory.select("")
+    assert {name for name, _ in chosen} == set(memory.OPS)
+    assert {case.name.split()[0] for _, case in chosen} == {"alexnet", "googlenet"}
+    assert {name for name, _ in memory.select("pool")} == {"maxpool2d", "avgpool2d"}
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    (["--op", "conv"], "no op 'conv' | expected part of one of relu, dropout"),
+    (["--op", "lrn", "--json", "/no/such/folder/rows.json"], "no folder /no/such/folder"),
+])
+def test_memory_says_what_does_not_fit(argv, message, capsys):
+    assert run("memory", *argv) == 2
+    assert message in capsys.readouterr().err
 
 
 WORK = [("input", "read batch"), ("compute", "forward input"), ("exposed", "exposed: wait fc"),

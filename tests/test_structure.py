@@ -8,7 +8,7 @@ import pytest
 
 import nets
 from bench import __main__ as bench
-from bench import kernels, step
+from bench import kernels, memory, step
 from mpilayer.optim import POLICIES
 from mpilayer.options import parser
 from mpilayer.progress import PROGRESS
@@ -82,8 +82,9 @@ def test_every_room_has_its_furniture(room):
     (POLICIES, parser(nets.NETS).format_help()),
     (kernels.PEERS, kernels.parser().format_help()),
     (step.PEERS, step.parser().format_help()),
+    (memory.PEERS, memory.parser().format_help()),
     (bench.COMMANDS, bench.overview()),
-], ids=["nets", "schedules", "progress", "policies", "peers", "peers of a step", "commands"])
+], ids=["nets", "schedules", "progress", "policies", "peers", "peers of a step", "memory peers", "commands"])
 def test_help_shows_every_name_of_a_registry(registry, text):
     assert type(registry) is dict
     assert 0 < len(registry) <= 10

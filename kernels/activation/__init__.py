@@ -6,7 +6,7 @@ Every function raises ValueError, naming the operation and the shapes, for anyth
 import numpy as np
 
 from kernels.activation import cpu
-from kernels.arguments import array, output, require
+from kernels.arguments import array, output, require, two_outputs
 
 
 def _gradient(operation, dy, name, saved, dtype=np.float32):
@@ -43,23 +43,25 @@ def relu_backward(dy, y, out=None):
     return dx
 
 
-def dropout(x, rate, *, seed, first=0):
+def dropout(x, rate, *, seed, first=0, out=None):
     """(y, mask): y = x * mask / (1 - rate), mask uint8, 0 with probability `rate` (Srivastava et al. 2014).
 
     The mask of element i of the flattened x depends on `seed` and `first` + i alone (ints in [0, 2^64), added
     modulo 2^64): a batch cut into parts gets the mask it has whole if `first` counts the elements before.
     ref.uniform spells out the random numbers, a SplitMix64 stream (Steele, Lea and Flood 2014).
+    Into the pair `out` if given, whose first may be x itself.
     """
     x, scale = array("dropout", "x", x), _scale("dropout", rate)
     seed, first, threshold = _uint64("seed", seed), _uint64("first", first), np.uint64(round(rate * 2**32))
-    y, mask = np.empty_like(x), np.empty(x.shape, np.uint8)
+    y, mask = two_outputs("dropout", out)
+    y, mask = output("dropout", y, x.shape), output("dropout", mask, x.shape, np.uint8, apart=[x])
     cpu.dropout(x.reshape(-1), threshold, scale, seed, first, y.reshape(-1), mask.reshape(-1))
     return y, mask
 
 
-def dropout_backward(dy, mask, rate):
-    """Gradient by the input: dy * mask / (1 - rate)."""
+def dropout_backward(dy, mask, rate, out=None):
+    """Gradient by the input: dy * mask / (1 - rate); into `out` if given, which may be dy itself."""
     dy, mask = _gradient("dropout_backward", dy, "mask", mask, np.uint8)
-    scale, dx = _scale("dropout_backward", rate), np.empty_like(dy)
+    scale, dx = _scale("dropout_backward", rate), output("dropout_backward", out, dy.shape, apart=[mask])
     cpu.dropout_backward(dy.reshape(-1), mask.reshape(-1), scale, dx.reshape(-1))
     return dx

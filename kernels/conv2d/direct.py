@@ -8,7 +8,8 @@ import numpy as np
 from numba import njit
 
 from kernels import micro, scratch
-from kernels.matmul.cpu import NONE, times, transpose
+from kernels.layout import transpose
+from kernels.matmul.cpu import NONE, times
 from kernels.micro import ACCUMULATE, RELU
 from kernels.threads import share
 from kernels.vectors import call

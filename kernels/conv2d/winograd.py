@@ -12,7 +12,7 @@ from numba import njit
 
 from kernels import micro, scratch
 from kernels.conv2d.transform import DATA, FILTER, GRADIENT, OUTPUT, WEIGHTS, transform
-from kernels.matmul.cpu import spread, transpose
+from kernels.layout import spread, transpose
 from kernels.micro import ACCUMULATE, multiply
 from kernels.threads import share
 from kernels.vectors import call

@@ -7,7 +7,7 @@ Every function raises ValueError, naming the operation and the shapes, for anyth
 
 import numpy as np
 
-from kernels.arguments import require, tensor
+from kernels.arguments import output, require, tensor, two_outputs
 from kernels.loss import cpu
 
 
@@ -24,21 +24,24 @@ def _labels(operation, labels, logits):
     return labels.astype(np.int64)
 
 
-def softmax(logits):
-    """The probabilities (N,C), each row's exponentials over their sum."""
+def softmax(logits, out=None):
+    """The probabilities (N,C), each row's exponentials over their sum; into `out` if given, apart from the logits."""
     logits = tensor("softmax", "logits", logits, "NC")
-    y = np.empty_like(logits)
+    y = output("softmax", out, logits.shape, apart=[logits])
     cpu.softmax(logits, y)
     return y
 
 
-def softmax_cross_entropy(logits, labels):
+def softmax_cross_entropy(logits, labels, out=None):
     """(loss (N,), dlogits (N,C)): each sample's -log softmax(logits)[label] and gradient softmax - onehot.
 
     Neither is divided by N. A NaN, or an infinity that leaves the softmax undefined, makes the loss NaN.
+    Into the pair `out` if given, apart from the logits.
     """
     logits = tensor("softmax_cross_entropy", "logits", logits, "NC")
     labels = _labels("softmax_cross_entropy", labels, logits)
-    loss, dlogits = np.empty(len(logits), np.float32), np.empty_like(logits)
+    loss, dlogits = two_outputs("softmax_cross_entropy", out)
+    loss = output("softmax_cross_entropy", loss, logits.shape[:1], apart=[logits])
+    dlogits = output("softmax_cross_entropy", dlogits, logits.shape, apart=[logits, loss])
     cpu.softmax_cross_entropy(logits, labels, loss, dlogits)
     return loss, dlogits

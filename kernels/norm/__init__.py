@@ -9,7 +9,7 @@ raises ValueError, naming the operation and the shapes, for anything that does n
 
 import numpy as np
 
-from kernels.arguments import require, tensor
+from kernels.arguments import output, require, tensor
 from kernels.norm import cpu
 
 
@@ -21,19 +21,22 @@ def _constants(operation, size, *numbers):
     return int(size), np.float32(alpha / size), beta, k
 
 
-def lrn(x, size, alpha, beta, k):
-    """The normalized y, of x's shape."""
+def lrn(x, size, alpha, beta, k, out=None):
+    """The normalized y, of x's shape; into `out` if given, which may be x itself."""
     x = tensor("lrn", "x", x, "NHWC")
-    y = np.empty_like(x)
+    y = output("lrn", out, x.shape)
     cpu.lrn(x, *_constants("lrn", size, alpha, beta, k), y)
     return y
 
 
-def lrn_backward(dy, x, y, size, alpha, beta, k):
-    """Gradient by the input: dy / s^beta - 2 alpha beta / size * x * (sum of dy y / s over x's windows)."""
+def lrn_backward(dy, x, y, size, alpha, beta, k, out=None):
+    """Gradient by the input: dy / s^beta - 2 alpha beta / size * x * (sum of dy y / s over x's windows).
+
+    Into `out` if given, which may be dy, x or y itself.
+    """
     dy, x, y = (tensor("lrn_backward", name, a, "NHWC") for name, a in (("dy", dy), ("x", x), ("y", y)))
     agree = dy.shape == x.shape == y.shape
     require(agree, "lrn_backward", "dy {}, x {} and y {} must agree", dy, x, y)
-    dx = np.empty_like(x)
+    dx = output("lrn_backward", out, x.shape)
     cpu.lrn_backward(dy, x, y, *_constants("lrn_backward", size, alpha, beta, k), dx)
     return dx

@@ -9,13 +9,14 @@ N images, H x W pixels in, P x Q windows of R x S taps, C channels; x, y and gra
     P = (H + top + bottom - R) / stride + 1, rounded down
 
 `ceil_mode` rounds up instead, so that the last window may hang over the edge, but drops a window that would
-start behind the input (Caffe's and PyTorch's rule). Every function raises ValueError, naming the operation
-and the shapes, for anything that does not fit.
+start behind the input (Caffe's and PyTorch's rule). Results go into `out` if given, which must not overlap what
+they are computed from. Every function raises ValueError, naming the operation and the shapes, for anything that
+does not fit.
 """
 
 import numpy as np
 
-from kernels.arguments import require, sizes, tensor
+from kernels.arguments import output, require, sizes, tensor, two_outputs
 from kernels.pool import cpu
 from kernels.pool.geometry import axes
 
@@ -24,11 +25,10 @@ def _y_shape(x_shape, rows, columns):
     return x_shape[0], len(rows.start), len(columns.start), x_shape[3]
 
 
-def _gradient(operation, dy, x_shape, rows, columns):
-    """(dy checked, dx to be filled)."""
+def _dy(operation, dy, x_shape, rows, columns):
     dy, y_shape = tensor(operation, "dy", dy, "NPQC"), _y_shape(x_shape, rows, columns)
     require(dy.shape == y_shape, operation, "dy must be {} for x {}, got {}", y_shape, x_shape, dy)
-    return dy, np.empty(x_shape, np.float32)
+    return dy
 
 
 def _taps(operation, rows, columns):
@@ -49,57 +49,65 @@ def pool2d_shape(x_shape, window, *, stride, padding=0, ceil_mode=False):
     return _y_shape(x_shape, *axes("pool2d_shape", x_shape, window, stride, padding, ceil_mode))
 
 
-def maxpool2d(x, window, *, stride, padding=0, ceil_mode=False):
+def maxpool2d(x, window, *, stride, padding=0, ceil_mode=False, out=None):
     """(y, index): the maximum of each window, and the tap r * S + s (of 256 at most) where it is.
 
-    Of equals the first in row-major order wins; a NaN counts as the largest; padding never wins.
+    Of equals the first in row-major order wins; a NaN counts as the largest; padding never wins. `out` is a pair.
     """
     x = tensor("maxpool2d", "x", x, "NHWC")
     rows, columns = axes("maxpool2d", x.shape, window, stride, padding, ceil_mode)
     _taps("maxpool2d", rows, columns)
     y_shape = _y_shape(x.shape, rows, columns)
-    y, index = np.empty(y_shape, np.float32), np.empty(y_shape, np.uint8)
+    y, index = two_outputs("maxpool2d", out)
+    y = output("maxpool2d", y, y_shape, apart=[x])
+    index = output("maxpool2d", index, y_shape, np.uint8, apart=[x, y])
     cpu.maxpool2d(x, rows, columns, y, index)
     return y, index
 
 
-def maxpool2d_backward(dy, index, x_shape, window, *, stride, padding=0, ceil_mode=False):
+def maxpool2d_backward(dy, index, x_shape, window, *, stride, padding=0, ceil_mode=False, out=None):
     """Gradient by the input, dx of shape `x_shape`: each dy (N,P,Q,C) goes to the tap that won."""
     x_shape = sizes("maxpool2d_backward", "x_shape", x_shape)
     rows, columns = axes("maxpool2d_backward", x_shape, window, stride, padding, ceil_mode)
-    dy, dx = _gradient("maxpool2d_backward", dy, x_shape, rows, columns)
-    cpu.maxpool2d_backward(dy, _index("maxpool2d_backward", index, dy, rows, columns), rows, columns, dx)
+    dy = _dy("maxpool2d_backward", dy, x_shape, rows, columns)
+    index = _index("maxpool2d_backward", index, dy, rows, columns)
+    dx = output("maxpool2d_backward", out, x_shape, apart=[dy, index])
+    cpu.maxpool2d_backward(dy, index, rows, columns, dx)
     return dx
 
 
-def avgpool2d(x, window, *, stride, padding=0, ceil_mode=False, count_include_pad=True):
+def avgpool2d(x, window, *, stride, padding=0, ceil_mode=False, count_include_pad=True, out=None):
     """The mean y of each window, clipped to the padded input, or without `count_include_pad` to the input."""
     x = tensor("avgpool2d", "x", x, "NHWC")
     rows, columns = axes("avgpool2d", x.shape, window, stride, padding, ceil_mode, count_include_pad)
-    y = np.empty(_y_shape(x.shape, rows, columns), np.float32)
+    y = output("avgpool2d", out, _y_shape(x.shape, rows, columns), apart=[x])
     cpu.avgpool2d(x, rows, columns, y)
     return y
 
 
-def avgpool2d_backward(dy, x_shape, window, *, stride, padding=0, ceil_mode=False, count_include_pad=True):
+def avgpool2d_backward(dy, x_shape, window, *, stride, padding=0, ceil_mode=False, count_include_pad=True, out=None):
     """Gradient by the input, dx of shape `x_shape`: each dy (N,P,Q,C) is shared out equally in its window."""
     x_shape = sizes("avgpool2d_backward", "x_shape", x_shape)
     rows, columns = axes("avgpool2d_backward", x_shape, window, stride, padding, ceil_mode, count_include_pad)
-    dy, dx = _gradient("avgpool2d_backward", dy, x_shape, rows, columns)
+    dy = _dy("avgpool2d_backward", dy, x_shape, rows, columns)
+    dx = output("avgpool2d_backward", out, x_shape, apart=[dy])
     cpu.avgpool2d_backward(dy, rows, columns, dx)
     return dx
 
 
-def global_avgpool(x):
+def global_avgpool(x, out=None):
     """The mean (N,C) of every channel over the whole image."""
     x = tensor("global_avgpool", "x", x, "NHWC")
-    return avgpool2d(x, x.shape[1:3], stride=1).reshape(x.shape[0], x.shape[3])
+    N, H, W, C = x.shape
+    y = output("global_avgpool", out, (N, C), apart=[x])
+    avgpool2d(x, (H, W), stride=1, out=y.reshape(N, 1, 1, C))
+    return y
 
 
-def global_avgpool_backward(dy, x_shape):
+def global_avgpool_backward(dy, x_shape, out=None):
     """Gradient by the input, dx of shape `x_shape`, from dy (N,C)."""
     dy = tensor("global_avgpool_backward", "dy", dy, "NC")
     N, H, W, C = x_shape = sizes("global_avgpool_backward", "x_shape", x_shape)
     fits = dy.shape == (N, C)
     require(fits, "global_avgpool_backward", "dy must be {} for x {}, got {}", (N, C), x_shape, dy)
-    return avgpool2d_backward(dy.reshape(N, 1, 1, C), x_shape, (H, W), stride=1)
+    return avgpool2d_backward(dy.reshape(N, 1, 1, C), x_shape, (H, W), stride=1, out=out)

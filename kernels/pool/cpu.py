@@ -1,12 +1,18 @@
 """Pooling on channels-last arrays; every inner loop runs over neighbouring floats.
 
-rows and columns are geometry.Axis. Outputs are written in full, whatever they held.
+rows and columns are geometry.Axis. Outputs are written in full, whatever they held. No inner loop calls a function
+with arrays: to pass views costs more than to pool a pixel.
 """
 
 import numpy as np
 from numba import njit
 
+from kernels.hints import prefetch, restrict
+
 jit = njit(nogil=True, cache=True, error_model="numpy")
+NANS = True  # what is passed where there may be NaNs; else None, a type of its own, so that there is code for each
+ZERO = np.float32(0)
+NUMBER, INFINITY = np.int32(2**31 - 1), np.int32(0x7F800000)  # all bits but the sign, and those of infinity
 
 
 @jit
@@ -15,78 +21,141 @@ def maxpool2d(x, rows, columns, y, index):
     N, P, Q, C = y.shape
     R = rows.window
     # Every row of x is reduced along itself once; then whole rows of maxima, R at most, are compared.
-    best, winner = np.empty((R, Q, C), np.float32), np.empty((R, Q, C), np.uint8)
+    best, winner, plain = _lines(R, Q * C), np.empty((R, Q * C), np.uint8), np.ones(R, np.bool_)
     for n in range(N):
         ready = 0
         for p in range(P):
             for h in range(max(ready, rows.begin[p]), rows.end[p]):
-                _along(x[n, h], columns, best[h % R], winner[h % R])
+                row, slot = x[n, h].reshape(-1), h % R
+                plain[slot] = _no_nan(row)
+                if plain[slot]:
+                    _along(row, columns, C, None, best[slot], winner[slot])
+                else:
+                    _along(row, columns, C, NANS, best[slot], winner[slot])
             ready = rows.end[p]
-            for h in range(rows.begin[p], rows.end[p]):
-                tap, first = np.uint8((h - rows.start[p]) * columns.window), h == rows.begin[p]
-                top, won = best[h % R].ravel(), winner[h % R].ravel()
-                _down(top, won, tap, first, y[n, p].ravel(), index[n, p].ravel())
+            if plain.all():
+                _down(best, winner, rows, columns, p, None, y[n, p].reshape(-1), index[n, p].reshape(-1))
+            else:
+                _down(best, winner, rows, columns, p, NANS, y[n, p].reshape(-1), index[n, p].reshape(-1))
 
 
 @jit
-def _along(x, columns, best, winner):
+def _lines(count, size):
+    """An empty array of rows that begins with a cache line: a vector across two of them costs twice as much."""
+    room = np.empty(count * size + 16, np.float32)
+    skip = -room.ctypes.data % 64 // 4
+    return room[skip:skip + count * size].reshape(count, size)
+
+
+@jit
+def _no_nan(row):
+    most = np.int32(0)
+    for i in range(row.size):  # as ints without their sign NaNs are above infinity, and ints have a vector maximum
+        most = max(most, np.int32(np.float32(row[i]).view(np.int32) & NUMBER))
+    return most <= INFINITY
+
+
+@jit
+def _along(row, columns, C, nans, best, winner):
     """The maxima of one row's windows, three taps in a pass."""
-    Q, C = best.shape
+    best, winner, C, Q = restrict(best), restrict(winner), np.uintp(C), len(columns.start)
+    share = row.size // Q
     for q in range(Q):
-        begin, last = columns.begin[q], columns.end[q] - 1
-        for a in range(begin, last + 1, 3):
-            b, c = min(a + 1, last), min(a + 2, last)  # the last tap again, where there is no next one
-            start = columns.start[q]
-            tap_a, tap_b, tap_c = np.uint8(a - start), np.uint8(b - start), np.uint8(c - start)
-            for k in range(C):
-                top, tap = x[a, k], tap_a
-                if a > begin:
-                    top, tap = _larger(best[q, k], winner[q, k], top, tap)
-                top, tap = _larger(top, tap, x[b, k], tap_b)
-                best[q, k], winner[q, k] = _larger(top, tap, x[c, k], tap_c)
+        _ahead(row, q * share, share, 16)
+        begin, last, to = columns.begin[q], columns.end[q] - 1, np.uintp(q) * C
+        for i in range(begin, last + 1, 3):
+            j, k = min(i + 1, last), min(i + 2, last)  # the last tap again, where there is no next one
+            at_i, at_j, at_k = np.uintp(i) * C, np.uintp(j) * C, np.uintp(k) * C
+            tap_i, tap_j, tap_k = _taps(i, j, k, columns.start[q], 1)
+            for c in range(C):
+                top, won = row[at_i + c], tap_i
+                if i > begin:
+                    top, won = _larger(best[to + c], winner[to + c], top, won, nans)
+                top, won = _larger(top, won, row[at_j + c], tap_j, nans)
+                best[to + c], winner[to + c] = _larger(top, won, row[at_k + c], tap_k, nans)
 
 
 @jit
-def _down(best, winner, tap, first, y, index):
-    """Fold one row of maxima, whose taps start at `tap`, into a row of y and index."""
-    for i in range(y.size):
-        top, won = best[i], np.uint8(tap + winner[i])
-        if not first:
-            top, won = _larger(y[i], index[i], top, won)
-        y[i], index[i] = top, won
+def _ahead(row, start, count, line):
+    """Have memory bring a part of the row after this one, while this one is worked on; `line` elements at a time."""
+    for i in range(start, start + count, line):
+        prefetch(row, row.size + i)
 
 
 @jit
-def _larger(top, tap, value, its_tap):
-    """The earlier of equals, and of any number and a NaN the NaN."""
-    better = (not value <= top) & (top == top)
+def _down(best, winner, rows, columns, p, nans, y, index):
+    """The maxima of the rows of maxima of one row of windows, three rows in a pass."""
+    R, begin, last = rows.window, rows.begin[p], rows.end[p] - 1
+    for i in range(begin, last + 1, 3):
+        j, k = min(i + 1, last), min(i + 2, last)
+        at_i, at_j, at_k = np.uintp(i % R), np.uintp(j % R), np.uintp(k % R)
+        tap_i, tap_j, tap_k = _taps(i, j, k, rows.start[p], columns.window)
+        for c in range(np.uintp(y.size)):
+            top, won = best[at_i, c], np.uint8(tap_i + winner[at_i, c])
+            if i > begin:
+                top, won = _larger(y[c], index[c], top, won, nans)
+            top, won = _larger(top, won, best[at_j, c], np.uint8(tap_j + winner[at_j, c]), nans)
+            y[c], index[c] = _larger(top, won, best[at_k, c], np.uint8(tap_k + winner[at_k, c]), nans)
+
+
+@jit
+def _taps(i, j, k, start, step):
+    return np.uint8((i - start) * step), np.uint8((j - start) * step), np.uint8((k - start) * step)
+
+
+@jit
+def _larger(top, tap, value, its_tap, nans):
+    """The earlier of equals, and of any number and a NaN the NaN, where there may be some."""
+    better = value > top if nans is None else (not value <= top) & (top == top)
     return (value if better else top), (its_tap if better else tap)
 
 
 @jit
 def maxpool2d_backward(dy, index, rows, columns, dx):
-    """Write to dx the sum of the dy of the windows each input won; index stays below the number of taps."""
-    N, P, Q, C = dy.shape
-    W = dx.shape[2]
-    target = np.empty(256, np.int64)
+    """Write to dx the sum of the dy of the windows each input won: it reads much to write once, and in order."""
+    N, H, W, C = dx.shape
+    down, across = _reach(rows, H), _reach(columns, W)
     for n in range(N):
-        image = dx[n].ravel()
-        image[:] = 0
-        for p in range(P):
-            for q in range(Q):
-                _aim(rows, columns, p, q, W, C, target)
-                for c in range(C):
-                    image[target[index[n, p, q, c]] + c] += dy[n, p, q, c]
+        for h in range(H):
+            row, first, end = dx[n, h].reshape(-1), down[h, 0], down[h, 1]
+            if first == end:
+                row[:] = 0
+            for p in range(first, end):
+                tap = (h - rows.start[p]) * columns.window
+                _collect(dy[n, p].reshape(-1), index[n, p].reshape(-1), columns, across, C, tap, p > first, row)
 
 
 @jit
-def _aim(rows, columns, p, q, W, C, target):
-    """Where each tap's pixel begins; the taps in the padding, which cannot have won, are moved inside too."""
-    for r in range(rows.window):
-        h = min(max(rows.start[p] + r, rows.begin[p]), rows.end[p] - 1)
-        for s in range(columns.window):
-            w = min(max(columns.start[q] + s, columns.begin[q]), columns.end[q] - 1)
-            target[r * columns.window + s] = (h * W + w) * C
+def _reach(axis, size):
+    """The windows first <= o < end that each pixel is in, as (size, 2)."""
+    reach = np.empty((size, 2), np.intp)
+    for i in range(size):
+        reach[i, 0], reach[i, 1] = np.searchsorted(axis.end, i, "right"), np.searchsorted(axis.begin, i, "right")
+    return reach
+
+
+@jit
+def _collect(dy, index, columns, across, C, tap, more, row):
+    """Write to one row, or with `more` add to it, what it won in one row of windows, three of them in a pass."""
+    row, start, last, size, C = restrict(row), columns.start, len(columns.start) - 1, C, np.uintp(C)
+    for w in range(len(across)):
+        first, end, here, to = across[w, 0], across[w, 1], tap + w, np.uintp(w) * C
+        if not more:
+            _ahead(row, w * size, size, 16)
+        if tap == 0 and w <= last:  # the first pixels that read this row of windows
+            _ahead(dy, w * size, size, 16)
+            _ahead(index, w * size, size, 64)
+        for q in range(first, max(end, first + 1), 3):
+            i, j, k = min(q, last), min(q + 1, last), min(q + 2, last)
+            at_i, at_j, at_k = np.uintp(i) * C, np.uintp(j) * C, np.uintp(k) * C
+            tap_i, tap_j, tap_k = np.uint8(here - start[i]), np.uint8(here - start[j]), np.uint8(here - start[k])
+            add, has_i, has_j, has_k = more or q > first, q < end, q + 1 < end, q + 2 < end
+            for c in range(C):
+                total = row[to + c] if add else ZERO
+                total += dy[at_i + c] if has_i & (index[at_i + c] == tap_i) else ZERO
+                total += dy[at_j + c] if has_j & (index[at_j + c] == tap_j) else ZERO
+                total += dy[at_k + c] if has_k & (index[at_k + c] == tap_k) else ZERO
+                row[to + c] = total
 
 
 @jit

@@ -63,6 +63,18 @@ def test_in_place(size):
     np.testing.assert_array_equal(y, dx)
 
 
+@pytest.mark.parametrize("size", [1, 5, 10000])
+def test_dropout_in_place(size):
+    x = random(size)
+    y, mask = kernels.dropout(x, 0.4, seed=3)
+    dx, out = kernels.dropout_backward(x, mask, 0.4), (x.copy(), np.full(size, 9, np.uint8))
+    assert all(a is b for a, b in zip(kernels.dropout(out[0], 0.4, seed=3, out=out), out, strict=True))
+    np.testing.assert_array_equal(out[0], y)
+    np.testing.assert_array_equal(out[1], mask)
+    assert kernels.dropout_backward(x, mask, 0.4, out=x) is x
+    np.testing.assert_array_equal(x, dx)
+
+
 def test_relu_of_nan_and_infinity():
     x = np.array([np.nan, np.inf, -np.inf, -0.0], np.float32)
     np.testing.assert_array_equal(kernels.relu(x), [np.nan, np.inf, 0, 0])
@@ -134,6 +146,11 @@ MASK = np.ones((2, 3), np.uint8)
     ("dropout", (X, 0.5), {"seed": 2**64}, "seed must be an int"),
     ("dropout", (X, 0.5), {"seed": 0.5}, "seed must be an int"),
     ("dropout", (X, 0.5), {"seed": 0, "first": -1}, "first must be an int"),
+    ("dropout", (X, 0.5), {"seed": 0, "out": X.copy()}, "out must be a pair of arrays, got ndarray"),
+    ("dropout", (X, 0.5), {"seed": 0, "out": (X.copy(), X.copy())}, "out must be .*uint8 array of shape"),
+    ("dropout", (X, 0.5), {"seed": 0, "out": (X.T.copy(), MASK.copy())}, "out must be .*float32 array of shape"),
+    ("dropout", (X, 0.5), {"seed": 0, "out": (X.copy(), X.view(np.uint8)[:, :3].copy()[:, ::-1])}, "out must be"),
+    ("dropout_backward", (X, MASK, 0.5), {"out": MASK}, "out must be"),
     ("dropout_backward", (X, MASK[:1], 0.5), {}, r"dy \(2,3\) and mask \(1,3\) must agree"),
     ("dropout_backward", (X, X, 0.5), {}, "mask must be a non-empty uint8"),
     ("dropout_backward", (X, MASK, 1.5), {}, "rate must be"),

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 
-from kernels.loss import ref, softmax_cross_entropy
+from kernels.loss import cpu, ref, softmax, softmax_cross_entropy
 from kernels.loss.cases import CASES
 from kernels.loss.check import passes
 from tests.kernels.oracle import numeric_gradient
@@ -37,6 +38,22 @@ def test_cases(case):
     check(random((case.N, case.C)), np.arange(case.N) % case.C)
 
 
+def test_exponential():
+    x = np.concatenate([np.linspace(-87.33, 0, 1 << 20), -np.logspace(-44, 0, 1000)]).astype(np.float32)
+    want = np.exp(x.astype(np.float64))
+    assert (np.abs(exponentials(x) - want) <= 2 * np.spacing(want.astype(np.float32))).all()
+    edges = np.array([0, -0.0, -87.34, -100, -1e9, -3e38, -np.inf, np.nan], np.float32)
+    np.testing.assert_array_equal(exponentials(edges), [1, 1, 0, 0, 0, 0, 0, np.nan])
+
+
+@njit
+def exponentials(x):
+    y = np.empty_like(x)
+    for i in range(x.size):
+        y[i] = cpu.exp(x[i])
+    return y
+
+
 def test_gradient_by_finite_differences():
     logits, labels = random((4, 7)).astype(np.float64), np.array([0, 6, 3, 3])
     numeric = numeric_gradient(lambda x: ref.softmax_cross_entropy(x, labels)[0], logits, np.ones(4))
@@ -67,6 +84,16 @@ def test_non_contiguous_input():
         np.testing.assert_array_equal(a, b)
 
 
+def test_out_is_written_and_returned():
+    logits, labels = random((7, 40)), np.arange(7)
+    out = np.full(7, np.nan, np.float32), np.full_like(logits, np.nan)
+    assert all(a is b for a, b in zip(softmax_cross_entropy(logits, labels, out=out), out, strict=True))
+    for got, want in zip(out, softmax_cross_entropy(logits, labels), strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert softmax(logits, out=out[1]) is out[1]
+    np.testing.assert_array_equal(out[1], softmax(logits))
+
+
 X = random((3, 5))
 Y = np.array([0, 4, 2])
 
@@ -85,3 +112,21 @@ Y = np.array([0, 4, 2])
 def test_errors_name_the_operation_and_the_shapes(logits, labels, message):
     with pytest.raises(ValueError, match=f"^softmax_cross_entropy: .*{message}"):
         softmax_cross_entropy(logits, labels)
+
+
+@pytest.mark.parametrize(("out", "message"), [
+    (X.copy(), "must be a pair of arrays, got ndarray"),
+    ((np.empty(3, np.float32),), "must be a pair of arrays, got tuple"),
+    ((np.empty(2, np.float32), X.copy()), r"must be .* of shape \(3,\)"),
+    ((np.empty(3, np.float32), X.T), r"must be .* of shape \(3, 5\)"),
+    ((np.empty(3, np.float32), X), "must not overlap"),
+    ((X.reshape(-1)[:3], X.copy()), "must not overlap"),
+])
+def test_outputs_that_do_not_fit_are_refused(out, message):
+    with pytest.raises(ValueError, match=f"^softmax_cross_entropy: out {message}"):
+        softmax_cross_entropy(X, Y, out=out)
+
+
+def test_softmax_does_not_write_what_it_reads():
+    with pytest.raises(ValueError, match="^softmax: out must not overlap"):
+        softmax(X, out=X)

@@ -65,6 +65,20 @@ def test_nan_and_infinity_spread_over_their_windows_only(size):
         assert np.isnan(kernels.lrn_backward(x, x, y, size, 1, 0.75, 1)[0, 0, 1, 20])
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 2, 3), (2, 7, 5, 96), (1, 3, 3, 500)])
+def test_out_is_written_and_may_be_an_input(shape):
+    x, dy, constants = random(shape), random(shape, 1), (5, 0.5, 0.75, 2)
+    y, out = kernels.lrn(x, *constants), np.full_like(x, np.nan)
+    assert kernels.lrn(x, *constants, out=out) is out
+    np.testing.assert_array_equal(out, y)
+    dx = kernels.lrn_backward(dy, x, y, *constants)
+    for i in range(3):
+        arrays = [dy.copy(), x.copy(), y.copy()]
+        assert kernels.lrn_backward(*arrays, *constants, out=arrays[i]) is arrays[i]
+        np.testing.assert_allclose(arrays[i], dx, rtol=0, atol=4 * EPS * np.abs(dx).max())
+    np.testing.assert_allclose(kernels.lrn(x, *constants, out=x), y, rtol=4 * EPS)
+
+
 def test_non_contiguous_input():
     x = random((5, 3, 2, 4)).transpose(3, 2, 1, 0)
     y = kernels.lrn(x, 3, 1, 0.75, 1)
@@ -89,3 +103,10 @@ X = random((1, 2, 3, 4))
 def test_errors_name_the_operation_and_the_shapes(operation, arrays, size, message):
     with pytest.raises(ValueError, match=f"^{operation}: .*{message}"):
         getattr(kernels, operation)(*arrays, size, 1, 0.75, 1)
+
+
+@pytest.mark.parametrize(("operation", "arrays"), [("lrn", (X,)), ("lrn_backward", (X, X, X))])
+def test_an_output_that_does_not_fit_is_refused(operation, arrays):
+    for out in (X[0], X.astype(np.float64), X.transpose(3, 0, 1, 2), np.broadcast_to(X, X.shape)):
+        with pytest.raises(ValueError, match=rf"^{operation}: out must be .* of shape \(1, 2, 3, 4\)"):
+            getattr(kernels, operation)(*arrays, 5, 1, 0.75, 1, out=out)

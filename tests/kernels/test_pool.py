@@ -162,6 +162,26 @@ def test_non_contiguous_input():
                                   kernels.maxpool2d_backward(y, index, x.shape, 3, stride=2))
 
 
+def test_out_is_written_and_returned():
+    x, options = random((2, 9, 8, 17)), {"stride": 2, "padding": 1}
+    y, index = kernels.maxpool2d(x, 3, **options)
+    out = np.full_like(y, np.nan), np.full_like(index, 9)
+    assert all(a is b for a, b in zip(kernels.maxpool2d(x, 3, **options, out=out), out, strict=True))
+    np.testing.assert_array_equal(out[0], y)
+    np.testing.assert_array_equal(out[1], index)
+    for function, arrays in ((kernels.maxpool2d_backward, (y, index, x.shape, 3)), (kernels.avgpool2d, (x, 3)),
+                             (kernels.avgpool2d_backward, (y, x.shape, 3))):
+        want = function(*arrays, **options)
+        out = np.full_like(want, np.nan)
+        assert function(*arrays, **options, out=out) is out
+        np.testing.assert_array_equal(out, want)
+    for function, arrays in ((kernels.global_avgpool, (x,)), (kernels.global_avgpool_backward, (x[:, 0, 0], x.shape))):
+        want = function(*arrays)
+        out = np.full_like(want, np.nan)
+        assert function(*arrays, out=out) is out
+        np.testing.assert_array_equal(out, want)
+
+
 X = random((1, 4, 4, 3))
 DY = random((1, 2, 2, 3))
 INDEX = np.zeros(DY.shape, np.uint8)
@@ -196,3 +216,35 @@ def test_errors_of_the_global_average():
         kernels.global_avgpool(X[0])
     with pytest.raises(ValueError, match=r"^global_avgpool_backward: dy must be \(1, 3\) .*got \(1,4\)"):
         kernels.global_avgpool_backward(random((1, 4)), X.shape)
+
+
+SAME = random((1, 4, 4, 3))
+SAME_INDEX = np.zeros(SAME.shape, np.uint8)
+
+
+@pytest.mark.parametrize(("operation", "arguments", "out", "message"), [
+    ("maxpool2d", (X, 1), X.copy(), "must be a pair of arrays, got ndarray"),
+    ("maxpool2d", (X, 1), (X, SAME_INDEX), "must not overlap"),
+    ("maxpool2d", (X, 1), (X.copy(), SAME), r"must be a .* uint8 array of shape \(1, 4, 4, 3\)"),
+    ("maxpool2d", (X, 1), (SAME, SAME.view(np.uint8).reshape(-1)[:48].reshape(SAME.shape)), "must not overlap"),
+    ("maxpool2d_backward", (SAME, SAME_INDEX, X.shape, 1), SAME, "must not overlap"),
+    ("maxpool2d_backward", (SAME, SAME_INDEX, X.shape, 1), X[0], "must be .* float32 array of shape"),
+    ("avgpool2d", (X, 1), X, "must not overlap"),
+    ("avgpool2d", (X, 1), X.astype(np.float64), "must be .* float32 array of shape"),
+    ("avgpool2d_backward", (SAME, X.shape, 1), SAME, "must not overlap"),
+    ("global_avgpool", (X,), np.empty((1, 4), np.float32), r"must be .* of shape \(1, 3\)"),
+    ("global_avgpool", (X,), X.reshape(16, 3)[:1], "must not overlap"),
+    ("global_avgpool_backward", (SAME[:, 0, 0], X.shape), SAME, "must not overlap"),
+])
+def test_outputs_that_do_not_fit_are_refused(operation, arguments, out, message):
+    options = {} if operation.startswith("global") else {"stride": 1}
+    with pytest.raises(ValueError, match=f"^\\w+: out {message}"):
+        getattr(kernels, operation)(*arguments, **options, out=out)
+
+
+def test_rows_with_nan_and_rows_without_meet_in_a_window():
+    for h, w in np.ndindex(5, 5):
+        x = random((2, 5, 5, 18), 5 * h + w)
+        x[1, h, w, 3], x[1, h, w, 16] = np.nan, -np.nan
+        check_max(x, window=3, stride=2, padding=1)
+        check_max(x, window=(2, 4), stride=1)

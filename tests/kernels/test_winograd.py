@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -15,7 +12,7 @@ from kernels.conv2d.cases import CASES
 from kernels.conv2d.check import passes_of
 from kernels.conv2d.transform import DATA, FILTER, GRADIENT, OUTPUT, WEIGHTS, linear, matrices, transform
 from tests.kernels.oracle import all_close, close, random
-from tests.ranks import TOP, environment
+from tests.ranks import environment, python
 
 SIZES = [(m, r) for r, m in winograd.OUTPUTS.items()]
 
@@ -144,6 +141,5 @@ def test_one_switch_turns_them_off(monkeypatch):
 @pytest.mark.parametrize(("value", "enabled"), [("0", "False"), ("1", "True")])
 def test_the_switch_is_in_the_environment(value, enabled):
     program = "from kernels.conv2d import winograd; print(winograd.ENABLED)"
-    done = subprocess.run([sys.executable, "-c", program], cwd=TOP, env=environment(KERNELS_WINOGRAD=value),
-                          capture_output=True, text=True, timeout=60)
+    done = python(program, environment(KERNELS_WINOGRAD=value))
     assert done.stdout.strip() == enabled, done.stderr

@@ -1,0 +1,167 @@
+"""The kernels that memory bounds, on the layers of the nets: GB/s, share of a copy's, against a peer."""
+
+import argparse
+from typing import NamedTuple
+
+import numpy as np
+
+import kernels
+from bench import options as shared
+from bench import torch_memory
+from bench.kernels import open_torch
+from bench.rows import show
+from bench.timing import alternate, copy_bandwidth
+from kernels.activation.cases import CASES as ACTIVATIONS
+from kernels.loss.cases import CASES as LOSSES
+from kernels.norm.cases import CASES as NORMS
+from kernels.pool.cases import CASES as POOLS
+from kernels.update.cases import CASES as UPDATES
+from mpilayer.errors import UserError
+
+RATE, SEED, STEP = 0.5, 7, {"lr": 1e-6, "momentum": 0.9, "weight_decay": 5e-4}
+SECONDS = 0.2  # at least, for each row
+LINE = "{op:22} {case:16} {pass:9} {mb:>7} {ms:>8} {gbs:>7} {share:>6} {peer:>9} {ratio:>6}"
+HEAD = {"op": "op", "case": "case", "pass": "pass", "mb": "MB", "ms": "ms", "gbs": "GB/s", "share": "copy",
+        "peer": "peer ms", "ratio": "ratio"}
+
+
+def random(shape):
+    """Normal numbers, the same each time."""
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
+def relu(case):
+    """{pass: (bytes, function)}, as all that follow; each writes to memory of its own."""
+    x = random(case.shape)
+    y, dx = kernels.relu(x), np.empty_like(x)
+    return {"forward": (2 * case.bytes, lambda: kernels.relu(x, out=y)),
+            "backward": (3 * case.bytes, lambda: kernels.relu_backward(x, y, out=dx))}
+
+
+def dropout(case):
+    """A byte of mask for every four of x."""
+    x = random(case.shape)
+    y, mask = kernels.dropout(x, RATE, seed=SEED)
+    dx, moved = np.empty_like(x), 9 * case.bytes // 4
+    return {"forward": (moved, lambda: kernels.dropout(x, RATE, seed=SEED, out=(y, mask))),
+            "backward": (moved, lambda: kernels.dropout_backward(x, mask, RATE, out=dx))}
+
+
+def lrn(case):
+    """Across channels."""
+    x, constants = random(case.shape), case[2:]
+    y = kernels.lrn(x, *constants)
+    dy, dx = x.copy(), np.empty_like(x)
+    return {"forward": (case.bytes, lambda: kernels.lrn(x, *constants, out=y)),
+            "backward": (2 * case.bytes, lambda: kernels.lrn_backward(dy, x, y, *constants, out=dx))}
+
+
+def _window(case):
+    return {"stride": case.stride, "padding": case.padding, "ceil_mode": case.ceil_mode}
+
+
+def maxpool2d(case):
+    """With the index that training needs."""
+    x, window, options = random(case.shape), case.window, _window(case)
+    dx, (y, index) = np.empty_like(x), kernels.maxpool2d(x, window, **options)
+
+    def backward():
+        kernels.maxpool2d_backward(y, index, x.shape, window, **options, out=dx)
+
+    return {"forward": (case.bytes, lambda: kernels.maxpool2d(x, window, **options, out=(y, index))),
+            "backward": (case.bytes, backward)}
+
+
+def avgpool2d(case):
+    """Windows of any size."""
+    x, window, options = random(case.shape), case.window, _window(case)
+    dx, y = np.empty_like(x), kernels.avgpool2d(x, window, **options)
+    return {"forward": (case.bytes, lambda: kernels.avgpool2d(x, window, **options, out=y)),
+            "backward": (case.bytes, lambda: kernels.avgpool2d_backward(y, x.shape, window, **options, out=dx))}
+
+
+def softmax_cross_entropy(case):
+    """Loss and gradient in one."""
+    logits, labels = random((case.N, case.C)), np.arange(case.N) % case.C
+    out = kernels.softmax_cross_entropy(logits, labels)
+    return {"both": (case.bytes, lambda: kernels.softmax_cross_entropy(logits, labels, out=out))}
+
+
+def momentum_update(case):
+    """In place."""
+    w, g, v = np.zeros(case.size, np.float32), random(case.size), np.zeros(case.size, np.float32)
+    return {"update": (case.bytes, lambda: kernels.momentum_update(w, g, v, **STEP))}
+
+
+class Op(NamedTuple):
+    """An operation: its cases, of which the nets' are measured, our functions and those of the peer."""
+
+    cases: list
+    ours: callable
+    torch: callable
+    passes: tuple = ("forward", "backward")
+
+
+OPS = {
+    "relu": Op(ACTIVATIONS, relu, torch_memory.relu),
+    "dropout": Op(ACTIVATIONS, dropout, lambda case: torch_memory.dropout(case, RATE)),
+    "lrn": Op(NORMS, lrn, torch_memory.lrn),
+    "maxpool2d": Op([case for case in POOLS if case.kind == "max"], maxpool2d, torch_memory.maxpool2d),
+    "avgpool2d": Op([case for case in POOLS if case.kind == "avg"], avgpool2d, torch_memory.avgpool2d),
+    "softmax_cross_entropy": Op(LOSSES, softmax_cross_entropy, torch_memory.cross_entropy, ("both",)),
+    "momentum_update": Op(UPDATES, momentum_update, lambda case: torch_memory.sgd(case, **STEP), ("update",)),
+}
+PEERS = {"torch": open_torch}
+
+
+def select(part):
+    """[(name of an op, case)]. Raises UserError if there is none."""
+    chosen = [(name, case) for name, op in OPS.items() if part in name
+              for case in op.cases if case.name.startswith(("alexnet", "googlenet"))]
+    if not chosen:
+        raise UserError(f"no op {part!r} | expected part of one of {', '.join(OPS)}")
+    return chosen
+
+
+def measure(chosen, options, copy):
+    """Yield a row for each pass of each case."""
+    for name, case in chosen:
+        mine = OPS[name].ours(case)
+        theirs = getattr(OPS[name], options.peer)(case) if options.peer else dict.fromkeys(mine, {})
+        for which, (moved, function) in mine.items():
+            times = alternate({"ours": function, **theirs[which]}, rounds=options.rounds, seconds=SECONDS)
+            seconds, peer_seconds = times.pop("ours"), min(times.values(), default=None)
+            yield {"op": name, "case": case.name, "pass": which, "bytes": moved, "seconds": seconds,
+                   "gb_per_s": moved / seconds / 1e9, "copy_share": moved / seconds / 1e9 / copy,
+                   "peer_seconds": peer_seconds, "ratio": peer_seconds and peer_seconds / seconds}
+
+
+def line(row):
+    """A row as text."""
+    text = {"mb": f"{row['bytes'] / 1e6:.2f}", "ms": f"{1e3 * row['seconds']:.3f}", "gbs": f"{row['gb_per_s']:.1f}",
+            "share": f"{row['copy_share']:.0%}", "peer": "", "ratio": ""}
+    if row["ratio"]:
+        text |= {"peer": f"{1e3 * row['peer_seconds']:.3f}", "ratio": f"{row['ratio']:.2f}"}
+    return LINE.format(**row | text).rstrip()
+
+
+def parser():
+    """All options."""
+    p = argparse.ArgumentParser(prog="python -m bench memory", description=__doc__)
+    p.add_argument("--op", default="", metavar="PART", help="only operations named so in part")
+    shared.add(p, PEERS, rounds=9)
+    return p
+
+
+def main(argv):
+    """Measure, print, and save."""
+    options = parser().parse_args(argv)
+    chosen = select(options.op)
+    shared.begin(options)
+    if options.peer:
+        PEERS[options.peer]()
+    copy = copy_bandwidth()
+    head = f"{shared.threads(options)}, copy {copy:.1f} GB/s", LINE.format(**HEAD)
+    total = sum(len(OPS[name].passes) for name, _ in chosen)
+    rows, _ = show(head, measure(chosen, options, copy), total, line)
+    shared.save(options, rows)

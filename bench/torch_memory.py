@@ -1,0 +1,114 @@
+"""PyTorch's side of `python -m bench memory`: {pass: {memory format: function}} of each operation."""
+
+
+def _tensors(shape):
+    """{memory format: (x, dy)}, normal numbers; NCHW and NHWC where there are pixels."""
+    import torch
+
+    if len(shape) != 4:
+        return {"flat": (torch.randn(shape), torch.randn(shape))}
+    N, H, W, C = shape
+    return {name: tuple(torch.randn(N, C, H, W).to(memory_format=layout) for _ in range(2))
+            for name, layout in (("NCHW", torch.contiguous_format), ("NHWC", torch.channels_last))}
+
+
+def _passes(forward, backward, x_and_dy):
+    """Both passes in each format, from functions that make them of x and dy."""
+    return {"forward": {name: forward(*tensors) for name, tensors in x_and_dy.items()},
+            "backward": {name: backward(*tensors) for name, tensors in x_and_dy.items()}}
+
+
+def relu(case):
+    """Rectifier and its gradient."""
+    import torch
+
+    aten = torch.ops.aten
+    return _passes(lambda x, _: lambda: aten.relu(x), lambda x, dy: lambda: aten.threshold_backward(dy, x, 0),
+                   _tensors(case.shape))
+
+
+def dropout(case, rate):
+    """Random numbers of its own."""
+    import torch
+
+    aten = torch.ops.aten
+
+    def backward(x, dy):
+        _, mask = aten.native_dropout(x, rate, True)
+        return lambda: aten.native_dropout_backward(dy, mask, 1 / (1 - rate))
+
+    return _passes(lambda x, _: lambda: aten.native_dropout(x, rate, True), backward, _tensors(case.shape))
+
+
+def lrn(case):
+    """It has no backward of its own: autograd runs those of the parts."""
+    import torch
+
+    def normalize(x):
+        return torch.nn.functional.local_response_norm(x, *case[2:])
+
+    def backward(x, dy):
+        with torch.enable_grad():
+            x = x.requires_grad_()
+            y = normalize(x)
+        return lambda: torch.autograd.grad(y, x, dy, retain_graph=True)
+
+    return _passes(lambda x, _: lambda: normalize(x), backward, _tensors(case.shape))
+
+
+def _window(case):
+    """The arguments window, stride, padding as pairs."""
+    return [[value] * 2 for value in (case.window, case.stride, case.padding)]
+
+
+def maxpool2d(case):
+    """With the index that training needs."""
+    import torch
+
+    aten = torch.ops.aten
+
+    def pool(x):
+        return aten.max_pool2d_with_indices(x, *_window(case), [1, 1], case.ceil_mode)
+
+    def backward(x, _):
+        y, index = pool(x)
+        return lambda: aten.max_pool2d_with_indices_backward(y, x, *_window(case), [1, 1], case.ceil_mode, index)
+
+    return _passes(lambda x, _: lambda: pool(x), backward, _tensors(case.shape))
+
+
+def avgpool2d(case):
+    """Windows of any size."""
+    import torch
+
+    aten = torch.ops.aten
+    options = *_window(case), case.ceil_mode, True, None
+
+    def backward(x, _):
+        y = aten.avg_pool2d(x, *options)
+        return lambda: aten.avg_pool2d_backward(y, x, *options)
+
+    return _passes(lambda x, _: lambda: aten.avg_pool2d(x, *options), backward, _tensors(case.shape))
+
+
+def cross_entropy(case):
+    """Loss and gradient, by autograd."""
+    import torch
+
+    logits, labels = torch.randn(case.N, case.C).requires_grad_(), torch.arange(case.N) % case.C
+
+    def both():
+        with torch.enable_grad():
+            loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+        return torch.autograd.grad(loss, logits)
+
+    return {"both": {"flat": both}}
+
+
+def sgd(case, **options):
+    """Its fused optimiser."""
+    import torch
+
+    w = torch.zeros(case.size, requires_grad=True)
+    w.grad = torch.randn(case.size)
+    return {"update": {"flat": torch.optim.SGD([w], fused=True, **options).step}}

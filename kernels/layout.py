@@ -1,0 +1,35 @@
+"""How arrays lie in memory: turned, copied, spread."""
+
+from numba import njit
+
+jit = njit(nogil=True, cache=True)
+
+
+@jit
+def transpose(source, target):
+    """target[k, c] = source[c, k], in squares of a constant size that the compiler unrolls into shuffles."""
+    C, K = source.shape
+    c4, k4 = C // 4 * 4, K // 4 * 4
+    for k in range(0, k4, 4):
+        for c in range(0, c4, 4):
+            for i in range(4):
+                for j in range(4):
+                    target[k + i, c + j] = source[c + j, k + i]
+    for k in range(K):
+        for c in range(c4 if k < k4 else 0, C):
+            target[k, c] = source[c, k]
+
+
+@jit
+def copy(source, target):
+    """target[i, :] = source[i, :], line by line; either may have room between its lines."""
+    for i in range(source.shape[0]):
+        a, b = source[i], target[i]
+        for e in range(a.size):
+            b[e] = a[e]
+
+
+def spread(floats):
+    """An odd number of cache lines for so many floats: then lines that far apart do not share the sets of a cache."""
+    lines = -(-floats // 16)
+    return 16 * (lines + 1 - lines % 2)

@@ -1,0 +1,120 @@
+"""Products with many rows: panels of weights are packed and stay in cache.
+
+What comes from memory, or goes there, is fetched while the tile computes.
+"""
+
+from numba import njit
+
+from kernels import micro, scratch
+from kernels.layout import copy, spread, transpose
+from kernels.matmul.few import CROWDED, FLOAT, SUMMED
+from kernels.micro import ACCUMULATE, RELU, multiply
+from kernels.progress import tick
+from kernels.threads import share
+from kernels.vectors import call
+
+ROWS = 112  # rows of x for which a panel is used before the next
+PACKED = 2 << 20  # bytes of weights packed at a time: they are read from L2, or L3, once for every ROWS
+PIXELS, CHANNELS = 128, 1024  # of x in a gradient by weights: a part of it that stays in L2
+
+jit = njit(nogil=True, cache=True)
+
+
+@jit
+def pack(w, turned, first, last, packed):
+    """Panels first to last of w (C,K), or of w^T if turned, to packed (panels, C, wide); a short one is not filled."""
+    wide = packed.shape[2]
+    if turned:
+        for j in range(first, last):
+            part = w[j * wide:(j + 1) * wide]
+            transpose(part, packed[j, :, :part.shape[0]])
+            tick(part.size)
+    else:
+        for c in range(w.shape[0]):  # in the order of memory
+            for j in range(first, last):
+                source, target = w[c, j * wide:(j + 1) * wide], packed[j, c]
+                for k in range(source.size):
+                    target[k] = source[k]
+            tick(wide * (last - first))
+
+
+@jit
+def sweep(tile, x, packed, bias, mode, y, x_copy, first, last):
+    """Rows first to last of y = x times packed panels; `mode` as the tile knows it."""
+    (panels, depth, wide), K = packed.shape, y.shape[1]
+    x_row, y_row = x.strides[0], y.strides[0]
+    for m in range(first, last, ROWS):
+        rows = min(ROWS, last - m)
+        a, a_row = x[m].ctypes.data, x_row
+        if x_row % CROWDED == 0:
+            copy(x[m:m + rows], x_copy)
+            a, a_row = x_copy.ctypes.data, x_copy.strides[0]
+        tiles = -(-rows // tile.rows)
+        fetched = -(-rows * x_row // (panels * tiles * depth))  # of the next rows of x, with every step
+        for j in range(panels):
+            c = y[m, j * wide:].ctypes.data
+            if depth < K:  # more is written than read: fetch the next panel of y
+                following = c + wide * FLOAT if j + 1 < panels else y.ctypes.data + (m + rows) * y_row
+                soon = following, y_row, -(-rows // tiles) * y_row
+            else:
+                soon = x.ctypes.data + (m + rows) * x_row + j * tiles * depth * fetched, fetched, depth * fetched
+            call(tile.address, (rows, min(wide, K - j * wide), depth, a, a_row, FLOAT,
+                                packed[j].ctypes.data, wide * FLOAT, c, y_row, 1, tile.zero, tile.zero, mode,
+                                bias[j * wide:].ctypes.data if bias.size else 0, *soon))
+
+
+def times(x, w, turned, bias, relu, y, more):
+    """y (M,K) = x (M,C) w, with w (C,K), or (K,C) if turned."""
+    (M, C), K, tile = x.shape, y.shape[1], micro.tile()
+    wide = tile.columns
+    chunk = -(-C // -(-C // SUMMED))
+    width = max(1, PACKED // (chunk * wide * FLOAT)) * wide
+    for k in range(0, K, width):
+        target, end = y[:, k:k + width], min(K, k + width)
+        for c in range(0, C, chunk):
+            part = w[k:end, c:c + chunk] if turned else w[c:c + chunk, k:end]
+            rows = x[:, c:c + chunk]
+            packed = scratch.array("packed", (-(-(end - k) // wide), rows.shape[1], wide))
+            mode = (ACCUMULATE if more or c > 0 else 0) | (RELU if relu and c + chunk >= C else 0)
+
+            def pack_some(first, last, part=part, packed=packed):
+                pack(part, turned, first, last, packed)
+
+            def sweep_some(first, last, rows=rows, packed=packed, begin=bias[k:end], mode=mode, target=target):
+                x_copy = scratch.array("x", (ROWS, spread(rows.shape[1])))
+                sweep(tile, rows, packed, begin, mode, target, x_copy, first, last)
+
+            share(len(packed), pack_some)
+            share(M, sweep_some)
+
+
+@jit
+def summed(tile, x, dy, dw, x_copy, dy_copy, first, last):
+    """Rows first to last of dw = x^T dy, PIXELS by PIXELS; where lines crowd in the same sets, from copies."""
+    wide, (M, K), C = tile.columns, dy.shape, x.shape[1]
+    panels = -(-K // wide)
+    for c in range(first, last, CHANNELS):
+        count = min(CHANNELS, last - c)
+        tiles = -(-count // tile.rows)
+        for m in range(0, M, PIXELS):
+            depth = min(PIXELS, M - m)
+            a, b = x[m:m + depth, c:c + count], dy[m:m + depth]
+            a_at, a_k, b_at, b_k = a.ctypes.data, a.strides[0], b.ctypes.data, b.strides[0]
+            following, row = (a_at, a_k) if C > K else (b_at, b_k)  # the wider of the two is fetched in time
+            fetched = -(-row // (panels * tiles)) if count == C else 0
+            if a_k * 2 % CROWDED == 0:
+                copy(a, x_copy)
+                a_at, a_k = x_copy.ctypes.data, x_copy.strides[0]
+            if b_k * 2 % CROWDED == 0:
+                copy(b, dy_copy)
+                b_at, b_k = dy_copy.ctypes.data, dy_copy.strides[0]
+            for j in range(panels):
+                multiply(tile, count, min(wide, K - j * wide), depth, (a_at, FLOAT, a_k),
+                         (b_at + j * wide * FLOAT, b_k), (dw[c, j * wide:].ctypes.data, dw.strides[0]),
+                         ACCUMULATE if m > 0 else 0,
+                         (following + depth * (row + j * tiles * fetched), fetched, depth * fetched))
+
+
+def copies(C, K):
+    """Room for what `summed` copies."""
+    return scratch.array("x", (PIXELS, spread(min(C, CHANNELS)))), scratch.array("dy", (PIXELS, spread(K)))
