@@ -2,7 +2,7 @@
 
     build(shape) -> shape      shapes without the batch: (H,W,C), or (C,) after Flatten; declares parameters
     forward(x, batch) -> y     a generator: yields each layer just before its weights are read
-    backward(dy) -> dx         a generator: yields each layer the moment its gradient is final
+    backward(dy) -> dx         a generator: yields each layer the moment its gradient is final; dy may be overwritten
 
 `batch` has `y` (labels), `size` (samples in the effective batch, over all ranks), `first` (where this rank's samples
 begin in it), `seed` (of the step) and `training`. Loss gradients are divided by `size`, so ranks just add up.
@@ -189,9 +189,10 @@ class Concat:
 
     def backward(self, dy):
         """Last to first branch; their gradients add up."""
-        dx = 0
+        dx = None
         for block, part in zip(reversed(self.blocks), reversed(np.split(dy, self.ends[:-1], -1)), strict=True):
-            dx = dx + (yield from block.backward(part))
+            more = yield from block.backward(np.ascontiguousarray(part))
+            dx = more if dx is None else np.add(dx, more, out=dx)
         return dx
 
 

@@ -76,10 +76,9 @@ class Conv(Layer):
 
     def backward(self, dy):
         """The gradient of the weights first: it has a way to go."""
-        dy = kernels.relu_backward(dy, self.y)
+        kernels.bias_relu_backward(dy, self.y, out=dy, db=self.gradient["bias"])
         weight = self.gradient["weight"]
         kernels.conv2d_wgrad(self.x, dy, weight.shape, out=weight, **self.geometry)
-        kernels.bias_grad(dy, out=self.gradient["bias"])
         yield self
         if not self.input_gradient:
             return None
@@ -109,8 +108,10 @@ class Dense(Layer):
 
     def backward(self, dy):
         """The gradient of the weights first: it has a way to go."""
-        dy = kernels.relu_backward(dy, self.y) if self.relu else dy
+        if self.relu:
+            kernels.bias_relu_backward(dy, self.y, out=dy, db=self.gradient["bias"])
+        else:
+            kernels.bias_grad(dy, out=self.gradient["bias"])
         kernels.dense_wgrad(self.x, dy, out=self.gradient["weight"])
-        kernels.bias_grad(dy, out=self.gradient["bias"])
         yield self
         return kernels.dense_dgrad(dy, self.weight["weight"]) if self.input_gradient else None

@@ -7,6 +7,7 @@ import numpy as np
 
 from kernels.activation import cpu
 from kernels.arguments import array, output, require, two_outputs
+from kernels.threads import share
 
 
 def _gradient(operation, dy, name, saved, dtype=np.float32):
@@ -31,7 +32,8 @@ def relu(x, out=None):
     """max(x, 0), NaN where x is; into `out` if given, which may be x itself."""
     x = array("relu", "x", x)
     y = output("relu", out, x.shape)
-    cpu.relu(x.reshape(-1), y.reshape(-1))
+    flat, into = x.reshape(-1), y.reshape(-1)
+    share(x.size, lambda a, b: cpu.relu(flat[a:b], into[a:b]))
     return y
 
 
@@ -39,8 +41,26 @@ def relu_backward(dy, y, out=None):
     """Gradient by the input: dy where y > 0, else 0; into `out` if given, which may be dy itself."""
     dy, y = _gradient("relu_backward", dy, "y", y)
     dx = output("relu_backward", out, y.shape)
-    cpu.relu_backward(dy.reshape(-1), y.reshape(-1), dx.reshape(-1))
+    flat = dy.reshape(-1), y.reshape(-1), dx.reshape(-1)
+    share(dy.size, lambda a, b: cpu.relu_backward(*(array[a:b] for array in flat)))
     return dx
+
+
+def bias_relu_backward(dy, y, *, out=None, db=None):
+    """(dx, db) for y = relu(x + b): dx as from relu_backward, db (K,) its sum over all but the last dimension.
+
+    One pass over memory for both. dx goes into `out` if given, which may be dy itself, the sums into `db`.
+    """
+    dy, y = _gradient("bias_relu_backward", dy, "y", y)
+    require(dy.ndim > 0, "bias_relu_backward", "dy {} has no last dimension", dy)
+    K = dy.shape[-1]
+    dx = output("bias_relu_backward", out, y.shape)
+    db = output("bias_relu_backward", db, (K,), apart=[dy, y, dx])
+    rows = [array.reshape(-1, K) for array in (dy, y, dx)]
+    sums = np.empty((-(-len(rows[0]) // cpu.ROWS), K), np.float32)
+    share(len(sums), lambda first, last: cpu.bias_relu_backward(*rows, sums, first, last))
+    np.sum(sums, axis=0, out=db)
+    return dx, db
 
 
 def dropout(x, rate, *, seed, first=0, out=None):
@@ -55,7 +75,13 @@ def dropout(x, rate, *, seed, first=0, out=None):
     seed, first, threshold = _uint64("seed", seed), _uint64("first", first), np.uint64(round(rate * 2**32))
     y, mask = two_outputs("dropout", out)
     y, mask = output("dropout", y, x.shape), output("dropout", mask, x.shape, np.uint8, apart=[x])
-    cpu.dropout(x.reshape(-1), threshold, scale, seed, first, y.reshape(-1), mask.reshape(-1))
+    flat = x.reshape(-1), y.reshape(-1), mask.reshape(-1)
+
+    def work(a, b):
+        x, y, mask = (array[a:b] for array in flat)
+        cpu.dropout(x, threshold, scale, seed, np.uint64((int(first) + a) % 2**64), y, mask)
+
+    share(x.size, work)
     return y, mask
 
 
@@ -63,5 +89,11 @@ def dropout_backward(dy, mask, rate, out=None):
     """Gradient by the input: dy * mask / (1 - rate); into `out` if given, which may be dy itself."""
     dy, mask = _gradient("dropout_backward", dy, "mask", mask, np.uint8)
     scale, dx = _scale("dropout_backward", rate), output("dropout_backward", out, dy.shape, apart=[mask])
-    cpu.dropout_backward(dy.reshape(-1), mask.reshape(-1), scale, dx.reshape(-1))
+    flat = dy.reshape(-1), mask.reshape(-1), dx.reshape(-1)
+
+    def work(a, b):
+        dy, mask, dx = (array[a:b] for array in flat)
+        cpu.dropout_backward(dy, mask, scale, dx)
+
+    share(dy.size, work)
     return dx

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kernels.activation import dropout, dropout_backward, ref, relu, relu_backward
+from kernels.activation import bias_relu_backward, dropout, dropout_backward, ref, relu, relu_backward
 
 
 def passes(x, dy, rate, seed, first):
@@ -10,6 +10,11 @@ def passes(x, dy, rate, seed, first):
     x64, dy64, y = x.astype(np.float64), dy.astype(np.float64), relu(x)
     yield "relu", y, ref.relu(x64)
     yield "relu_backward", relu_backward(dy, y), ref.relu_backward(dy64, y)
+    if x.ndim:
+        dx, db = bias_relu_backward(dy, y)
+        dx64, db64 = ref.bias_relu_backward(dy64, y)
+        yield "bias_relu_backward", dx, dx64
+        yield "bias_relu_backward db", db, db64
     y, mask = dropout(x, rate, seed=seed, first=first)
     y64, mask64 = ref.dropout(x64, rate, seed, first)
     yield "dropout", y, y64

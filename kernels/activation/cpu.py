@@ -7,8 +7,11 @@ would branch on every sign.
 import numpy as np
 from numba import njit
 
+from kernels.progress import tick
+
 jit = njit(nogil=True, cache=True, error_model="numpy")
 BLOCK = 2048
+ROWS = 256  # of a sum over rows in one go: the rounding error grows with the longest sum
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -16,6 +19,12 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 def _copy(block, out):
     for i in range(out.size):
         out[i] = block[i]
+
+
+@jit
+def _mask(dy, y, block):
+    for i in range(dy.size):
+        block[i] = dy[i] if y[i] > 0 else np.float32(0)
 
 
 @jit
@@ -27,6 +36,7 @@ def relu(x, y):
         for i in range(part.size):
             block[i] = np.float32(0) if part[i] <= 0 else part[i]
         _copy(block, y[start:start + BLOCK])
+        tick(BLOCK)
 
 
 @jit
@@ -34,10 +44,28 @@ def relu_backward(dy, y, dx):
     """dy where y > 0 to dx, which may be dy or y."""
     block = np.empty(BLOCK, np.float32)
     for start in range(0, dy.size, BLOCK):
-        part, positive = dy[start:start + BLOCK], y[start:start + BLOCK]
-        for i in range(part.size):
-            block[i] = part[i] if positive[i] > 0 else np.float32(0)
+        _mask(dy[start:start + BLOCK], y[start:start + BLOCK], block)
         _copy(block, dx[start:start + BLOCK])
+        tick(BLOCK)
+
+
+@jit
+def bias_relu_backward(dy, y, dx, sums, first, last):
+    """The same for rows of K values, ROWS at a time, and their sums over rows: pieces first to last of sums."""
+    K = dy.shape[1]
+    block = np.empty(max(1, BLOCK // K) * K, np.float32)
+    rows = block.size // K
+    for piece in range(first, last):
+        total, end = sums[piece], min((piece + 1) * ROWS, dy.shape[0])
+        total[:] = 0
+        for start in range(piece * ROWS, end, rows):
+            stop = min(start + rows, end)
+            _mask(dy[start:stop].reshape(-1), y[start:stop].reshape(-1), block)
+            _copy(block, dx[start:stop].reshape(-1))
+            for i in range(stop - start):
+                for k in range(K):
+                    total[k] += block[i * K + k]
+            tick(block.size)
 
 
 @jit
@@ -50,9 +78,17 @@ def _mix(z):
 @jit
 def dropout(x, threshold, scale, seed, first, y, mask):
     """Write both outputs; see ref.uniform for the random numbers."""
-    start = _mix(seed) + GOLDEN * (first + np.uint64(1))
+    begin = _mix(seed) + GOLDEN * (first + np.uint64(1))
+    for start in range(0, x.size, BLOCK):
+        end = start + BLOCK
+        _dropout(x[start:end], threshold, scale, begin + GOLDEN * np.uint64(start), y[start:end], mask[start:end])
+        tick(BLOCK)
+
+
+@jit
+def _dropout(x, threshold, scale, begin, y, mask):
     for i in range(x.size):
-        keep = _mix(start + GOLDEN * np.uint64(i)) >> np.uint64(32) >= threshold
+        keep = _mix(begin + GOLDEN * np.uint64(i)) >> np.uint64(32) >= threshold
         mask[i] = keep
         y[i] = x[i] * (scale if keep else np.float32(0))
 
@@ -60,5 +96,8 @@ def dropout(x, threshold, scale, seed, first, y, mask):
 @jit
 def dropout_backward(dy, mask, scale, dx):
     """dy * mask * scale to dx."""
-    for i in range(dy.size):
-        dx[i] = dy[i] * (np.float32(mask[i]) * scale)
+    for start in range(0, dy.size, BLOCK):
+        part, kept, into = dy[start:start + BLOCK], mask[start:start + BLOCK], dx[start:start + BLOCK]
+        for i in range(part.size):
+            into[i] = part[i] * (np.float32(kept[i]) * scale)
+        tick(BLOCK)

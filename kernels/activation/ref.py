@@ -15,6 +15,12 @@ def relu_backward(dy, y):
     return np.where(y > 0, dy, np.zeros_like(dy))
 
 
+def bias_relu_backward(dy, y):
+    """(dx, db): the gradient by x and by b of y = relu(x + b)."""
+    dx = relu_backward(dy, y)
+    return dx, dx.reshape(-1, dx.shape[-1]).sum(0)
+
+
 def mix(z):
     """The output function of SplitMix64 (Steele, Lea and Flood 2014; constants by Stafford, variant 13)."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -9,6 +9,7 @@ import numpy as np
 
 from kernels.arguments import output, require, tensor, two_outputs
 from kernels.loss import cpu
+from kernels.threads import share
 
 
 def _labels(operation, labels, logits):
@@ -28,7 +29,7 @@ def softmax(logits, out=None):
     """The probabilities (N,C), each row's exponentials over their sum; into `out` if given, apart from the logits."""
     logits = tensor("softmax", "logits", logits, "NC")
     y = output("softmax", out, logits.shape, apart=[logits])
-    cpu.softmax(logits, y)
+    share(len(y), lambda a, b: cpu.softmax(logits[a:b], y[a:b]))
     return y
 
 
@@ -43,5 +44,5 @@ def softmax_cross_entropy(logits, labels, out=None):
     loss, dlogits = two_outputs("softmax_cross_entropy", out)
     loss = output("softmax_cross_entropy", loss, logits.shape[:1], apart=[logits])
     dlogits = output("softmax_cross_entropy", dlogits, logits.shape, apart=[logits, loss])
-    cpu.softmax_cross_entropy(logits, labels, loss, dlogits)
+    share(len(loss), lambda a, b: cpu.softmax_cross_entropy(logits[a:b], labels[a:b], loss[a:b], dlogits[a:b]))
     return loss, dlogits

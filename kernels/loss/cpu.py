@@ -3,6 +3,8 @@
 import numpy as np
 from numba import njit
 
+from kernels.progress import tick
+
 jit = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 any_order = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc"})
 
@@ -69,6 +71,7 @@ def softmax(logits, y):
     """Write the probabilities to y."""
     for n in range(logits.shape[0]):
         _softmax(logits[n], y[n])
+        tick(y.shape[1])
 
 
 @jit
@@ -78,3 +81,4 @@ def softmax_cross_entropy(logits, labels, loss, dlogits):
         peak, total = _softmax(logits[n], dlogits[n])
         dlogits[n, labels[n]] -= ONE
         loss[n] = np.log(np.float64(total)) - (logits[n, labels[n]] - peak)
+        tick(logits.shape[1])

@@ -11,6 +11,7 @@ import numpy as np
 
 from kernels.arguments import output, require, tensor
 from kernels.norm import cpu
+from kernels.threads import share
 
 
 def _constants(operation, size, *numbers):
@@ -25,7 +26,8 @@ def lrn(x, size, alpha, beta, k, out=None):
     """The normalized y, of x's shape; into `out` if given, which may be x itself."""
     x = tensor("lrn", "x", x, "NHWC")
     y = output("lrn", out, x.shape)
-    cpu.lrn(x, *_constants("lrn", size, alpha, beta, k), y)
+    constants = _constants("lrn", size, alpha, beta, k)
+    share(len(x), lambda a, b: cpu.lrn(x[a:b], *constants, y[a:b]))
     return y
 
 
@@ -38,5 +40,6 @@ def lrn_backward(dy, x, y, size, alpha, beta, k, out=None):
     agree = dy.shape == x.shape == y.shape
     require(agree, "lrn_backward", "dy {}, x {} and y {} must agree", dy, x, y)
     dx = output("lrn_backward", out, x.shape)
-    cpu.lrn_backward(dy, x, y, *_constants("lrn_backward", size, alpha, beta, k), dx)
+    constants = _constants("lrn_backward", size, alpha, beta, k)
+    share(len(x), lambda a, b: cpu.lrn_backward(dy[a:b], x[a:b], y[a:b], *constants, dx[a:b]))
     return dx

@@ -8,6 +8,8 @@ to normalize a pixel.
 import numpy as np
 from numba import njit
 
+from kernels.progress import tick
+
 # "arcp" lets 1 / sqrt be an estimate made good by a Newton step, three times as fast and good to 2 ulp.
 jit = njit(nogil=True, cache=True, error_model="numpy", fastmath={"arcp", "contract"})
 BLOCK = 384  # floats in a pass: one pixel would load what was stored last, many would read and write memory in turns
@@ -46,6 +48,7 @@ def _lrn(x, y, window, share, exponent, k):
             for c in range(C):
                 power, _ = _powers(k + share * _window_sum(squares, i, c, window), exponent)
                 y[first + i, c] = x[first + i, c] * power
+        tick(BLOCK)
 
 
 @jit
@@ -66,6 +69,7 @@ def _lrn_backward(dy, x, y, dx, slope, window, share, exponent, k):
             for c in range(C):
                 total = _window_sum(ratios, i, c, window)
                 dx[first + i, c] = direct[i, c] - slope * x[first + i, c] * total
+        tick(BLOCK)
 
 
 @jit

@@ -19,6 +19,7 @@ import numpy as np
 from kernels.arguments import output, require, sizes, tensor, two_outputs
 from kernels.pool import cpu
 from kernels.pool.geometry import axes
+from kernels.threads import share
 
 
 def _y_shape(x_shape, rows, columns):
@@ -61,7 +62,7 @@ def maxpool2d(x, window, *, stride, padding=0, ceil_mode=False, out=None):
     y, index = two_outputs("maxpool2d", out)
     y = output("maxpool2d", y, y_shape, apart=[x])
     index = output("maxpool2d", index, y_shape, np.uint8, apart=[x, y])
-    cpu.maxpool2d(x, rows, columns, y, index)
+    share(len(x), lambda a, b: cpu.maxpool2d(x[a:b], rows, columns, y[a:b], index[a:b]))
     return y, index
 
 
@@ -72,7 +73,7 @@ def maxpool2d_backward(dy, index, x_shape, window, *, stride, padding=0, ceil_mo
     dy = _dy("maxpool2d_backward", dy, x_shape, rows, columns)
     index = _index("maxpool2d_backward", index, dy, rows, columns)
     dx = output("maxpool2d_backward", out, x_shape, apart=[dy, index])
-    cpu.maxpool2d_backward(dy, index, rows, columns, dx)
+    share(len(dy), lambda a, b: cpu.maxpool2d_backward(dy[a:b], index[a:b], rows, columns, dx[a:b]))
     return dx
 
 
@@ -81,7 +82,7 @@ def avgpool2d(x, window, *, stride, padding=0, ceil_mode=False, count_include_pa
     x = tensor("avgpool2d", "x", x, "NHWC")
     rows, columns = axes("avgpool2d", x.shape, window, stride, padding, ceil_mode, count_include_pad)
     y = output("avgpool2d", out, _y_shape(x.shape, rows, columns), apart=[x])
-    cpu.avgpool2d(x, rows, columns, y)
+    share(len(x), lambda a, b: cpu.avgpool2d(x[a:b], rows, columns, y[a:b]))
     return y
 
 
@@ -91,7 +92,7 @@ def avgpool2d_backward(dy, x_shape, window, *, stride, padding=0, ceil_mode=Fals
     rows, columns = axes("avgpool2d_backward", x_shape, window, stride, padding, ceil_mode, count_include_pad)
     dy = _dy("avgpool2d_backward", dy, x_shape, rows, columns)
     dx = output("avgpool2d_backward", out, x_shape, apart=[dy])
-    cpu.avgpool2d_backward(dy, rows, columns, dx)
+    share(len(dy), lambda a, b: cpu.avgpool2d_backward(dy[a:b], rows, columns, dx[a:b]))
     return dx
 
 

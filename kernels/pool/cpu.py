@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit
 
 from kernels.hints import prefetch, restrict
+from kernels.progress import tick
 
 jit = njit(nogil=True, cache=True, error_model="numpy")
 NANS = True  # what is passed where there may be NaNs; else None, a type of its own, so that there is code for each
@@ -37,6 +38,7 @@ def maxpool2d(x, rows, columns, y, index):
                 _down(best, winner, rows, columns, p, None, y[n, p].reshape(-1), index[n, p].reshape(-1))
             else:
                 _down(best, winner, rows, columns, p, NANS, y[n, p].reshape(-1), index[n, p].reshape(-1))
+            tick(Q * C)
 
 
 @jit
@@ -123,6 +125,7 @@ def maxpool2d_backward(dy, index, rows, columns, dx):
             for p in range(first, end):
                 tap = (h - rows.start[p]) * columns.window
                 _collect(dy[n, p].reshape(-1), index[n, p].reshape(-1), columns, across, C, tap, p > first, row)
+            tick(row.size)
 
 
 @jit
@@ -173,6 +176,7 @@ def avgpool2d(x, rows, columns, y):
                 taps = np.float32(rows.count[p] * columns.count[q])
                 for c in range(C):
                     y[n, p, q, c] /= taps
+            tick(Q * C)
 
 
 @jit
@@ -188,3 +192,4 @@ def avgpool2d_backward(dy, rows, columns, dx):
                     for w in range(columns.begin[q], columns.end[q]):
                         for c in range(C):
                             dx[n, h, w, c] += share * dy[n, p, q, c]
+            tick(Q * C)

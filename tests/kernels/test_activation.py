@@ -7,7 +7,7 @@ import kernels
 from kernels.activation import ref
 from kernels.activation.cases import CASES
 from kernels.activation.check import passes
-from tests.kernels.oracle import numeric_gradient
+from tests.kernels.oracle import BOUND, close, numeric_gradient, random
 
 EPS = np.finfo(np.float32).eps
 few = settings(max_examples=200, deadline=None)
@@ -15,18 +15,16 @@ shapes = st.lists(st.integers(1, 9), max_size=4).map(tuple)
 words = st.integers(0, 2**64 - 1)
 
 
-def random(shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape, np.float32)
-
-
 def array(value):
     return np.asarray(value, np.float32)
 
 
 def check(x, rate, seed, first):
-    for part, got, want in passes(x, array(random(x.shape, 1)), rate, seed, first):
+    dy = array(random(x.shape, 1))
+    for part, got, want in passes(x, dy, rate, seed, first):
         rounding = 2 * EPS if part in ("dropout", "dropout_backward") else 0
-        np.testing.assert_allclose(got, want, rtol=rounding, atol=0, err_msg=part)
+        sums = BOUND * np.abs(dy).sum() if part == "bias_relu_backward db" else 0
+        np.testing.assert_allclose(got, want, rtol=rounding, atol=sums, err_msg=part)
 
 
 @few
@@ -133,11 +131,28 @@ X = random((2, 3))
 MASK = np.ones((2, 3), np.uint8)
 
 
+def test_bias_and_relu_in_one_pass():
+    """As two passes, over several pieces of rows, in place or not."""
+    dy, y = random((3, 20, 21, 33)), kernels.relu(random((3, 20, 21, 33), 1))
+    want, sums = kernels.relu_backward(dy, y), np.empty(33, np.float32)
+    dx, db = kernels.bias_relu_backward(dy, y, db=sums)
+    assert db is sums
+    np.testing.assert_array_equal(dx, want)
+    close(db, want.astype(np.float64).sum((0, 1, 2)))
+    again, _ = kernels.bias_relu_backward(dy, y, out=dy)
+    assert again is dy
+    np.testing.assert_array_equal(dy, want)
+
+
 @pytest.mark.parametrize(("operation", "arguments", "options", "message"), [
     ("relu", (X.astype(np.float64),), {}, r"x must be .*float32 array, got \(2,3\) float64"),
     ("relu", (X[:0],), {}, r"x must be a non-empty .*got \(0,3\)"),
     ("relu", ([1.0],), {}, "got list"),
     ("relu", (X,), {"out": np.empty((3, 2), np.float32)}, "out must be .*shape"),
+    ("bias_relu_backward", (X, X[:1]), {}, r"dy \(2,3\) and y \(1,3\) must agree"),
+    ("bias_relu_backward", (np.array(1, np.float32), np.array(1, np.float32)), {}, "no last dimension"),
+    ("bias_relu_backward", (X, X), {"db": X[0]}, "out must not overlap"),
+    ("bias_relu_backward", (X, X), {"db": np.empty(2, np.float32)}, r"out must be .* of shape \(3,\)"),
     ("relu_backward", (X, X[:1]), {}, r"dy \(2,3\) and y \(1,3\) must agree"),
     ("relu_backward", (X, X.astype(int)), {}, "y must be .*int64"),
     ("dropout", (X, 1), {"seed": 0}, "rate must be at least 0 and less than 1, got 1"),

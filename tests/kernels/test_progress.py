@@ -57,6 +57,17 @@ OPERATIONS = {
     "conv2d 1x1": lambda: kernels.conv2d(X, W1), "dense": lambda: kernels.dense(A, B),
     "dense_dgrad": lambda: kernels.dense_dgrad(A, B), "dense_wgrad": lambda: kernels.dense_wgrad(A, A),
     "matmul": lambda: kernels.matmul(A, B),
+    "pool": lambda: kernels.maxpool2d(X, 3, stride=2)[0], "average": lambda: kernels.avgpool2d(X, 3, stride=2),
+    "pool backward": lambda: kernels.maxpool2d_backward(DY, np.zeros(DY.shape, np.uint8), X.shape, 1, stride=1),
+    "average backward": lambda: kernels.avgpool2d_backward(DY, X.shape, 1, stride=1),
+    "lrn": lambda: kernels.lrn(X, 5, 1e-4, 0.75, 1.0),
+    "lrn backward": lambda: kernels.lrn_backward(DY, X, X, 5, 1e-4, 0.75, 1.0),
+    "relu": lambda: kernels.relu(X), "relu backward": lambda: kernels.relu_backward(DY, X),
+    "bias and relu backward": lambda: kernels.bias_relu_backward(DY, X)[1],
+    "dropout": lambda: kernels.dropout(X, 0.5, seed=0)[0],
+    "dropout backward": lambda: kernels.dropout_backward(DY, np.ones(X.shape, np.uint8), 0.5),
+    "loss": lambda: kernels.softmax_cross_entropy(X.reshape(-1, 64), np.zeros(X.size // 64, int))[0],
+    "update": lambda: kernels.momentum_update(X.flatten(), DY.flatten(), DY.flatten(), lr=0.1) or X,
 }
 
 

@@ -34,6 +34,12 @@ def matmul(a_shape, b_shape, **options):
     return [kernels.matmul(random(a_shape), random(b_shape, 1), **options)]
 
 
+def updated(w, g, v):
+    kernels.momentum_update(w, g, v, lr=0.1, momentum=0.9, weight_decay=0.01)
+    return [w, v]
+
+
+X = random((5, 8, 8, 31))
 OPERATIONS = {
     "transforms": lambda: convolution((5, 14, 13, 32), (3, 3, 32, 70), padding=1),
     "transforms in groups": lambda: convolution((3, 13, 13, 64), (5, 5, 32, 72), padding=2, groups=2),
@@ -44,6 +50,15 @@ OPERATIONS = {
     "one pixel, strided": lambda: convolution((5, 9, 9, 40), (1, 1, 40, 33), stride=2),
     "few rows": lambda: dense(5, 300, 150), "many rows": lambda: dense(300, 1100, 70),
     "crowded rows": lambda: dense(300, 1024, 70),
+    "pools": lambda: [*kernels.maxpool2d(X, 3, stride=2, padding=1), kernels.avgpool2d(X, 3, stride=2),
+                      kernels.maxpool2d_backward(*kernels.maxpool2d(X, 3, stride=1), X.shape, 3, stride=1),
+                      kernels.avgpool2d_backward(X[:, :3, :3].copy(), X.shape, 3, stride=2)],
+    "a norm": lambda: [kernels.lrn(X, 5, 1e-4, 0.75, 1.0), kernels.lrn_backward(X, X, X, 5, 1e-4, 0.75, 1.0)],
+    "activations": lambda: [kernels.relu(X), kernels.relu_backward(X, -X), *kernels.bias_relu_backward(X, -X),
+                            *kernels.dropout(X, 0.4, seed=1, first=2**64 - 100),
+                            kernels.dropout_backward(X, (X > 0).astype(np.uint8), 0.4)],
+    "a loss": lambda: kernels.softmax_cross_entropy(X.reshape(-1, 31)[:70], np.arange(70) % 31),
+    "an update": lambda: updated(*(random(10_007, seed) for seed in range(3))),
     "a batch": lambda: matmul((5, 20, 30), (5, 30, 40)), "a transposed batch": lambda: matmul(
         (5, 30, 20), (5, 40, 30), transpose_a=True, transpose_b=True),
 }
