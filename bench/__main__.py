@@ -9,6 +9,7 @@ from mpilayer.errors import UserError
 COMMANDS = {
     "kernels": ("bench.kernels", "convolution and dense layers against the peak of the core, and a peer"),
     "step": ("bench.step", "a whole training step of a net, its parts, and a peer"),
+    "hook": ("bench.hook", "what it costs that kernels call a function now and then, and how regularly they do"),
     "memory": ("bench.memory", "the other kernels against the bandwidth of memory, and a peer"),
     "timeline": ("bench.timeline", "draw a training step of runs made with mpilayer.train --out"),
 }

@@ -17,8 +17,9 @@ def count(text):
 
 
 def add(p, peers, rounds):
-    """--peer (a key of `peers`), --rounds, --threads and --json."""
-    p.add_argument("--peer", choices=peers, help="measure this as well, in turn with ours (default: nothing)")
+    """--peer (a key of `peers`, if there are any), --rounds, --threads and --json."""
+    if peers:
+        p.add_argument("--peer", choices=peers, help="measure this as well, in turn with ours (default: nothing)")
     p.add_argument("--rounds", type=count, default=rounds, help=f"readings of each time, at least (default: {rounds})")
     p.add_argument("--threads", type=count, default=1, help="of ours and of the peer (default: 1)")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")

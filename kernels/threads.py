@@ -1,15 +1,42 @@
 """Threads of a kernel: as many as KERNELS_NUM_THREADS says, or one. Kernels release the GIL, so Python's do."""
 
+import contextlib
 import functools
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 _threads = 1
 
 
 @functools.cache
-def _helpers(count):
-    return ThreadPoolExecutor(count, "kernels")
+def _helpers(count, cores):
+    """So many threads, bound to all cores but the first if there are any."""
+    free = iter(cores[1:])
+
+    def settle():
+        if cores:
+            os.sched_setaffinity(threading.get_native_id(), {next(free)})
+
+    return ThreadPoolExecutor(count, "kernels", settle)
+
+
+@contextlib.contextmanager
+def _settled(count):
+    """A core for each of so many threads, this one on the first, if the process has just as many; else no cores.
+
+    Systems may leave two busy threads on one core for seconds.
+    """
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else ()
+    if len(allowed) != count:
+        yield ()
+        return
+    cores = tuple(sorted(allowed))
+    os.sched_setaffinity(0, cores[:1])
+    try:
+        yield cores
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def set_num_threads(count):
@@ -32,14 +59,17 @@ def share(count, work):
     """
     parts = min(_threads, count)
     if parts == 1:
-        return work(0, count)
+        work(0, count)
+        return
     cuts = [count * part // parts for part in range(parts + 1)]
-    others = [_helpers(parts - 1).submit(work, *cut) for cut in zip(cuts[1:-1], cuts[2:], strict=True)]
-    try:
-        work(0, cuts[1])
-    finally:
-        for other in others:
-            other.result()
+    with _settled(_threads) as cores:
+        pool = _helpers(_threads - 1, cores)
+        others = [pool.submit(work, *cut) for cut in zip(cuts[1:-1], cuts[2:], strict=True)]
+        try:
+            work(0, cuts[1])
+        finally:
+            for other in others:
+                other.result()
 
 
 def _from_environment():

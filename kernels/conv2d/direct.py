@@ -8,33 +8,15 @@ import numpy as np
 from numba import njit
 
 from kernels import micro, scratch
+from kernels.conv2d.pixels import CACHED, FLOAT, pad, shifted, with_border
 from kernels.layout import transpose
 from kernels.matmul.cpu import NONE, times
 from kernels.micro import ACCUMULATE, RELU
 from kernels.threads import share
 from kernels.vectors import call
 
-FLOAT = 4
 SUMMED = 1024  # products in one go, about: the rounding error grows with the longest sum
-CACHED = 384 << 10  # bytes of image worked on at a time: it shares a core's L2 with a panel of the weights
 PIXELS = 256  # of a gradient by weights, summed before the next tile: a panel of so many pixels of dy stays in L1
-
-
-@njit(nogil=True, cache=True)
-def _pad(x, padded, top, left):
-    """Copy images into the middle of a buffer whose border is already zero."""
-    for n in range(x.shape[0]):
-        for h in range(x.shape[1]):
-            padded[n, top + h, left:left + x.shape[2]] = x[n, h]
-
-
-@njit(nogil=True, cache=True)
-def _bordered(x, top, bottom, left, right):
-    """A buffer for as many padded images as stay in cache; for none without a border."""
-    N, H, W, C = x.shape
-    bytes_each = (top + H + bottom) * (left + W + right) * C * FLOAT
-    count = min(N, max(1, CACHED // bytes_each)) if top + bottom + left + right > 0 else 0
-    return np.zeros((count, top + H + bottom, left + W + right, C), np.float32)
 
 
 @njit(nogil=True, cache=True)
@@ -116,7 +98,7 @@ def _forward(tile, x, w, bias, relu, y, stride, padding, groups):
     P, Q = y.shape[1:3]
     packed = _pack(w, groups, tile.columns)
     bordered = top + bottom + left + right > 0
-    buffer = _bordered(x, top, bottom, left, right)  # not `images`: x may be read-only
+    buffer = with_border(x, top, bottom, left, right)  # not `images`: x may be read-only
     images = buffer if bordered else x
     c_n, c_p, c_q = P * Q * K * FLOAT, Q * K * FLOAT, K * FLOAT
     row = images.shape[2] * C * FLOAT
@@ -125,7 +107,7 @@ def _forward(tile, x, w, bias, relu, y, stride, padding, groups):
     for n in range(0, N, images.shape[0]):
         count = min(images.shape[0], N - n)
         if bordered:
-            _pad(x[n:n + count], buffer, top, left)
+            pad(x[n:n + count], buffer, top, left)
         for g in range(groups):
             first = g * (K // groups) * FLOAT
             _sweep(tile, images.ctypes.data + g * Cg * FLOAT, (images.shape[1] * row, sh * row, sw * C * FLOAT),
@@ -143,7 +125,7 @@ def _dgrad(tile, dy, w, dx, stride, padding, groups):
     above, before = (R - 1) // sh, (S - 1) // sw
     below, after = max(0, (H - 1 + top) // sh - P + 1), max(0, (W - 1 + left) // sw - Q + 1)
     bordered = above + below + before + after > 0
-    buffer = _bordered(dy, above, below, before, after)  # not `images`: dy may be read-only
+    buffer = with_border(dy, above, below, before, after)  # not `images`: dy may be read-only
     images = buffer if bordered else dy
     row = images.shape[2] * K * FLOAT
     c_n = H * W * C * FLOAT
@@ -160,7 +142,7 @@ def _dgrad(tile, dy, w, dx, stride, padding, groups):
             for n in range(0, N if h < H and v < W else 0, images.shape[0]):
                 count = min(images.shape[0], N - n)
                 if bordered:
-                    _pad(dy[n:n + count], buffer, above, before)
+                    pad(dy[n:n + count], buffer, above, before)
                 for g in range(groups):
                     _sweep(tile, images.ctypes.data + y0 * row + (x0 * K + g * (K // groups)) * FLOAT,
                            (images.shape[1] * row, row, K * FLOAT), image_taps, packed[g].ctypes.data, panel_taps,
@@ -181,7 +163,7 @@ def _wgrad(tile, x, dy, dw, stride, padding, groups, first, last):
     R, S, Cg, K = dw.shape
     P, Q = dy.shape[1:3]
     bordered = top + bottom + left + right > 0
-    buffer = _bordered(x, top, bottom, left, right)  # not `images`: x may be read-only
+    buffer = with_border(x, top, bottom, left, right)  # not `images`: x may be read-only
     images = buffer if bordered else x
     row, image = images.shape[2] * C * FLOAT, images.shape[1] * images.shape[2] * C * FLOAT
     per_buffer = images.shape[0] if bordered else N
@@ -192,7 +174,7 @@ def _wgrad(tile, x, dy, dw, stride, padding, groups, first, last):
     for n in range(0, N, per_buffer):
         count = min(per_buffer, N - n)
         if bordered:
-            _pad(x[n:n + count], buffer, top, left)
+            pad(x[n:n + count], buffer, top, left)
         for start in range(0, count * P, block):
             lines = min(block, count * P - start)
             pixel = (n * P + start) * Q
@@ -213,30 +195,13 @@ def _wgrad(tile, x, dy, dw, stride, padding, groups, first, last):
 
 
 
-@njit(nogil=True, cache=True)
-def _shifted(x, h, v, stride, seen):
-    """The pixels that one tap meets: seen (N,P,Q,C) begins at pixel (h, v) of x; zero outside."""
-    (sh, sw), (N, P, Q, C) = stride, seen.shape
-    H, W = x.shape[1:3]
-    for n in range(N):
-        for p in range(P):
-            for q in range(Q):
-                target, i, j = seen[n, p, q], h + p * sh, v + q * sw
-                if 0 <= i < H and 0 <= j < W:
-                    source = x[n, i, j]
-                    for c in range(C):
-                        target[c] = source[c]
-                else:
-                    target[:] = 0
-
-
 def _tap_by_tap(x, w, bias, relu, y, stride, padding):
     """A matrix product for each tap, of rows gathered from all images: for lines shorter than a tile."""
     (R, S, C, K), ((top, _), (left, _)) = w.shape, padding
     seen = scratch.array("seen", (*y.shape[:3], C))
     for r in range(R):
         for s in range(S):
-            _shifted(x, r - top, s - left, stride, seen)
+            shifted(x, r - top, s - left, stride, seen)
             first, last = r + s == 0, r + s == R + S - 2
             times(seen.reshape(-1, C), w[r, s], bias if first else NONE, relu and last, y.reshape(-1, K), not first)
 

@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 
 from kernels import micro, scratch
+from kernels.conv2d.pixels import copy_from, gather
 from kernels.conv2d.transform import DATA, FILTER, GRADIENT, OUTPUT, WEIGHTS, transform
 from kernels.layout import spread, transpose
 from kernels.micro import ACCUMULATE, multiply
@@ -27,8 +28,7 @@ jit = njit(nogil=True, cache=True)
 
 
 class Squares(NamedTuple):
-    """How an image is cut: m x m outputs from n x n inputs, a stride and a border; lines in an image and their length.
-    """
+    """How an image is cut: m x m outputs from n x n inputs, stride and border, lines in an image and their length."""
 
     m: int
     n: int
@@ -56,51 +56,19 @@ def wins(w_shape, stride, groups, P, Q):
     return squares < 0.8 * P * Q * R * S * w_shape[2] * K
 
 
-@jit
-def _copy(source, start, target):
-    """target[i] = source[start + i], zero outside."""
-    a, b = min(target.size, max(0, -start)), max(0, min(target.size, source.size - start))
-    target[:a] = 0
-    target[max(a, b):] = 0
-    inside, wanted = target[a:b], source[start + a:start + b]
-    for i in range(inside.size):
-        inside[i] = wanted[i]
+def _block(cut, images, channels, room):
+    """Lines whose points, so many channels in all, fill so many bytes."""
+    return min(images * cut.down, max(1, room // (channels * cut.n**2 * cut.across * FLOAT)))
 
 
 @jit
-def _gather(x, first, top, left, s, line):
-    """What n rows of squares need of an image (H,W,C), from row `first` on, into line (rows, columns, s*s*C)."""
-    rows, columns, channels = line.shape
-    H, W, C = x.shape
-    size = s * C
-    for i in range(rows):
-        for d in range(s):
-            h = (first + i) * s + d - top
-            if not 0 <= h < H:
-                line[i, :, d * size:(d + 1) * size] = 0
-            elif s == 1:
-                _copy(x[h].reshape(W * C), -left * C, line[i].reshape(columns * C))
-            else:
-                pixels = x[h].reshape(W * C)
-                begin = -(-left // s)  # the cells that lie inside
-                end = max(begin, min(columns, (W + left) // s))
-                for j in range(begin):
-                    _copy(pixels, (j * s - left) * C, line[i, j, d * size:(d + 1) * size])
-                for e in range(size):  # cells are short: going along the row takes fewer instructions
-                    for j in range(begin, end):
-                        line[i, j, d * size + e] = pixels[(j * s - left) * C + e]
-                for j in range(end, columns):
-                    _copy(pixels, (j * s - left) * C, line[i, j, d * size:(d + 1) * size])
-
-
-@jit
-def _data(data, x, cut, start, first, last, line, v):
-    """Lines first to last of a block that begins at line `start`, to the points v (n * n, squares, channels)."""
+def _data(data, x, cut, start, lines, line, v):
+    """A block of lines to the points v (n * n, squares, channels)."""
     m, n, s, top, left, down, across = cut
     columns, C = line.shape[1:]
     plane, step = v.shape[1] * v.shape[2] * FLOAT, v.shape[2] * FLOAT
-    for i in range(first, last):
-        _gather(x[(start + i) // down], (start + i) % down * m, top, left, s, line)
+    for i in range(lines):
+        gather(x[(start + i) // down], (start + i) % down * m, top, left, s, line)
         call(data, (across, C, line.ctypes.data, columns * C * FLOAT, C * FLOAT, m * C * FLOAT,
                     v[0, i * across:].ctypes.data, n * plane, plane, step, 0, 0))
 
@@ -146,7 +114,7 @@ def _output(output, z, bias, relu, cut, start, lines, edge, y):
         call(output, (across, K, z[0, i * across:].ctypes.data, n * plane, plane, step,
                       target, across * m * K * FLOAT, K * FLOAT, m * K * FLOAT, bias.ctypes.data, relu))
         for p in range(0 if inside else min(m, P - row)):
-            _copy(edge[p].reshape(across * m * K), 0, y[image, row + p].reshape(Q * K))
+            copy_from(edge[p].reshape(across * m * K), 0, y[image, row + p].reshape(Q * K))
 
 
 @jit
@@ -154,7 +122,7 @@ def _forward(tile, data, output, x, u, bias, relu, y, cut, summed, first, last, 
     block = v.shape[1] // cut.across
     for start in range(first, last, block):
         lines = min(block, last - start)
-        _data(data, x, cut, start, 0, lines, line, v)
+        _data(data, x, cut, start, lines, line, v)
         _products(tile, v, u, y.shape[3], lines * cut.across, summed, z)
         _output(output, z, bias, relu, cut, start, lines, edge, y)
 
@@ -168,7 +136,7 @@ def _convolve(x, w, bias, relu, y, cut, groups):
     u = scratch.array("u", (n * n, groups, panels, Cg, tile.columns))
     share(groups * panels, lambda first, last: _filters(filter, w, n, first, last, u))
     bias = bias if bias.size else np.zeros(K, np.float32)
-    block = min(lines, max(1, NEAR // ((channels + K) * n * n * cut.across * FLOAT)))
+    block = _block(cut, len(x), channels + K, 2 * NEAR if u.nbytes > 4 * NEAR else NEAR)
 
     def work(first, last):
         line = scratch.array("line", (n, cut.across * m + n - m, channels))
@@ -222,79 +190,82 @@ def dgrad(dy, w, dx, stride, padding, groups):
 
 
 @jit
-def _gradient(gradient, dy, cut, start, first, last, line, z, groups):
-    """Lines of dy to the points, in panels of neighbouring k: z (n * n, groups * panels, squares, wide)."""
+def _gradient(gradient, dy, cut, panels, start, lines, line, first, z):
+    """A block of lines of dy to the points, panels of neighbouring k from `first` on: z (n * n, panels, squares, wide).
+
+    A group has so many `panels`, (how many, how many k).
+    """
     m, n, down, across = cut.m, cut.n, cut.down, cut.across
     columns, K = line.shape[1:]
-    panels, squares, wide = z.shape[1] // groups, z.shape[2], z.shape[3]
-    plane, Kg = z.shape[1] * squares * wide * FLOAT, K // groups
-    for i in range(first, last):
-        _gather(dy[(start + i) // down], (start + i) % down * m, 0, 0, 1, line)
-        for j in range(groups * panels):
-            k = j % panels * wide
-            call(gradient, (across, min(wide, Kg - k), line[0, 0, j // panels * Kg + k:].ctypes.data,
-                            columns * K * FLOAT, K * FLOAT, m * K * FLOAT, z[0, j, i * across:].ctypes.data,
-                            n * plane, plane, wide * FLOAT, 0, 0))
+    squares, wide = z.shape[2:]
+    plane = z.shape[1] * squares * wide * FLOAT
+    for i in range(lines):
+        gather(dy[(start + i) // down], (start + i) % down * m, 0, 0, 1, line)
+        for j in range(z.shape[1]):
+            (g, k), (_, Kg) = divmod(first + j, panels[0]), panels
+            k *= wide
+            call(gradient, (across, min(wide, Kg - k), line[0, 0, g * Kg + k:].ctypes.data, columns * K * FLOAT,
+                            K * FLOAT, m * K * FLOAT, z[0, j, i * across:].ctypes.data, n * plane, plane,
+                            wide * FLOAT, 0, 0))
 
 
 @jit
-def _sums(tile, v, z, squares, summed, more, first, last, u):
-    """u (n * n, groups, C, K) from v and z at some points, summed over squares; added to what is there if `more`."""
-    wide = tile.columns
-    groups, C, K = u.shape[1:]
-    panels = z.shape[1] // groups
-    for point in range(first, last):
-        for j in range(groups * panels):
-            g, k = j // panels, j % panels * wide
+def _sums(tile, v, z, panels, squares, summed, more, first, u):
+    """u (n * n, panels, C, wide) from v and z, summed over squares; added to what is there if `more`."""
+    points, own, C, wide = u.shape
+    for point in range(points):
+        for j in range(own):
+            g, k = divmod(first + j, panels[0])
             for t in range(0, squares, summed):
                 b = z[point, j, t].ctypes.data
-                multiply(tile, C, min(wide, K - k), min(summed, squares - t),
+                multiply(tile, C, min(wide, panels[1] - k * wide), min(summed, squares - t),
                          (v[point, t, g * C:].ctypes.data, FLOAT, v.shape[2] * FLOAT), (b, wide * FLOAT),
-                         (u[point, g, 0, k:].ctypes.data, K * FLOAT), ACCUMULATE if more or t > 0 else 0, (b, 0, 0))
+                         (u[point, j].ctypes.data, wide * FLOAT), ACCUMULATE if more or t > 0 else 0, (b, 0, 0))
 
 
 @jit
-def _weights(weights, u, n, first, last, dw):
-    """Channels first to last of all groups of u to dw (R,S,C,K)."""
-    (_, groups, C, Kg), (_, S, _, K) = u.shape, dw.shape
-    plane = groups * C * Kg * FLOAT
-    for i in range(first, last):
-        g, c = i // C, i % C
-        call(weights, (1, Kg, u[0, g, c].ctypes.data, n * plane, plane, 0, dw[0, 0, c, g * Kg:].ctypes.data,
-                       S * C * K * FLOAT, C * K * FLOAT, 0, 0, 0))
+def _weights(weights, u, n, panels, first, dw):
+    """Panels of u, from `first` on, to dw (R,S,C,K)."""
+    (_, own, C, wide), (_, S, _, K) = u.shape, dw.shape
+    plane = own * C * wide * FLOAT
+    for j in range(own):
+        g, k = divmod(first + j, panels[0])
+        call(weights, (C, min(wide, panels[1] - k * wide), u[0, j].ctypes.data, n * plane, plane, wide * FLOAT,
+                       dw[0, 0, 0, g * panels[1] + k * wide:].ctypes.data, S * C * K * FLOAT, C * K * FLOAT,
+                       K * FLOAT, 0, 0))
+
+
+@jit
+def _wgrad(tile, data, gradient, weights, x, dy, dw, cut, panels, summed, first, x_line, dy_line, v, z, u):
+    block, lines = v.shape[1] // cut.across, dy.shape[0] * cut.down
+    for start in range(0, lines, block):
+        count = min(block, lines - start)
+        _data(data, x, cut, start, count, x_line, v)
+        _gradient(gradient, dy, cut, panels, start, count, dy_line, first, z)
+        _sums(tile, v, z, panels, count * cut.across, summed, start > 0, first, u)
+    _weights(weights, u, cut.n, panels, first, dw)
 
 
 def wgrad(x, dy, dw, stride, padding, groups):
-    """Gradient by the weights, into dw."""
+    """Gradient by the weights, into dw. Every thread has panels of its own, and all points of x."""
     s = stride[0]
     r = -(-len(dw) // s)
     cut = _squares(r, s, padding, *dy.shape[1:3])
     m, n, tile, K = cut.m, cut.n, micro.tile(), dy.shape[3]
     data, gradient, weights = (transform(kind, m, r) for kind in (DATA, GRADIENT, WEIGHTS))
-    channels, lines = x.shape[3] * s * s, len(x) * cut.down
-    Cg, Kg = channels // groups, K // groups
-    panels = -(-Kg // tile.columns)
-    u = scratch.array("u", (n * n, groups, Cg, Kg))
-    # every block reads and writes all of u: where that is more than the block's own points, blocks are large
-    room = FAR if u.nbytes > 4 * NEAR else 2 * NEAR
-    block = min(lines, max(1, room // ((channels + K) * n * n * cut.across * FLOAT)))
-    v = scratch.array("v", (n * n, block * cut.across, spread(channels)))
-    z = scratch.array("z", (n * n, groups * panels, block * cut.across, tile.columns))
-    for start in range(0, lines, block):
-        count = min(block, lines - start)
-
-        def to_points(first, last, start=start):
-            line = scratch.array("line", (n, cut.across * m + n - m, channels))
-            _data(data, x, cut, start, first, last, line, v)
-            line = scratch.array("line", (m, cut.across * m, K))
-            _gradient(gradient, dy, cut, start, first, last, line, z, groups)
-
-        def sums(first, last, start=start, count=count):
-            _sums(tile, v, z, count * cut.across, SUMMED[n], start > 0, first, last, u)
-
-        share(count, to_points)
-        share(n * n, sums)
+    channels = x.shape[3] * s * s
+    Cg, panels = channels // groups, (-(-K // groups // tile.columns), K // groups)
     whole = dw if s == 1 else scratch.array("w", (r, r, Cg, K))
-    share(groups * Cg, lambda first, last: _weights(weights, u, n, first, last, whole))
+    # every block reads and writes all of u: where that is more than the block's own points, blocks are large
+    squares = cut.across * _block(cut, len(x), channels + K, FAR if n * n * Cg * K > NEAR else 2 * NEAR)
+
+    def work(first, last):
+        u = scratch.array("u", (n * n, last - first, Cg, tile.columns))
+        _wgrad(tile, data, gradient, weights, x, dy, whole, cut, panels, SUMMED[n], first,
+               scratch.array("line", (n, cut.across * m + n - m, channels)),
+               scratch.array("edge", (m, cut.across * m, K)), scratch.array("v", (n * n, squares, spread(channels))),
+               scratch.array("z", (n * n, last - first, squares, tile.columns)), u)
+
+    share(groups * panels[0], work)
     if s > 1:
         dw[:] = _fold(whole, s, dw.shape)

@@ -5,7 +5,7 @@ import pytest
 from numba import carray, cfunc, types
 
 import kernels
-from kernels.progress import _now as now
+from kernels.progress import now
 from tests.kernels.oracle import random
 from tests.ranks import environment, python
 
