@@ -27,7 +27,7 @@ HEAD = {"net": "net", "layer": "layer", "pass": "pass", "shape": "x * w / stride
 
 def ours(case, x, w, dy):
     """{pass: function} of our kernels, each into its own memory."""
-    y, dx, dw = np.empty_like(dy), np.empty_like(x), np.empty_like(w)
+    y, dx, dw = (kernels.empty(array.shape) for array in (dy, x, w))
     if case in DENSE:
         return {"forward": lambda: kernels.dense(x, w, out=y),
                 "dgrad": lambda: kernels.dense_dgrad(dy, w, out=dx),
@@ -120,7 +120,8 @@ def measure(chosen, options, most):
     """Yield a row for each pass of each case."""
     for case, passes in chosen:
         rng = np.random.default_rng(0)
-        arrays = [rng.standard_normal(sizes, np.float32) for sizes in case.shapes(options.batch)]
+        room = [kernels.empty(sizes) for sizes in case.shapes(options.batch)]
+        arrays = [rng.standard_normal(out=array, dtype=np.float32) for array in room]
         mine = ours(case, *arrays)
         theirs = PEERS[options.peer][1](case, *arrays) if options.peer else dict.fromkeys(passes, {})
         for name in passes:

@@ -6,6 +6,7 @@ One room per operation: its public signature, a NumPy reference, the Numba kerne
 from kernels.activation import bias_relu_backward, dropout, dropout_backward, relu, relu_backward
 from kernels.conv2d import bias_grad, conv2d, conv2d_dgrad, conv2d_wgrad
 from kernels.dense import dense, dense_dgrad, dense_wgrad
+from kernels.layout import empty
 from kernels.loss import softmax_cross_entropy
 from kernels.matmul import matmul
 from kernels.norm import lrn, lrn_backward
@@ -24,7 +25,7 @@ from kernels.update import momentum_update
 
 __all__ = [
     "avgpool2d", "avgpool2d_backward", "bias_grad", "bias_relu_backward", "conv2d", "conv2d_dgrad", "conv2d_wgrad",
-    "dense", "dense_dgrad", "dense_wgrad", "dropout", "dropout_backward", "global_avgpool", "global_avgpool_backward",
-    "lrn", "lrn_backward", "matmul", "maxpool2d", "maxpool2d_backward", "momentum_update", "num_threads",
-    "pool2d_shape", "relu", "relu_backward", "set_num_threads", "set_progress", "softmax_cross_entropy",
+    "dense", "dense_dgrad", "dense_wgrad", "dropout", "dropout_backward", "empty", "global_avgpool",
+    "global_avgpool_backward", "lrn", "lrn_backward", "matmul", "maxpool2d", "maxpool2d_backward", "momentum_update",
+    "num_threads", "pool2d_shape", "relu", "relu_backward", "set_num_threads", "set_progress", "softmax_cross_entropy",
 ]

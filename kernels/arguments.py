@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from kernels.layout import empty
+
 
 def _show(value):
     """An array as users write its shape, (2,8,8,3); anything else as it is."""
@@ -44,7 +46,7 @@ def output(operation, out, wanted, dtype=np.float32, *, apart=()):
     Raises ValueError if it does not fit, or may share memory with one of the arrays `apart`.
     """
     if out is None:
-        return np.empty(wanted, dtype)
+        return empty(wanted, dtype)
     fits = isinstance(out, np.ndarray) and out.dtype == dtype and out.shape == tuple(wanted)
     require(fits and out.flags.c_contiguous and out.flags.writeable, operation,
             "out must be a writeable, C-contiguous {} array of shape {}", np.dtype(dtype), tuple(wanted))

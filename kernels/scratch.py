@@ -3,9 +3,7 @@
 import threading
 from math import prod
 
-import numpy as np
-
-LINE = 64  # bytes; every array begins on a cache line
+from kernels.layout import empty
 
 _local = threading.local()
 
@@ -15,7 +13,5 @@ def array(name, shape):
     buffers = _local.__dict__
     size = prod(shape)
     if name not in buffers or buffers[name].size < size:
-        memory = np.empty(size + LINE // 4, np.float32)
-        start = -memory.ctypes.data % LINE // 4
-        buffers[name] = memory[start:start + size]
+        buffers[name] = empty((size,))
     return buffers[name][:size].reshape(shape)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+import kernels
 from nets.blocks import Loss
 from nets.layer import Layer
 
@@ -57,7 +58,9 @@ class Net:
         return sum(layer.size for layer in self.layers)
 
     def _memory(self):
-        return np.zeros(sum(-(-layer.size // LINE) * LINE for layer in self.layers), np.float32)
+        memory = kernels.empty((sum(-(-layer.size // LINE) * LINE for layer in self.layers),))
+        memory[:] = 0
+        return memory
 
     def _pieces(self, flat):
         start = 0
