@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench import __main__ as bench
-from bench import kernels, memory, timeline, timing
+from bench import hook, kernels, memory, timeline, timing
 
 ROOT = Path(bench.__file__).parents[1]
 KEYS = ["net", "layer", "pass", "shape", "seconds", "gflops", "peak_share", "peer_seconds", "ratio"]
@@ -72,6 +72,17 @@ def test_alternate_goes_on_for_the_seconds(monkeypatch):
     calls = []
     timing.alternate({"only": lambda: calls.append(0)}, rounds=1, seconds=20)
     assert len(calls) > 5
+
+
+def test_hook_reports_cost_and_intervals(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(hook, "LAYERS", ("googlenet 5a/1x1",))
+    run("hook", "--every", 100, "--rounds", 1, "--json", tmp_path / "hook.json")
+    (found,) = json.loads((tmp_path / "hook.json").read_text())
+    assert found["layer"] == "googlenet 5a/1x1"
+    assert found["cost"] == pytest.approx(found["hooked_seconds"] / found["seconds"] - 1)
+    assert found["calls"] > 1
+    assert 100 <= found["median_us"] <= found["longest_us"]
+    assert "every 100 us, one thread" in capsys.readouterr().out
 
 
 def test_peak_and_copy_are_positive(monkeypatch):
