@@ -149,10 +149,15 @@ def line(row):
 
 def means(rows):
     """{group: (its rows, geometric mean of their ratios)}."""
-    dense = {case.name for case in DENSE}
-    groups = {"all": rows, "conv": [r for r in rows if r["layer"] not in dense],
-              "dense": [r for r in rows if r["layer"] in dense],
-              **{name: [r for r in rows if r["pass"] == name] for name in PASSES}}
+    cases = {(case.net, case.name): case for case in CASES}
+    groups = {"all": rows, "conv": [], "dense": [], **{name: [] for name in PASSES}}
+    for row in rows:
+        case = cases[row["net"], row["layer"]]
+        groups["dense" if case in DENSE else "conv"].append(row)
+        groups[row["pass"]].append(row)
+        if case not in DENSE:
+            kind = f"{case.window}x{case.window}" + (f" / {case.stride}" if case.stride > 1 else "")
+            groups.setdefault(kind, []).append(row)
     return {what: (len(group), statistics.geometric_mean(r["ratio"] for r in group))
             for what, group in groups.items() if group}
 

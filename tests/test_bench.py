@@ -159,10 +159,11 @@ def test_kernels_measures_the_nets_alone():
 
 
 def test_geometric_means():
-    rows = [{"layer": layer, "pass": which, "ratio": ratio} for layer, which, ratio in
+    rows = [{"net": "alexnet", "layer": layer, "pass": which, "ratio": ratio} for layer, which, ratio in
             [("conv2", "forward", 1.0), ("conv2", "dgrad", 4.0), ("fc6", "forward", 0.25)]]
     means = {what: (count, pytest.approx(mean)) for what, (count, mean) in kernels.means(rows).items()}
-    assert means == {"all": (3, 1), "conv": (2, 2), "dense": (1, 0.25), "forward": (2, 0.5), "dgrad": (1, 4)}
+    assert means == {"all": (3, 1), "conv": (2, 2), "dense": (1, 0.25), "forward": (2, 0.5), "dgrad": (1, 4),
+                     "5x5": (2, 2)}
 
 
 @pytest.fixture
