@@ -5,7 +5,7 @@ from math import prod
 import numpy as np
 from numba import njit
 
-LINE = 64  # bytes
+LINE, SMALL = 64, 4096  # bytes
 
 jit = njit(nogil=True, cache=True)
 
@@ -41,8 +41,10 @@ def spread(floats):
 
 
 def empty(shape, dtype=np.float32):
-    """An uninitialised array that begins on a cache line: vectors across two of them cost twice as much."""
+    """An uninitialised array that begins on a cache line, unless it is small: vectors across two lines cost twice."""
     size = prod(shape) * np.dtype(dtype).itemsize
+    if size < SMALL:
+        return np.empty(shape, dtype)
     memory = np.empty(size + LINE, np.uint8)
     start = -memory.__array_interface__["data"][0] % LINE
     return memory[start:start + size].view(dtype).reshape(shape)

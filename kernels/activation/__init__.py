@@ -57,9 +57,11 @@ def bias_relu_backward(dy, y, *, out=None, db=None):
     dx = output("bias_relu_backward", out, y.shape)
     db = output("bias_relu_backward", db, (K,), apart=[dy, y, dx])
     rows = [array.reshape(-1, K) for array in (dy, y, dx)]
-    sums = np.empty((-(-len(rows[0]) // cpu.ROWS), K), np.float32)
-    share(len(sums), lambda first, last: cpu.bias_relu_backward(*rows, sums, first, last))
-    np.sum(sums, axis=0, out=db)
+    pieces = -(-len(rows[0]) // cpu.ROWS)
+    sums = np.empty((pieces, K), np.float32) if pieces > 1 else db.reshape(1, K)
+    share(pieces, lambda first, last: cpu.bias_relu_backward(*rows, sums, first, last))
+    if pieces > 1:
+        np.sum(sums, axis=0, out=db)
     return dx, db
 
 

@@ -15,6 +15,7 @@ from kernels.micro import ACCUMULATE, RELU
 from kernels.threads import share
 from kernels.vectors import call
 
+WIDE = 128  # channels of which a matrix product for each tap is worth its gathering
 SUMMED = 1024  # products in one go, about: the rounding error grows with the longest sum
 PIXELS = 256  # of a gradient by weights, summed before the next tile: a panel of so many pixels of dy stays in L1
 
@@ -209,7 +210,7 @@ def _tap_by_tap(x, w, bias, relu, y, stride, padding):
 def forward(x, w, bias, relu, y, stride, padding, groups):
     """y = conv(x, w) + bias; an empty bias is none."""
     tile = micro.tile()
-    if groups == 1 and y.shape[2] <= tile.rows // 2 and w.shape[2] >= tile.columns:
+    if groups == 1 and y.shape[2] <= tile.rows // 2 and w.shape[2] >= WIDE:
         _tap_by_tap(x, w, bias, relu, y, stride, padding)
         return
     share(len(x), lambda first, last: _forward(tile, x[first:last], w, bias, relu, y[first:last], stride, padding,

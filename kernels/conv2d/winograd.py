@@ -4,6 +4,7 @@ The output is cut into squares of m x m pixels; a line is a row of squares. Line
 points stay in cache. An image with a stride s is one of 1/s the size with s*s times the channels and no stride.
 """
 
+import functools
 import os
 from typing import NamedTuple
 
@@ -45,11 +46,17 @@ def _squares(r, stride, padding, P, Q):
 
 
 def wins(w_shape, stride, groups, P, Q):
-    """Whether this is faster than the direct kernels, by counting; what a transform costs was measured."""
+    """Whether this is switched on, and faster than the direct kernels."""
+    return ENABLED and _faster(w_shape, stride, groups, P, Q)
+
+
+@functools.cache
+def _faster(w_shape, stride, groups, P, Q):
+    """By counting products; what a transform costs was measured."""
     R, S, C, K = w_shape
     C, K = C * stride[0] * stride[1], K // groups
     r = -(-R // stride[0])
-    if not ENABLED or R != S or stride[0] != stride[1] or r not in OUTPUTS or (stride[0] > 1 and groups > 1):
+    if R != S or stride[0] != stride[1] or r not in OUTPUTS or (stride[0] > 1 and groups > 1):
         return False
     cut = _squares(r, stride[0], ((0, 0), (0, 0)), P, Q)
     squares = cut.down * cut.across * cut.n**2 * (C * K + 8 * (C + K))
