@@ -19,6 +19,7 @@ LOCAL_RANKS = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_TASKS_PER
 CROWD, TURN = 8, 15e-6  # ranks on a core from which on sleeping beats yielding; seconds a rank holds a core to poll
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SAY = 3  # seconds in which the rank that speaks has its say, before another ends the job
+PASS_ON = 0.3  # seconds in which a launcher passes a message on; once it hears of the end it may drop it
 BUSY, NAP = 0.5, 3e-4  # seconds after which a wait is a long one, and that a rank then leaves a core alone
 
 
@@ -162,6 +163,7 @@ class Ranks:
             time.sleep(SAY / 3)  # each node has a lot; rank 0's node goes first
         if self._draws_the_lot():
             print(self._describe(error), file=sys.stderr, flush=True)
+            time.sleep(PASS_ON)
         else:
             time.sleep(SAY)
         code = 128 + error.args[0] if isinstance(error, Interrupted) else 2 if isinstance(error, UserError) else 1
