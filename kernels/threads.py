@@ -6,7 +6,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-_threads = 1
+_threads = None  # not known yet: KERNELS_NUM_THREADS is read when it is first asked for
 
 
 @functools.cache
@@ -48,7 +48,12 @@ def set_num_threads(count):
 
 
 def num_threads():
-    """How many threads kernels run on."""
+    """How many threads kernels run on. Raises ValueError if KERNELS_NUM_THREADS is no positive number."""
+    if _threads is None:
+        text = os.environ.get("KERNELS_NUM_THREADS") or "1"
+        if not (text.isdecimal() and int(text) >= 1):
+            raise ValueError(f"KERNELS_NUM_THREADS={text}: expected a positive whole number")
+        set_num_threads(int(text))
     return _threads
 
 
@@ -57,26 +62,17 @@ def share(count, work):
 
     What is computed must not depend on where the cuts are.
     """
-    parts = min(_threads, count)
+    threads = num_threads()
+    parts = min(threads, count)
     if parts == 1:
         work(0, count)
         return
     cuts = [count * part // parts for part in range(parts + 1)]
-    with _settled(_threads) as cores:
-        pool = _helpers(_threads - 1, cores)
+    with _settled(threads) as cores:
+        pool = _helpers(threads - 1, cores)
         others = [pool.submit(work, *cut) for cut in zip(cuts[1:-1], cuts[2:], strict=True)]
         try:
             work(0, cuts[1])
         finally:
             for other in others:
                 other.result()
-
-
-def _from_environment():
-    text = os.environ.get("KERNELS_NUM_THREADS") or "1"
-    if not (text.isdecimal() and int(text) >= 1):
-        raise ValueError(f"KERNELS_NUM_THREADS={text}: expected a positive whole number")
-    set_num_threads(int(text))
-
-
-_from_environment()

@@ -4,6 +4,8 @@ import os
 
 VARIABLES = {
     "KERNELS_ISA": ("", "instruction set of the kernels: avx512, avx2 or plain; default: the best this processor has"),
+    "KERNELS_NUM_THREADS": ("1", "threads of every kernel"),
+    "KERNELS_WINOGRAD": ("1", "0 to convolve without transforms: slower, exact to 2e-6"),
     "MPILAYER_PATIENCE": ("60", "seconds a rank waits for the others before it says so, once a wait"),
     "NUMBA_CACHE_DIR": ("", "where compiled kernels are kept; default: next to the sources, else the user's cache"),
 }

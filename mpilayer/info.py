@@ -55,14 +55,15 @@ def _numba_cache():
     return folder, any(folder.glob("*.nbc"))
 
 
-def instruction_set():
-    """The kernels' instruction set. Raises UserError if KERNELS_ISA names none."""
-    from kernels import vectors
+def kernel_settings():
+    """Instruction set and threads of the kernels. Raises UserError if an environment variable makes no sense."""
+    from kernels import num_threads, vectors
 
     try:
-        return vectors.isa()
+        return {"instruction_set": vectors.isa(), "kernel_threads": num_threads()}
     except ValueError as error:
-        raise UserError(f"{error} | try: unset KERNELS_ISA") from None
+        variable = str(error).split("=")[0]
+        raise UserError(f"{error} | try: unset {variable}") from None
 
 
 def environment(ranks):
@@ -80,7 +81,7 @@ def environment(ranks):
         "ranks": ranks.size, "nodes": len(nodes),
         "ranks_per_node": max(size for size, _ in nodes), "cores_per_node": min(cores for _, cores in nodes),
         "oversubscribed": any(size > cores for size, cores in nodes),
-        "processor": _processor(), "cpu_features": _cpu_features(), "instruction_set": instruction_set(),
+        "processor": _processor(), "cpu_features": _cpu_features(), **kernel_settings(),
         "numba_cache": str(cache), "kernels_compiled": compiled, "gpu": _gpu(),
         "python": platform.python_version(), "system": platform.platform(),
         **{package: _version(package) for package in ("mpilayer", "mpi4py", "numpy", "numba", "h5py")},
@@ -114,7 +115,7 @@ def show(ranks):
     from rich.console import Console
     from rich.table import Table
 
-    ranks.agree(instruction_set)
+    ranks.agree(kernel_settings)
     facts = environment(ranks)
     if ranks.rank > 0:
         return

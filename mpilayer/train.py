@@ -187,7 +187,7 @@ def save(folder, ranks, trainer, epochs, final):
 
 def run(ranks, argv):
     """The whole job."""
-    ranks.agree(info.instruction_set)
+    ranks.agree(info.kernel_settings)
     options = ranks.agree(lambda: read_options(argv, nets.NETS, ranks.size))
     if options.help:
         if ranks.rank == 0:

@@ -19,7 +19,7 @@ from kernels.micro import ACCUMULATE, multiply
 from kernels.threads import share
 from kernels.vectors import call
 
-ENABLED = os.environ.get("KERNELS_WINOGRAD", "1") != "0"
+ENABLED = os.environ.get("KERNELS_WINOGRAD", "1").lower() not in ("0", "no", "off", "false")
 OUTPUTS = {3: 4, 4: 5, 5: 4}  # taps r: outputs m, which make 6 points or 8
 FLOAT = 4
 NEAR, FAR = 1 << 20, 24 << 20  # bytes of points in a block: one core's L2, and the L3 it may share

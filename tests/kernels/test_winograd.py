@@ -138,7 +138,7 @@ def test_one_switch_turns_them_off(monkeypatch):
             np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize(("value", "enabled"), [("0", "False"), ("1", "True")])
+@pytest.mark.parametrize(("value", "enabled"), [("0", "False"), ("off", "False"), ("1", "True")])
 def test_the_switch_is_in_the_environment(value, enabled):
     program = "from kernels.conv2d import winograd; print(winograd.ENABLED)"
     done = python(program, environment(KERNELS_WINOGRAD=value))
