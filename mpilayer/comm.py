@@ -88,9 +88,13 @@ class Ranks:
         return False
 
     def wait(self, request, what=""):
-        """Return when the request has completed. Signals are heard meanwhile, and a long wait is reported."""
+        """Return when the request has completed."""
+        self.until(request.Test, what)
+
+    def until(self, done, what=""):
+        """Return when done() is true. Signals are heard meanwhile, and a long wait is reported."""
         start, told = time.monotonic(), False
-        while not request.Test():
+        while not done():
             waited = time.monotonic() - start
             self._give_way(waited)
             told = told or self._complain(waited, what)

@@ -8,7 +8,10 @@ from pathlib import Path
 from mpilayer.errors import UserError
 from mpilayer.optim import POLICIES
 from mpilayer.progress import PROGRESS
+from mpilayer.reduction import REDUCTIONS
 from mpilayer.schedules import SCHEDULES
+from mpilayer.schedules.layerwise import APPLY
+from mpilayer.wire import WIRES
 
 PURPOSE = "Train a network, data-parallel over MPI: mpiexec -n P python -m mpilayer.train. One rank needs no mpiexec."
 
@@ -43,6 +46,21 @@ def _shape(text):
     return sizes
 
 
+def _delay(text):
+    return text if text == "auto" else _number(int, 0, "a whole number, not negative, or auto")(text)
+
+
+def _bytes(text):
+    """An argparse type: bytes as in 65536, 64k, 4m; auto; or none for no limit (None)."""
+    if text in ("auto", "none"):
+        return text if text == "auto" else None
+    factor = {"k": 2**10, "m": 2**20, "g": 2**30}.get(text[-1:].lower(), 1)
+    digits = text if factor == 1 else text[:-1]
+    if not digits.isdecimal() or (factor > 1 and int(digits) == 0):
+        raise argparse.ArgumentTypeError(f"expected bytes as in 65536, 64k or 4m, auto or none, got {text!r}")
+    return int(digits) * factor
+
+
 def parser(nets):
     """All options, with their defaults and meaning; `nets` are the names to choose from."""
     count, natural = _number(int, 1, "a positive whole number"), _number(int, 0, "a whole number, not negative")
@@ -52,7 +70,9 @@ def parser(nets):
     p.add_argument("--help", "-h", action="store_true", help="show this and stop")
     p.add_argument("--net", choices=nets, default="alexnet-mini", help="what to train")
     p.add_argument("--schedule", choices=SCHEDULES, default="layerwise", help="when gradients are summed and applied")
-    p.add_argument("--delay", type=natural, help="steps a gradient is late (delayed only; default: 1)")
+    p.add_argument("--delay", type=_delay, help="delayed: steps a gradient is late, or auto for as few as hide"
+                   " communication (default: 1)")
+    p.add_argument("--apply", choices=APPLY, help="layerwise: when updates are made (default: lazy)")
     p.add_argument("--data", default="digits", help="digits, synthetic, or a file FILE.h5")
     p.add_argument("--shape", type=_shape, help="HxWxC of synthetic images (default: the net's)")
     p.add_argument("--classes", type=count, help="classes of synthetic images (default: the net's)")
@@ -70,19 +90,35 @@ def parser(nets):
     p.add_argument("--lr-power", type=amount, default=0.5, help="policy poly: its power")
     p.add_argument("--warmup", type=natural, default=20, help="steps in which the learning rate rises to its value")
     p.add_argument("--seed", type=natural, default=0, help="of weights, batches, dropout and synthetic data")
-    p.add_argument("--progress", choices=PROGRESS, default="poll", help="what makes messages move during computation")
+    p.add_argument("--progress", choices=("auto", *PROGRESS), default="auto",
+                   help="what makes messages move during computation; auto measures that")
+    p.add_argument("--bucket", type=_bytes, default="auto", help="bytes up to which neighbouring small layers are fused")
+    p.add_argument("--chunk", type=_bytes, default="auto", help="bytes from which on a layer is split")
+    p.add_argument("--reduction", choices=REDUCTIONS, default="native",
+                   help="sums as MPI makes them, or in rank order: the same bits however layers are grouped")
+    p.add_argument("--wire", choices=WIRES, default="float32", help="what travels")
+    p.add_argument("--error-feedback", action="store_true", help="bfloat16: add what rounding loses to the next gradient")
     p.add_argument("--out", type=Path, help="folder for run.json and timeline.json")
     p.add_argument("--quiet", action="store_true", help="print nothing but errors")
     return p
 
 
+def _complete(options, name, schedule, default, elsewhere):
+    """Give an option that belongs to one schedule its default. Raises UserError if it is given with another."""
+    value = getattr(options, name)
+    if options.schedule != schedule and value not in (None, elsewhere):
+        raise UserError(f"--{name} {value} goes with --schedule {schedule}, not {options.schedule}")
+    if value is None:
+        setattr(options, name, default if options.schedule == schedule else elsewhere)
+
+
 def read_options(argv, nets, ranks):
     """The options, completed and checked for so many ranks. Raises UserError."""
     options = parser(nets).parse_args(argv)
-    if options.schedule != "delayed" and options.delay:
-        raise UserError(f"--delay {options.delay} goes with --schedule delayed, not {options.schedule}")
-    if options.delay is None:
-        options.delay = 1 if options.schedule == "delayed" else 0
+    _complete(options, "delay", "delayed", 1, 0)
+    _complete(options, "apply", "layerwise", "lazy", "lazy")
+    if options.error_feedback and options.wire == "float32":
+        raise UserError("--error-feedback goes with --wire bfloat16: float32 loses nothing")
     if options.batch_per_rank:
         options.batch = options.batch_per_rank * ranks
     if options.batch < ranks:

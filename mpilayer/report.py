@@ -67,6 +67,10 @@ class Display:
             f"{ranks.size} ranks, {ranks.node.size} on this machine{crowd}")
         self.task = self.bar.add_task("", total=steps)
 
+    def say(self, text):
+        """A line."""
+        self.bar.console.print(text)
+
     def step(self, done, loss):
         """Move the bar, a few times a second; `loss` is this rank's."""
         if time.monotonic() < self.next_look:

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import json
 import time
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,19 +14,34 @@ KINDS = {
     "compute": "kernels of the net, by layer",
     "exposed": "waiting for a sum, doing nothing else",
     "update": "applying gradients to weights",
-    "mpi": "inside calls that start or test requests",
+    "mpi": "moving messages: MPI's own work on this core",
     "input": "reading the batch",
 }
 STEPS_KEPT = 10
 
 
+class Moment(NamedTuple):
+    """When something began, and how long this rank had been moving messages by then; in seconds."""
+
+    time: float
+    moving: float
+
+
+def _nothing():
+    return 0.0
+
+
 class Trace:
-    """`seconds` by kind since the last `restart`; `steps`, the events (kind, name, start, end) of the last steps."""
+    """`seconds` by kind since the last `restart`; `steps`, the events (kind, name, start, end) of the last steps.
+
+    `moving` tells how long this rank has been moving messages: what of that falls into other work is counted as mpi.
+    """
 
     now = staticmethod(time.perf_counter)
 
     def __init__(self):
         self.steps = collections.deque([[]], maxlen=STEPS_KEPT)
+        self.moving = _nothing
         self.restart()
 
     def restart(self):
@@ -36,42 +52,57 @@ class Trace:
         """Events from here on belong to the next step."""
         self.steps.append([])
 
-    def add(self, kind, name, start):
-        """Something that began at `start` ends now."""
-        end = self.now()
-        self.seconds[kind] += end - start
-        self.steps[-1].append((kind, name, start, end))
+    def moment(self):
+        """The beginning of something."""
+        return Moment(self.now(), self.moving())
 
-    def request(self, name, step, posted):
-        """A request is seen to have completed."""
-        self.steps[-1].append(("request", f"{name} ({step})", posted, self.now()))
+    def add(self, kind, name, begin):
+        """Something that began at that moment ends now."""
+        end = self.moment()
+        moving = 0.0 if kind == "exposed" else end.moving - begin.moving
+        self.seconds["mpi"] += moving
+        self.seconds[kind] += end.time - begin.time - moving
+        self.steps[-1].append((kind, name, begin.time, end.time))
+
+    def request(self, name, step, began, ended):
+        """A message was on its way."""
+        self.steps[-1].append(("request", f"{name} ({step})", began, ended))
 
     @contextlib.contextmanager
     def span(self, kind, name):
         """Time the block."""
-        start = self.now()
+        begin = self.moment()
         try:
             yield
         finally:
-            self.add(kind, name, start)
+            self.add(kind, name, begin)
 
     def forward(self, layers):
         """Pass on what a net's forward yields; what it computes after a yield is that layer's."""
-        name, start = "input", self.now()
+        name, begin = "input", self.moment()
         for layer in layers:
-            self.add("compute", f"forward {name}", start)
+            self.add("compute", f"forward {name}", begin)
             yield layer
-            name, start = layer.name, self.now()
-        self.add("compute", f"forward {name}", start)
+            name, begin = layer.name, self.moment()
+        self.add("compute", f"forward {name}", begin)
 
     def backward(self, layers):
         """Pass on what a net's backward yields; what it computes before a yield is that layer's gradient."""
-        start = self.now()
+        begin = self.moment()
         for layer in layers:
-            self.add("compute", f"backward {layer.name}", start)
+            self.add("compute", f"backward {layer.name}", begin)
             yield layer
-            start = self.now()
-        self.add("compute", "backward input", start)
+            begin = self.moment()
+        self.add("compute", "backward input", begin)
+
+    def durations(self):
+        """{event's name: median seconds} of what was computed and updated in the steps kept."""
+        found = collections.defaultdict(list)
+        for step in self.steps:
+            for kind, name, begin, end in step:
+                if kind in ("compute", "update"):
+                    found[name].append(end - begin)
+        return {name: float(np.median(seconds)) for name, seconds in found.items()}
 
 
 class Watched:

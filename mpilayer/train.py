@@ -11,15 +11,14 @@ from numba.core import event
 
 import kernels
 import nets
-from mpilayer import comm, info, report
+from mpilayer import comm, engine, info, probe, report
 from mpilayer.data import batches, open_data, share
 from mpilayer.errors import UserError
 from mpilayer.files import replacing
 from mpilayer.optim import MomentumSGD, learning_rate
 from mpilayer.options import parser, read_options
 from mpilayer.pending import Queue
-from mpilayer.progress import PROGRESS
-from mpilayer.schedules import SCHEDULES
+from mpilayer.schedules import schedule
 from mpilayer.tracing import KINDS, Trace, Watched, write_timeline
 
 
@@ -93,22 +92,23 @@ def warm(ranks, net, say):
             for _ in (*net.forward(blank), *net.backward()):
                 pass
             kernels.momentum_update(*np.zeros((3, 1), np.float32), lr=0)
+            engine.warm()
     ranks.meet(ranks.node)
 
 
 class Trainer:
     """One run: the schedule, what it works on, and the record of its epochs."""
 
-    def __init__(self, ranks, options, data, net, display):
+    def __init__(self, ranks, options, settings, data, net, display):
         self.ranks, self.options, self.data, self.net, self.display = ranks, options, data, net, display
         self.per_epoch = len(batches(len(data.train), options.batch, seed=0, epoch=0))
         epochs = options.epochs or math.ceil(options.steps / self.per_epoch)
         self.steps = min(options.steps or math.inf, epochs * self.per_epoch)
         self.trace = Trace()
-        queue = Queue(ranks, self.trace, PROGRESS[options.progress])
+        self.queue = Queue(ranks, self.trace, settings, display.say)
         self.optimizer = MomentumSGD(net.layers, learning_rate(options, self.steps), self.trace,
                                      momentum=options.momentum, weight_decay=options.weight_decay)
-        self.schedule = SCHEDULES[options.schedule](Watched(net, self.trace), queue, self.optimizer, options.delay)
+        self.schedule = schedule(Watched(net, self.trace), self.queue, self.optimizer, options)
         self.seconds = dict.fromkeys((*KINDS, "total"), 0.0)
 
     def run(self):
@@ -196,10 +196,14 @@ def run(ranks, argv):
     data, net = ranks.agree(lambda: load(options))
     if options.out:
         ranks.agree(lambda: prepare_folder(options.out) if ranks.rank == 0 else None)
-    say = print if ranks.node.rank == 0 and not options.quiet else lambda _: None
+    def say(text):
+        if not options.quiet:
+            print(text, flush=True)
+
     warm(ranks, net, say)
+    settings = probe.choose(ranks, options, net.weights.nbytes, say if ranks.rank == 0 else lambda _: None)
     with report.Display(ranks, options) as display:
-        trainer = ranks.agree(lambda: Trainer(ranks, options, data, net, display))
+        trainer = ranks.agree(lambda: Trainer(ranks, options, settings, data, net, display))
         display.begin(net, data, trainer.steps)
         epochs = trainer.run()
         final = {"test_accuracy": epochs[-1]["test_accuracy"], "weights_sha256": net.weights_sha256()}

@@ -1,15 +1,16 @@
 """Every schedule against a serial loop of the rule it was published as."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 import nets
 from mpilayer.data import open_data, share
 from mpilayer.optim import MomentumSGD
-from mpilayer.pending import Queue
-from mpilayer.progress import PROGRESS
-from mpilayer.schedules import SCHEDULES
-from mpilayer.tracing import Trace
+from mpilayer.pending import Queue, Settings
+from mpilayer.schedules import schedule
+from mpilayer.tracing import Trace, Watched
 from mpilayer.train import Batch
 from tests.ranks import on_ranks
 
@@ -52,20 +53,25 @@ def serial(delay, steps=STEPS, drains=()):
     return net
 
 
-def parallel(ranks, name, delay=0, steps=STEPS, drains=(), progress="poll"):
+def make(name, delay, apply, *parts):
+    return schedule(*parts, SimpleNamespace(schedule=name, delay=delay, apply=apply))
+
+
+def parallel(ranks, name, delay=0, steps=STEPS, drains=(), apply="lazy", **settings):
     """The same through the schedule, each rank on its share."""
     net, trace = build(), Trace()
     optimizer = MomentumSGD(net.layers, rate, trace, momentum=MOMENTUM, weight_decay=DECAY)
-    queue = Queue(ranks, trace, PROGRESS[progress])
-    schedule = SCHEDULES[name](net, queue, optimizer, delay)
+    queue = Queue(ranks, trace, Settings(**{"bucket": 0, **settings}))
+    chosen = make(name, delay, apply, Watched(net, trace), queue, optimizer)
     for t in range(steps):
         x, y = samples(t)
         mine = share(SIZE, ranks.rank, ranks.size)
-        schedule.step(t, Batch(x[mine], y[mine], SIZE, mine.start, seed=t))
+        chosen.step(t, Batch(x[mine], y[mine], SIZE, mine.start, seed=t))
         if t in drains:
-            schedule.drain()
-    schedule.drain()
-    assert not queue.pending
+            chosen.drain()
+    chosen.drain()
+    assert queue.engine.quiet
+    queue.close()
     return net
 
 
@@ -117,12 +123,12 @@ def test_a_delay_of_k_keeps_k_plus_one_gradient_buffers(ranks):
 
 @on_ranks(2)
 def test_posting_memory_in_flight_is_refused(ranks):
-    net, trace = build(), Trace()
-    queue = Queue(ranks, trace, PROGRESS["none"])
+    net = build()
+    queue = Queue(ranks, Trace(), Settings(bucket=0))
+    queue.open(net, slots=1)
     queue.post(0, net.layers[0])
     with pytest.raises(RuntimeError, match=r"step 1 \| conv1 \| .*k \+ 1 gradient buffers"):
         queue.post(1, net.layers[0])
-    assert [step for step, _ in queue.settle(net.layers[0], up_to=0)] == [0]
 
 
 def test_learning_rate_policies_follow_caffe():

@@ -3,8 +3,16 @@
 A schedule has step(t, batch), which runs training step t, and drain(), after which nothing is in flight.
 """
 
+from mpilayer.schedules.adaptive import Adaptive
 from mpilayer.schedules.delayed import Delayed
 from mpilayer.schedules.layerwise import Layerwise
 from mpilayer.schedules.oneshot import OneShot
+from mpilayer.schedules.planned import Planned
 
-SCHEDULES = {"oneshot": OneShot, "layerwise": Layerwise, "delayed": Delayed}
+SCHEDULES = {"oneshot": OneShot, "layerwise": Layerwise, "planned": Planned, "delayed": Delayed}
+
+
+def schedule(net, queue, optimizer, options):
+    """The schedule that the options ask for."""
+    kind = Adaptive if options.delay == "auto" else SCHEDULES[options.schedule]
+    return kind(net, queue, optimizer, options)

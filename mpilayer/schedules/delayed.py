@@ -12,22 +12,24 @@ class Delayed:
     learning rate is that of the step the gradient is from; momentum and weight decay act when it is applied.
     """
 
-    def __init__(self, net, queue, optimizer, delay):
-        self.net, self.queue, self.optimizer, self.delay = net, queue, optimizer, delay
+    def __init__(self, net, queue, optimizer, options):
+        self.net, self.queue, self.optimizer, self.delay = net, queue, optimizer, options.delay
+        queue.open(net, slots=self.delay + 1)
 
     def step(self, t, batch):
         """Forward settles what is due, backward posts."""
         self.net.write_gradients_to(t % (self.delay + 1))
         for layer in self.net.forward(batch):
-            self._apply(layer, up_to=t - 1 - self.delay)
+            self.apply(layer, up_to=t - 1 - self.delay)
         for layer in self.net.backward():
             self.queue.post(t, layer)
 
     def drain(self):
         """Apply everything in flight."""
         for layer in self.net.layers:
-            self._apply(layer, up_to=float("inf"))
+            self.apply(layer, up_to=float("inf"))
 
-    def _apply(self, layer, up_to):
+    def apply(self, layer, up_to):
+        """Update the layer with its sums of all steps not after `up_to`, oldest first."""
         for step, gradient in self.queue.settle(layer, up_to):
             self.optimizer.update(layer, gradient, step)

@@ -3,12 +3,44 @@
 from mpilayer.schedules.delayed import Delayed
 
 
+def lazy(schedule, t):
+    """Nothing now: Wait(request[l]) ; w_l -= lr * g_l / P just before the next forward reads w_l."""
+
+
+def ordered(schedule, t):
+    """For l = L..1: Wait(request[l]) ; w_l -= lr * g_l / P."""
+    for layer in schedule.net.backward_layers:
+        schedule.apply(layer, up_to=t)
+
+
+def completion(schedule, t):
+    """Until none is left: l = Waitany(request) ; w_l -= lr * g_l / P."""
+    for layer in schedule.queue.as_completed(schedule.net.backward_layers, t):
+        schedule.apply(layer, up_to=t)
+
+
+def all_at_once(schedule, t):
+    """Waitall(request) ; for l = L..1: w_l -= lr * g_l / P."""
+    sums = [(layer, *found) for layer in schedule.net.backward_layers for found in schedule.queue.settle(layer, t)]
+    for layer, step, gradient in sums:
+        schedule.optimizer.update(layer, gradient, step)
+
+
+APPLY = {"lazy": lazy, "ordered": ordered, "completion": completion, "all": all_at_once}
+
+
 class Layerwise(Delayed):
     """The same numbers as one-shot (Daily, Vishnu, Siegel: layer-wise): a delay of nothing.
 
         for l = L..1: g_l = backward(l) ; request[l] = Iallreduce(g_l)
-        next step's forward, just before layer l reads w_l: Wait(request[l]) ; w_l -= lr * g_l / P
+        then, by --apply, at once or in the next forward: Wait(request[l]) ; w_l -= lr * g_l / P
     """
 
-    def __init__(self, net, queue, optimizer, delay=0):
-        super().__init__(net, queue, optimizer, 0)
+    def __init__(self, net, queue, optimizer, options):
+        super().__init__(net, queue, optimizer, options)
+        self.apply_policy = APPLY[options.apply]
+
+    def step(self, t, batch):
+        """Forward settles what is left, backward posts; then whatever the policy applies at once."""
+        super().step(t, batch)
+        self.apply_policy(self, t)

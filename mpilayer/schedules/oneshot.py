@@ -8,8 +8,9 @@ class OneShot:
         G = Allreduce(all g) ; for every l: w_l -= lr * G_l / P
     """
 
-    def __init__(self, net, queue, optimizer, delay=0):
+    def __init__(self, net, queue, optimizer, options):
         self.net, self.queue, self.optimizer = net, queue, optimizer
+        queue.open(net, slots=1, bucket=None, chunk=None)
 
     def step(self, t, batch):
         """Compute everything, then sum everything, then update everything."""
@@ -17,11 +18,11 @@ class OneShot:
             pass
         for _ in self.net.backward():
             pass
-        whole = self.net.whole
-        self.queue.post(t, whole)
-        for _ in self.queue.settle(whole, up_to=t):
-            for layer in self.net.layers:
-                self.optimizer.update(layer, layer.g, t)
+        for layer in self.net.layers:
+            self.queue.post(t, layer)
+        for layer in self.net.layers:
+            for step, gradient in self.queue.settle(layer, up_to=t):
+                self.optimizer.update(layer, gradient, step)
 
     def drain(self):
         """Nothing is ever left in flight."""

@@ -1,0 +1,123 @@
+"""How a message is summed over the ranks, in place: as the MPI does it, or in rank order, always the same bits.
+
+A reduction turns a part of a gradient buffer into the Stages that the engine runs. Requests are persistent where the
+MPI has such collectives (MPI 4), and made anew by each start elsewhere.
+"""
+
+import ctypes
+
+import numpy as np
+
+import kernels
+from mpilayer.engine import Stage
+
+
+class Calls:
+    """Starts collectives on a communicator of their own, which no other traffic can mix with."""
+
+    def __init__(self, ranks):
+        self.MPI, self.comm = ranks.MPI, ranks.world.Dup()
+        self.size, self.rank = ranks.size, ranks.rank
+        self.library = ctypes.CDLL(self.MPI.__file__)  # the symbols of the MPI that mpi4py is linked with
+        self.test = self.address("MPI_Test")
+        self.persistent = self.MPI.Get_version() >= (4, 0)
+        self.requests = []
+
+    def address(self, function):
+        """Of an MPI function."""
+        return ctypes.cast(getattr(self.library, function), ctypes.c_void_p).value
+
+    def stage(self, collective, *arguments, op=None, work=()):
+        """A Stage that starts a collective, by its name in MPI; arguments as mpi4py has them, buffers as lists."""
+        if self.persistent:
+            options = {"op": op} if op else {}
+            request = getattr(self.comm, f"{collective}_init")(*arguments, **options)
+            self.requests.append(request)
+            at = self.MPI._addressof(request)
+            return Stage((self.address("MPI_Start"), at), at, work, (request, *arguments))
+        request = np.array([self.MPI.REQUEST_NULL.handle], np.int64)
+        flat, keep = self._flat(arguments, op)
+        start = (self.address(f"MPI_I{collective.lower()}"), *flat, self.comm.handle, request.ctypes.data)
+        return Stage(start, request.ctypes.data, work, (request, keep, *arguments))
+
+    def free(self):
+        """Give up all that was made; nothing may be in flight."""
+        while self.requests:
+            self.requests.pop().Free()
+
+    def _flat(self, arguments, op):
+        """The arguments as C takes them, up to the communicator."""
+        flat, keep = [], []
+        for argument in arguments:
+            if argument is self.MPI.IN_PLACE:
+                flat += [int(argument)] if op else [int(argument), 0, self.MPI.BYTE.handle]
+                continue
+            array, *layout, kind = argument
+            keep += [np.array(numbers, np.int32) for numbers in layout]
+            counts = [numbers.ctypes.data for numbers in keep[-len(layout):]] if layout else [array.size]
+            flat += [array.ctypes.data, *counts, kind.handle]
+        return flat + ([op.handle] if op else []), keep
+
+    def bfloat16_sum(self):
+        """An MPI_Op that adds bfloat16 numbers."""
+        wide = self.MPI._sizeof(self.MPI.Op) == 8
+        handle = (ctypes.c_int64 if wide else ctypes.c_int32)(0)
+        create = self.library.MPI_Op_create
+        create.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+        create(kernels.bfloat16_op_address(), 1, ctypes.byref(handle))
+        return self.MPI.Op.fromhandle(handle.value if wide else handle.value & 0xFFFFFFFF)
+
+
+class Native:
+    """One all-reduce, in the order of summation that the MPI picks for the size of the message."""
+
+    def __init__(self, calls):
+        self.calls, self._bfloat16 = calls, None
+
+    def _op(self, buffer):
+        if buffer.dtype == np.float32:
+            return self.calls.MPI.SUM
+        self._bfloat16 = self._bfloat16 or self.calls.bfloat16_sum()
+        return self._bfloat16
+
+    def stages(self, buffer, lane):
+        """Of the sum of `buffer` (n,) float32, or uint16 with bfloat16's bits."""
+        MPI = self.calls.MPI
+        return (self.calls.stage("Allreduce", MPI.IN_PLACE, [buffer, _datatype(MPI, buffer)], op=self._op(buffer)),)
+
+
+class Ordered:
+    """A reduce-scatter by Ialltoallv, a sum in rank order, an Iallgatherv: ((g_0 + g_1) + g_2) + ... for every number,
+    however the layers are grouped into messages and on whatever rank it is added up.
+    """
+
+    def __init__(self, calls):
+        self.calls, self.scratch = calls, {}
+
+    def _room(self, lane, size, dtype):
+        """Memory for the parts of all ranks, one for each lane."""
+        if self.scratch.get(lane, np.empty(0)).nbytes < size * dtype.itemsize:
+            self.scratch[lane] = kernels.empty((size * dtype.itemsize // 4 + 1,))
+        return self.scratch[lane].view(dtype)[:size]
+
+    def stages(self, buffer, lane):
+        """Of the sum of `buffer` (n,) float32, or uint16 with bfloat16's bits."""
+        calls, P = self.calls, self.calls.size
+        ends = np.arange(P + 1) * buffer.size // P
+        counts, starts = np.diff(ends), ends[:-1]
+        mine = int(counts[calls.rank])
+        parts = self._room(lane, P * mine, buffer.dtype)
+        kind = _datatype(calls.MPI, buffer)
+        scatter = calls.stage("Alltoallv", [buffer, counts, starts, kind],
+                              [parts, np.full(P, mine), np.arange(P) * mine, kind])
+        total = (kernels.ordered_sum_address(buffer.dtype), parts.ctypes.data, P, mine, mine * buffer.itemsize,
+                 buffer[starts[calls.rank]:].ctypes.data)
+        gather = calls.stage("Allgatherv", calls.MPI.IN_PLACE, [buffer, counts, starts, kind], work=total)
+        return scatter, gather._replace(keep=(*gather.keep, parts))
+
+
+def _datatype(MPI, buffer):
+    return MPI.FLOAT if buffer.dtype == np.float32 else MPI.UINT16_T
+
+
+REDUCTIONS = {"native": Native, "ordered": Ordered}
