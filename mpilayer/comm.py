@@ -3,11 +3,13 @@
 import contextlib
 import os
 import signal
+import socket
 import sys
 import tempfile
 import time
 import traceback
 import warnings
+from pathlib import Path
 
 from mpilayer import env
 from mpilayer.errors import AgreedError, UserError
@@ -50,8 +52,9 @@ def launched_apart(environ, size):
 class Ranks:
     """The ranks of this job. Make one with `start`.
 
-    rank, size     of this rank in the job        node       communicator of the ranks on this machine
-    cores          that these may use together    crowded    more of them than cores: give the core away when waiting
+    rank, size     of this rank in the job        node       communicator of the ranks on this node
+    neighbours     ranks on this machine          cores      that these may use together
+    crowded        more of them than cores: give the core away when waiting
     """
 
     def __init__(self, MPI):
@@ -59,11 +62,20 @@ class Ranks:
         self.rank, self.size = self.world.rank, self.world.size
         self.node = self.world.Split_type(MPI.COMM_TYPE_SHARED)
         self.first_node = self.node.bcast(self.rank) == 0
-        self.cores = len(set().union(*self.node.allgather(os.sched_getaffinity(0))))
-        self.crowded = self.node.size > self.cores
+        self.neighbours, self.cores = self._machine()
+        self.crowded = self.neighbours > self.cores
         self.patience = env.get("MPILAYER_PATIENCE")
         self.where = "start-up"  # for messages: what this rank is doing
         self._lot = None
+
+    def _machine(self):
+        """Ranks and cores of this machine, which may pass for several nodes."""
+        try:
+            name = Path("/proc/sys/kernel/random/boot_id").read_text()
+        except OSError:
+            name = socket.gethostname()
+        cores = [cores for other, cores in self.world.allgather((name, os.sched_getaffinity(0))) if other == name]
+        return len(cores), len(set().union(*cores))
 
     def _lay_lot(self):
         """A pipe of this node's ranks with one byte in it: who gets that may print the error. It has no name."""
@@ -101,7 +113,7 @@ class Ranks:
 
     def _give_way(self, waited):
         """Let the ranks that share this core have it; where they are many, until they all had their turn."""
-        crowd = self.node.size / self.cores
+        crowd = self.neighbours / self.cores
         if crowd > 1 and waited > BUSY:  # it is not a message that is late but a rank: it may need the core for long
             time.sleep(crowd * NAP)
         elif crowd > CROWD:

@@ -61,6 +61,25 @@ def _bytes(text):
     return int(digits) * factor
 
 
+def add_messages(p):
+    """The options of how gradients travel."""
+    p.add_argument("--progress", choices=("auto", *PROGRESS), default="auto",
+                   help="what makes messages move during computation; auto measures that")
+    p.add_argument("--bucket", type=_bytes, default="auto", help="bytes up to which small neighbours are fused")
+    p.add_argument("--chunk", type=_bytes, default="auto", help="bytes from which on a layer is split")
+    p.add_argument("--reduction", choices=REDUCTIONS, default="native",
+                   help="sums as MPI makes them, or in rank order: the same bits however layers are grouped")
+    p.add_argument("--wire", choices=WIRES, default="float32", help="what travels")
+    p.add_argument("--error-feedback", action="store_true",
+                   help="bfloat16: add what rounding loses to the next gradient")
+
+
+def check_messages(options):
+    """Raise UserError for options of add_messages that do not go together."""
+    if options.error_feedback and options.wire == "float32":
+        raise UserError("--error-feedback goes with --wire bfloat16: float32 loses nothing")
+
+
 def parser(nets):
     """All options, with their defaults and meaning; `nets` are the names to choose from."""
     count, natural = _number(int, 1, "a positive whole number"), _number(int, 0, "a whole number, not negative")
@@ -90,14 +109,7 @@ def parser(nets):
     p.add_argument("--lr-power", type=amount, default=0.5, help="policy poly: its power")
     p.add_argument("--warmup", type=natural, default=20, help="steps in which the learning rate rises to its value")
     p.add_argument("--seed", type=natural, default=0, help="of weights, batches, dropout and synthetic data")
-    p.add_argument("--progress", choices=("auto", *PROGRESS), default="auto",
-                   help="what makes messages move during computation; auto measures that")
-    p.add_argument("--bucket", type=_bytes, default="auto", help="bytes up to which neighbouring small layers are fused")
-    p.add_argument("--chunk", type=_bytes, default="auto", help="bytes from which on a layer is split")
-    p.add_argument("--reduction", choices=REDUCTIONS, default="native",
-                   help="sums as MPI makes them, or in rank order: the same bits however layers are grouped")
-    p.add_argument("--wire", choices=WIRES, default="float32", help="what travels")
-    p.add_argument("--error-feedback", action="store_true", help="bfloat16: add what rounding loses to the next gradient")
+    add_messages(p)
     p.add_argument("--out", type=Path, help="folder for run.json and timeline.json")
     p.add_argument("--quiet", action="store_true", help="print nothing but errors")
     return p
@@ -117,8 +129,7 @@ def read_options(argv, nets, ranks):
     options = parser(nets).parse_args(argv)
     _complete(options, "delay", "delayed", 1, 0)
     _complete(options, "apply", "layerwise", "lazy", "lazy")
-    if options.error_feedback and options.wire == "float32":
-        raise UserError("--error-feedback goes with --wire bfloat16: float32 loses nothing")
+    check_messages(options)
     if options.batch_per_rank:
         options.batch = options.batch_per_rank * ranks
     if options.batch < ranks:

@@ -73,7 +73,7 @@ class Queue:
         self.engine, self.first = self._engine(order or range(len(self.messages))), None
         if self.settings.progress != "thread":  # else it is not this thread's time
             self.trace.moving = self.engine.inside
-        self.move = self._context.enter_context(PROGRESS[self.settings.progress](self.engine))
+        self.resume()
 
     def cut(self, net, bucket, chunk):
         """The messages of a net's gradient."""
@@ -94,11 +94,19 @@ class Queue:
         net.write_gradients_to(number)
         return Slot(net.whole.g, self.wire.buffer(net.whole.g), self.messages)
 
-    def close(self):
+    def resume(self):
+        """Messages move from here on."""
+        self.move = self._context.enter_context(PROGRESS[self.settings.progress](self.engine))
+
+    def pause(self):
         """Nothing moves from here on. Raises RuntimeError if sums are in flight."""
         if self.engine and not (self.engine.quiet or self.engine.error):
-            raise RuntimeError("the request queue was closed with sums in flight | expected a drain before")
+            raise RuntimeError("the request queue was stopped with sums in flight | expected a drain before")
         self._context.close()
+
+    def close(self):
+        """Give back what MPI made for this. Raises RuntimeError if sums are in flight."""
+        self.pause()
         self.calls.free()
 
     def post(self, step, layer):

@@ -1,0 +1,154 @@
+"""Schedules in turn on one net: how long a step takes, how much of its communication is exposed, what the limit is."""
+
+import json
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import nets
+from bench import options as shared
+from bench import plots, race
+from mpilayer import probe
+from mpilayer.options import add_messages, check_messages
+
+ENTRANTS = "oneshot,layerwise,planned,delayed:1"
+COLUMNS = {  # heading: (key of a row, factor, format)
+    "ms": ("iteration_seconds", 1e3, ".1f"), "images/s": ("images_per_second", 1, ".1f"),
+    "compute": ("compute_seconds", 1e3, ".1f"), "comm": ("communication_seconds", 1e3, ".1f"),
+    "exposed": ("exposed_seconds", 1e3, ".1f"), "in MPI": ("mpi_seconds", 1e3, ".1f"),
+    "bound": ("bound_seconds", 1e3, ".1f"), "of bound": ("bound_share", 1, ".0%"),
+    "speed-up": ("speedup", 1, ".2f"), "efficiency": ("efficiency", 1, ".2f"), "MB sent": ("bytes_on_wire", 1e-6, ".1f")}
+
+
+def _batch(text):
+    return text if text == "balance" else shared.count(text)
+
+
+def _rates(text):
+    return [rate for rate in text.split(",") if shared.rate(rate)]
+
+
+def emulated():
+    """The options of what is around the ranks, when this is to start them."""
+    p = shared.Parser(add_help=False)
+    p.add_argument("--hosts", type=shared.count, help="start this on so many emulated hosts (root)")
+    p.add_argument("--ranks", type=shared.count, help="on emulated hosts: ranks in all (default: one a host)")
+    p.add_argument("--rate", type=_rates, default=["none"], metavar="A,B,...",
+                   help="on emulated hosts: of each link, as in 500mbit; measured one after the other (default: none)")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    p.add_argument("--plot", type=plots.picture, metavar="FILE", help="draw speed-ups there: .png, .svg, .pdf")
+    return p
+
+
+def parser():
+    """All options."""
+    p = shared.Parser(prog="python -m bench schedules", description=__doc__, parents=[emulated()])
+    p.add_argument("--net", choices=nets.NETS, default="alexnet", help="what to train (default: alexnet)")
+    p.add_argument("--batch", type=_batch, default=16,
+                   help="images a rank, or balance: as many as make computing as long as communication (default: 16)")
+    p.add_argument("--schedules", type=lambda text: text.split(","), default=ENTRANTS.split(","), metavar="A,B,...",
+                   help=f"the first is the baseline; layerwise:all, delayed:auto are others (default: {ENTRANTS})")
+    p.add_argument("--steps", type=shared.count, default=3, help="steps of a turn that count (default: 3)")
+    p.add_argument("--rounds", type=shared.count, default=3, help="turns of each (default: 3)")
+    add_messages(p)
+    return p
+
+
+def complete(options, ranks):
+    """Check the options. Raises UserError."""
+    check_messages(options)
+    for name in options.schedules:
+        race.entrant(name)
+    if ranks.rank > 0:
+        options.json = options.plot = None
+
+
+def measure(ranks, options, say):
+    """All figures on the ranks of this job; METRICS.md has the formulas."""
+    track = ranks.agree(lambda: race.Track(ranks, options.net, 1 if options.batch == "balance" else options.batch))
+    track.settings = probe.choose(ranks, options, track.net.weights.nbytes, say)
+    batch = track.balance() if options.batch == "balance" else options.batch
+    say(f"{options.net}, batch {batch} a rank, {ranks.size} ranks, progress {track.settings.progress},"
+        f" reduction {options.reduction}, wire {options.wire}")
+    readings, predictions = race.race(ranks, track, options.schedules, options.rounds, options.steps, say)
+    for name, prediction in predictions.items():
+        say(f"{name}: {1e3 * prediction.seconds:.1f} ms a step predicted, {1e3 * prediction.exposed:.1f} of it exposed")
+    return {"net": options.net, "batch": batch, "ranks": ranks.size, "settings": track.settings._asdict(),
+            "predicted_seconds": {name: prediction.seconds for name, prediction in predictions.items()},
+            "rows": list(race.rows(ranks, track, readings))}
+
+
+def show(figures, say):
+    """The table."""
+    table = Table("", *COLUMNS, title=f"{figures['net']}, batch {figures['batch']} a rank, {figures['ranks']} ranks;"
+                                      " ms a step")
+    for row in figures["rows"]:
+        table.add_row(row["schedule"], *(f"{factor * row[key]:{form}}" for key, factor, form in COLUMNS.values()))
+    say(table)
+
+
+def draw(found, path):
+    """Speed-up over the first schedule against communication / computation; what overlap can give at most, dashed."""
+    figure = plots.figure(figsize=(6, 4))
+    axes, lines = figure.subplots(), defaultdict(list)
+    for figures in found:
+        for row in figures["rows"]:
+            ratio = row["communication_seconds"] / row["compute_seconds"]
+            lines[row["schedule"]].append((ratio, row["speedup"]))
+    for name, points in lines.items():
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=4, label=name)
+    most = max(ratio for points in lines.values() for ratio, _ in points)
+    ratios = np.linspace(0, 1.1 * most, 200)
+    axes.plot(ratios, (1 + ratios) / np.maximum(1, ratios), "--", color="black", linewidth=0.8,
+              label="all communication hidden: (a + b) / max(a, b)")
+    axes.set_xlabel("seconds of communication alone / seconds of computing alone", fontsize=8)
+    axes.set_ylabel(f"seconds a step of {found[0]['rows'][0]['schedule']} / of the schedule", fontsize=8)
+    axes.set_title(f"{found[0]['net']}, batch {found[0]['batch']} a rank, {found[0]['ranks']} ranks", loc="left",
+                   fontsize=9)
+    axes.legend(fontsize=7, frameon=False)
+    axes.grid(linewidth=0.4, alpha=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    plots.save(figure, path)
+
+
+def save(options, found):
+    """Write what --json and --plot ask for."""
+    shared.save(options, found)
+    if options.plot:
+        draw(found, options.plot)
+
+
+def inside(argv):
+    """Measure on the ranks of this job."""
+    with shared.job(parser(), argv) as (ranks, options):
+        ranks.agree(lambda: complete(options, ranks))
+        say = Console(quiet=ranks.rank > 0, highlight=False, soft_wrap=True, width=150).print
+        figures = measure(ranks, options, say)
+        show(figures, say)
+        ranks.agree(lambda: save(options, [figures]))
+
+
+def around(argv):
+    """Measure on emulated hosts, at each rate."""
+    from bench.cluster import Hosts
+
+    outer, rest = emulated().parse_known_args(argv)
+    found = []
+    with Hosts(outer.hosts, outer.rate[0]) as hosts, tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "figures.json")
+        for rate in outer.rate:
+            hosts.shape(rate)
+            hosts.run([sys.executable, "-m", "bench", "schedules", *rest, "--json", str(file)],
+                      outer.ranks or outer.hosts)
+            found += [{"rate": rate, "hosts": outer.hosts, **figures} for figures in json.loads(file.read_text())]
+    save(outer, found)
+
+
+def main(argv):
+    """Measure, print, and save."""
+    (around if "--hosts" in argv else inside)(argv)
