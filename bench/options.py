@@ -1,12 +1,39 @@
 """Options that measurements share."""
 
 import argparse
+import contextlib
 import json
+import math
+import os
+import re
 from pathlib import Path
 
 import kernels
+from mpilayer import comm
 from mpilayer.errors import UserError
 from mpilayer.files import replacing
+from mpilayer.options import Parser as Unprinted
+
+UNITS = {"gbit": (1e9, "Gbit/s"), "mbit": (1e6, "Mbit/s"), "kbit": (1e3, "kbit/s")}  # bits a second, in print
+
+
+class Parser(Unprinted):
+    """For a command that runs on several ranks: the first shows the help, all together say what is wrong."""
+
+    def print_help(self, file=None):
+        """Once, although MPI is not there yet."""
+        _, rank, _ = comm.launched_apart(os.environ, 1) or (1, 0, "")
+        if rank == 0:
+            super().print_help(file)
+
+
+@contextlib.contextmanager
+def job(p, argv):
+    """The whole life of a rank: `with job(parser, argv) as (ranks, options)`; `p` is a Parser. See comm.job."""
+    with contextlib.suppress(UserError):
+        p.parse_args(argv)  # --help ends here, without MPI; what is wrong is said when the ranks can agree
+    with comm.job() as ranks:
+        yield ranks, ranks.agree(lambda: p.parse_args(argv))
 
 
 def count(text):
@@ -14,6 +41,21 @@ def count(text):
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text!r}")
     return int(text)
+
+
+def rate(text):
+    """Bits a second, as in 500mbit or 2.5gbit (thousands, not 1024), infinity for none; for argparse."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(kbit|mbit|gbit)", text.lower())
+    bits = float(found[1]) * UNITS[found[2]][0] if found else math.inf
+    if text.lower() != "none" and not 0 < bits < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a rate such as 500mbit or 1gbit, or none, got {text!r}")
+    return bits
+
+
+def show_rate(bits):
+    """In words."""
+    size, unit = next((pair for pair in UNITS.values() if bits >= pair[0]), UNITS["kbit"])
+    return f"{bits / size:.4g} {unit}"
 
 
 def add(p, peers, rounds):
@@ -26,10 +68,12 @@ def add(p, peers, rounds):
 
 
 def begin(options):
-    """Set the threads. Raise UserError at once for a file that could not be written at the end."""
+    """Set the threads. Raise UserError at once for a file (--json, --plot) that could not be written at the end."""
     kernels.set_num_threads(options.threads)
-    if options.json and not options.json.parent.is_dir():
-        raise UserError(f"--json {options.json}: there is no folder {options.json.parent}")
+    for name in ("json", "plot"):
+        file = getattr(options, name, None)
+        if file and not file.parent.is_dir():
+            raise UserError(f"--{name} {file}: there is no folder {file.parent}")
 
 
 def threads(options):
@@ -38,7 +82,11 @@ def threads(options):
 
 
 def save(options, figures):
-    """Write the figures if --json asks for it."""
-    if options.json:
+    """Write the figures if --json asks for it. Raises UserError."""
+    if not options.json:
+        return
+    try:
         with replacing(options.json) as file:
             json.dump(figures, file, indent=1)
+    except OSError as error:
+        raise UserError(f"cannot write {options.json} ({error.strerror}) | try: another --json") from None

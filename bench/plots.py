@@ -1,0 +1,33 @@
+"""Pictures: their formats, and what is said where one cannot be drawn or written."""
+
+import argparse
+from pathlib import Path
+
+from mpilayer.errors import UserError
+
+FORMATS = (".png", ".svg", ".pdf")
+
+
+def picture(text):
+    """A file that a picture can be written to, for argparse."""
+    path = Path(text)
+    if path.suffix not in FORMATS:
+        raise argparse.ArgumentTypeError(f"expected a name that ends in {', '.join(FORMATS)}, got {text!r}")
+    return path
+
+
+def figure(**options):
+    """An empty Matplotlib figure. Raises UserError if Matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError('drawing needs Matplotlib | try: pip install -e ".[plot]"') from None
+    return Figure(layout="constrained", **options)
+
+
+def save(figure, path):
+    """Write the picture. Raises UserError."""
+    try:
+        figure.savefig(path, dpi=200)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}) | try: another --plot") from None
