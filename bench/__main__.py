@@ -11,6 +11,7 @@ COMMANDS = {
     "step": ("bench.step", "a whole training step of a net, its parts, and a peer"),
     "hook": ("bench.hook", "what it costs that kernels call a function now and then, and how regularly they do"),
     "memory": ("bench.memory", "the other kernels against the bandwidth of memory, and a peer"),
+    "ratio": ("bench.ratio", "communication against computation, layer by layer, and what would balance them"),
     "timeline": ("bench.timeline", "draw a training step of runs made with mpilayer.train --out"),
 }
 

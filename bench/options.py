@@ -14,7 +14,7 @@ from mpilayer.errors import UserError
 from mpilayer.files import replacing
 from mpilayer.options import Parser as Unprinted
 
-UNITS = {"gbit": 1e9, "mbit": 1e6, "kbit": 1e3}  # bits a second
+UNITS = {"gbit": (1e9, "Gbit/s"), "mbit": (1e6, "Mbit/s"), "kbit": (1e3, "kbit/s")}  # bits a second, in print
 
 
 class Parser(Unprinted):
@@ -46,7 +46,7 @@ def count(text):
 def rate(text):
     """Bits a second, as in 500mbit or 2.5gbit (thousands, not 1024), infinity for none; for argparse."""
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(kbit|mbit|gbit)", text.lower())
-    bits = float(found[1]) * UNITS[found[2]] if found else math.inf
+    bits = float(found[1]) * UNITS[found[2]][0] if found else math.inf
     if text.lower() != "none" and not 0 < bits < math.inf:
         raise argparse.ArgumentTypeError(f"expected a rate such as 500mbit or 1gbit, or none, got {text!r}")
     return bits
@@ -54,8 +54,8 @@ def rate(text):
 
 def show_rate(bits):
     """In words."""
-    unit = next((unit for unit in UNITS if bits >= UNITS[unit]), "kbit")
-    return f"{bits / UNITS[unit]:.4g} {unit.capitalize()}/s"
+    size, unit = next((pair for pair in UNITS.values() if bits >= pair[0]), UNITS["kbit"])
+    return f"{bits / size:.4g} {unit}"
 
 
 def add(p, peers, rounds):

@@ -64,13 +64,15 @@ class Step:
         return self.net.loss, {layer.name: layer.g for layer in self.net.layers}
 
 
+def layer_flops(layer):
+    """Multiplications and additions of a layer with weights in the last step: forward, wgrad and, if any, dgrad."""
+    once = 2 * layer.y.size * layer.weight["weight"].size // layer.channels
+    return once * (3 if layer.input_gradient else 2)
+
+
 def flops(net):
-    """Multiplications and additions of the layers with weights in the last step, over all passes."""
-    total = 0
-    for layer in net.layers:
-        once = 2 * layer.y.size * layer.weight["weight"].size // layer.channels
-        total += once * (3 if layer.input_gradient else 2)
-    return total
+    """Those of all layers."""
+    return sum(map(layer_flops, net.layers))
 
 
 @contextlib.contextmanager

@@ -7,9 +7,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
+from bench import plots
 from mpilayer.errors import UserError
 
-FORMATS = (".png", ".svg", ".pdf")
 MARKS = {  # label and colour; the colours of Okabe and Ito stay apart for the colour-blind
     "input": ("reading the batch", "#CC79A7"),
     "forward": ("forward", "#56B4E9"),
@@ -148,14 +148,10 @@ def _panel(axes, step):
 
 def draw(steps, path):
     """A panel for each step, one above the other, on one time axis."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError('drawing needs Matplotlib | try: pip install -e ".[plot]"') from None
+    rows = [_rows(step) for step in steps]
+    figure = plots.figure(figsize=(7, 1 + sum(rows) * ROW + 0.35 * len(rows)))
     from matplotlib.patches import Patch
 
-    rows = [_rows(step) for step in steps]
-    figure = Figure(figsize=(7, 1 + sum(rows) * ROW + 0.35 * len(rows)), layout="constrained")
     panels = figure.subplots(len(steps), sharex=True, squeeze=False, height_ratios=rows)[:, 0]
     for axes, one in zip(panels, steps, strict=True):
         _panel(axes, one)
@@ -164,24 +160,14 @@ def draw(steps, path):
     panels[-1].tick_params(axis="x", labelsize=7)
     figure.legend(handles=[Patch(color=colour, label=label) for label, colour in MARKS.values()],
                   loc="outside upper center", ncols=4, fontsize=7, frameon=False)
-    try:
-        figure.savefig(path, dpi=200)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}) | try: another --plot") from None
-
-
-def _picture(text):
-    path = Path(text)
-    if path.suffix not in FORMATS:
-        raise argparse.ArgumentTypeError(f"expected a name that ends in {', '.join(FORMATS)}, got {text!r}")
-    return path
+    plots.save(figure, path)
 
 
 def parser():
     """All options."""
     p = argparse.ArgumentParser(prog="python -m bench timeline", description=__doc__)
     p.add_argument("runs", nargs="+", type=Path, help="folder of mpilayer.train --out, or its timeline.json")
-    p.add_argument("--plot", type=_picture, required=True, metavar="FILE", help="picture: .png, .svg, .pdf")
+    p.add_argument("--plot", type=plots.picture, required=True, metavar="FILE", help="picture: .png, .svg, .pdf")
     p.add_argument("--step", type=int, help="number of the step (default: the last)")
     p.add_argument("--ranks", type=int, default=2, metavar="R", help="draw the first R ranks (default: 2)")
     return p

@@ -21,7 +21,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         """Raise UserError."""
-        raise UserError(f"{message} | try: python -m mpilayer.train --help")
+        raise UserError(f"{message} | try: {self.prog} --help")
 
 
 def _number(kind, least, what):

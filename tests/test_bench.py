@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench import __main__ as bench
-from bench import hook, kernels, memory, timeline, timing
+from bench import hook, kernels, memory, plots, timeline, timing
 
 ROOT = Path(bench.__file__).parents[1]
 KEYS = ["net", "layer", "pass", "shape", "seconds", "gflops", "peak_share", "peer_seconds", "ratio"]
@@ -260,7 +260,7 @@ def test_without_run_json_the_folder_is_the_title(folder):
     assert timeline.step(folder, None, 1).title == f"{folder.name}, step 9"
 
 
-@pytest.mark.parametrize("suffix", timeline.FORMATS)
+@pytest.mark.parametrize("suffix", plots.FORMATS)
 def test_timeline_draws(folder, suffix, capsys):
     picture = folder / f"steps{suffix}"
     assert run("timeline", folder, folder / "timeline.json", "--plot", picture) == 0
