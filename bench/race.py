@@ -62,7 +62,7 @@ class Entrant:
 
     def turn(self, count):
         """Readings of so many steps, after those that fill the pipeline."""
-        filling = 1 if self.steps else MEASURED + 2
+        filling = 1 if self.steps else MEASURED + 1
         self.track.net.write_gradients_to(0)
         self.queue.resume()
         readings = [self._step(number) for number in range(filling + count)][filling:]

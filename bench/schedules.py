@@ -30,7 +30,7 @@ def _batch(text):
 
 
 def _rates(text):
-    return [rate for rate in text.split(",") if shared.rate(rate)]
+    return [shared.rate(rate) for rate in text.split(",")]
 
 
 def emulated():
@@ -38,7 +38,7 @@ def emulated():
     p = shared.Parser(add_help=False)
     p.add_argument("--hosts", type=shared.count, help="start this on so many emulated hosts (root)")
     p.add_argument("--ranks", type=shared.count, help="on emulated hosts: ranks in all (default: one a host)")
-    p.add_argument("--rate", type=_rates, default=["none"], metavar="A,B,...",
+    p.add_argument("--rate", type=_rates, default=[float("inf")], metavar="A,B,...",
                    help="on emulated hosts: of each link, as in 500mbit; measured one after the other (default: none)")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     p.add_argument("--plot", type=plots.picture, metavar="FILE", help="draw speed-ups there: .png, .svg, .pdf")
@@ -143,8 +143,9 @@ def around(argv):
         file = Path(folder, "figures.json")
         for rate in outer.rate:
             hosts.shape(rate)
-            hosts.run([sys.executable, "-m", "bench", "schedules", *rest, "--json", str(file)],
-                      outer.ranks or outer.hosts)
+            status = hosts.run([sys.executable, "-m", "bench", "schedules", *rest, "--json", str(file)], outer.ranks)
+            if status:
+                raise SystemExit(status)
             found += [{"rate": rate, "hosts": outer.hosts, **figures} for figures in json.loads(file.read_text())]
     save(outer, found)
 

@@ -1,8 +1,12 @@
 """What moves messages: a compiled loop that starts each when its turn comes, tests those in flight, and notes when.
 
-The messages of a step go out in one order, the same on every rank, because collectives must. At most `lanes` are in
-flight, since those share the link: only what is not yet started can still be overtaken. The loop needs neither Python
-nor its lock, so that a kernel can call it from inside (kernels.set_progress), as can a thread, or the training loop.
+Collectives must be started in one order on all ranks. That is the order of the messages' numbers, or by need: of the
+messages that are ready on every rank, the one that is needed first. How many those are the ranks find out as they go, by
+a vote (the least of all ranks' counts, one number) that travels ahead of each message; every rank then draws the same
+conclusion. At most `lanes` are in flight, since those share the link: what has not been started can be overtaken.
+
+The loop needs neither Python nor its lock, so that a kernel can call it from inside (kernels.set_progress), as can a
+thread, or the training loop.
 """
 
 import functools
@@ -22,12 +26,12 @@ ARGUMENTS = 10  # of the longest MPI call, MPI_Ialltoallv
 
 # words of the state
 (LENGTH, LOCK, ERROR, STOP, LANES, MESSAGES, SLOTS, FIRST, STARTED, ARRIVED, BUSY_SINCE, BUSY_NS, INSIDE_NS, TEST, FLAG,
- ORDER, READY, BEGAN, ENDED, LANE, CALLS, STATUS) = range(22)
+ BY_NEED, POSTED, AGREED, VOTING, VOTE, NEXT, DUE, READY, BEGAN, ENDED, LANE, CALLS, STATUS) = range(28)
 HEADER = 64  # the MPI status takes the rest
 # words of a stage
 WORK, WORK_ARGUMENTS, START, REQUEST, START_ARGUMENTS = 0, 1, 6, 7, 8
 STAGE, STAGES = START_ARGUMENTS + ARGUMENTS, 2
-WAITING, ON_ITS_WAY, THERE = 0, 1, 2  # what READY says of a message: its data are not there, it may go, it has arrived
+WAITING, READY_TO_GO, IN_FLIGHT, THERE = range(4)  # what READY says of a message
 
 
 class Stage(NamedTuple):
@@ -78,18 +82,24 @@ def _sleep(typing, microseconds):
 
 
 @njit(nogil=True, cache=True)
-def _begin(words, lane, place, stage, moment):
-    """Start a stage of the message in a lane; False, with the error noted, if MPI refuses."""
-    at = words[CALLS] + (place * STAGES + stage) * STAGE
-    if words[at + WORK]:
-        a = at + WORK_ARGUMENTS
-        _ask(words[at + WORK], (words[a], words[a + 1], words[a + 2], words[a + 3], words[a + 4]))
-    a = at + START_ARGUMENTS
-    words[ERROR] = _ask(words[at + START], (
+def _start(words, record):
+    """Start the request of a stage."""
+    a = record + START_ARGUMENTS
+    words[ERROR] = _ask(words[record + START], (
         words[a], words[a + 1], words[a + 2], words[a + 3], words[a + 4],
         words[a + 5], words[a + 6], words[a + 7], words[a + 8], words[a + 9]))
-    lane = words[LANE] + 2 * lane
-    words[lane], words[lane + 1] = place + 1, stage
+
+
+@njit(nogil=True, cache=True)
+def _begin(words, lane, place, stage):
+    """Begin a stage of the message in a lane; False, with the error noted, if MPI refuses."""
+    record = words[CALLS] + (place * STAGES + stage) * STAGE
+    if words[record + WORK]:
+        a = record + WORK_ARGUMENTS
+        _ask(words[record + WORK], (words[a], words[a + 1], words[a + 2], words[a + 3], words[a + 4]))
+    _start(words, record)
+    at = words[LANE] + 2 * lane
+    words[at], words[at + 1] = place + 1, stage
     return words[ERROR] == 0
 
 
@@ -102,39 +112,85 @@ def _arrive(words, place, moment):
 
 
 @njit(nogil=True, cache=True)
+def _completed(words, request):
+    """Whether MPI says so of the request at an address."""
+    base = words.ctypes.data
+    words[ERROR] = _ask(words[TEST], (request, base + 8 * FLAG, base + 8 * STATUS))
+    return words[ERROR] == 0 and words[FLAG] != 0
+
+
+@njit(nogil=True, cache=True)
 def _test(words, lane):
     """Whether anything changed in a lane: its request completed."""
     at = words[LANE] + 2 * lane
     place, stage = words[at] - 1, words[at + 1]
-    if place < 0:
-        return False
     record = words[CALLS] + (place * STAGES + stage) * STAGE
-    base = words.ctypes.data
-    words[ERROR] = _ask(words[TEST], (words[record + REQUEST], base + 8 * FLAG, base + 8 * STATUS))
-    if words[ERROR] or not words[FLAG]:
+    if place < 0 or not _completed(words, words[record + REQUEST]):
         return False
     if stage + 1 < STAGES and words[record + STAGE + START]:
-        return _begin(words, lane, place, stage + 1, now())
+        return _begin(words, lane, place, stage + 1)
     words[at] = 0
     _arrive(words, place, now())
     return True
 
 
 @njit(nogil=True, cache=True)
+def _first_place(words):
+    """Where the messages of the step begin whose turn it is."""
+    slot = (words[FIRST] + words[STARTED] // words[MESSAGES]) % words[SLOTS]
+    return slot * words[MESSAGES]
+
+
+@njit(nogil=True, cache=True)
+def _neediest(words):
+    """The message that is needed first, of those that all ranks have ready; -1 if there is none."""
+    here = words[AGREED] - words[STARTED] // words[MESSAGES] * words[MESSAGES]
+    ready, chosen, due = words[READY] + _first_place(words), -1, 0
+    for message in range(min(here, words[MESSAGES])):
+        if words[ready + message] == READY_TO_GO and (chosen < 0 or words[words[DUE] + message] < due):
+            chosen, due = message, words[words[DUE] + message]
+    return chosen
+
+
+@njit(nogil=True, cache=True)
+def _vote(words):
+    """Ask how many messages every rank has ready."""
+    words[VOTE], words[VOTING] = words[POSTED], 1
+    _start(words, words[BY_NEED])
+
+
+@njit(nogil=True, cache=True)
+def _next_by_need(words):
+    """The message whose turn it is, or -1 as long as that is not agreed."""
+    if words[VOTING]:
+        if not _completed(words, words[words[BY_NEED] + REQUEST]):
+            return -1
+        words[VOTING], words[AGREED], words[NEXT] = 0, words[VOTE], -1
+    if words[NEXT] < 0:
+        words[NEXT] = _neediest(words)
+    if words[NEXT] < 0 and words[POSTED] > words[AGREED]:  # something new, and all ranks will come to this point
+        _vote(words)
+    return words[NEXT]
+
+
+@njit(nogil=True, cache=True)
 def _start_next(words):
     """Whether the message whose turn it is could be started: it is ready and its lane free."""
-    number = words[STARTED]
-    turn, slot = number % words[MESSAGES], (words[FIRST] + number // words[MESSAGES]) % words[SLOTS]
-    lane = turn % words[LANES]
-    place = slot * words[MESSAGES] + words[words[ORDER] + turn]
-    if words[words[LANE] + 2 * lane] or words[words[READY] + place] != ON_ITS_WAY:
+    message = _next_by_need(words) if words[BY_NEED] else words[STARTED] % words[MESSAGES]
+    if message < 0 or words[ERROR]:
+        return False
+    lane, place = message % words[LANES], _first_place(words) + message
+    if words[words[LANE] + 2 * lane] or words[words[READY] + place] != READY_TO_GO:
         return False
     moment = now()
-    words[words[BEGAN] + place] = moment
-    if words[ARRIVED] == number:
+    words[words[BEGAN] + place], words[words[READY] + place] = moment, IN_FLIGHT
+    if words[ARRIVED] == words[STARTED]:
         words[BUSY_SINCE] = moment
     words[STARTED] += 1
-    return _begin(words, lane, place, 0, moment)
+    words[NEXT] = -1
+    if words[BY_NEED] and words[AGREED] > words[STARTED]:  # ahead of the message, not queued behind its data
+        _vote(words)
+    return words[ERROR] == 0 and _begin(words, lane, place, 0)
 
 
 @njit(nogil=True, cache=True)
@@ -173,7 +229,7 @@ def _hook():
 
 def warm():
     """Compile the loop, or find it on disk."""
-    idle = Engine([[()]], [0], 1, 0)
+    idle = Engine([[()]], 1, 0)
     idle.advance()
     idle.stop()
     _watch(idle.words, 0)
@@ -182,31 +238,42 @@ def warm():
 class Engine:
     """Messages 0 to M-1 of each step, in `slots` sets of buffers that steps use in turn.
 
-    stages   for each slot, for each message, its Stages, at most two       order   the turn of each message
-    lanes    how many may be in flight                                      test    address of MPI_Test
+    stages   for each slot, for each message, its Stages, at most two       test   address of MPI_Test
+    lanes    how many may be in flight; a message's is its number mod that  due    for each message, when it is needed
+    vote     from an int64 array of one number, the Stage that replaces it by the least of all ranks'; goes with `due`
     """
 
-    def __init__(self, stages, order, lanes, test):
-        slots, messages = len(stages), len(order)
+    def __init__(self, stages, lanes, test, due=None, vote=None):
+        slots, messages = len(stages), len(stages[0])
         places = slots * messages
-        sizes = {ORDER: messages, READY: places, BEGAN: places, ENDED: places, LANE: 2 * lanes,
-                 CALLS: places * STAGES * STAGE}
+        sizes = {DUE: messages, READY: places, BEGAN: places, ENDED: places, LANE: 2 * lanes,
+                 CALLS: places * STAGES * STAGE, None: STAGE}
         ends = np.cumsum([HEADER, *sizes.values()])
         self.words = words = np.zeros(ends[-1], np.int64)
         for word, start in zip(sizes, ends[:-1], strict=True):
-            words[word] = start
-        words[[LENGTH, LANES, MESSAGES, SLOTS, TEST]] = words.size, lanes, messages, slots, test
-        words[words[ORDER]:][:messages] = order
+            if word:
+                words[word] = start
+        words[[LENGTH, LANES, MESSAGES, SLOTS, TEST, NEXT]] = words.size, lanes, messages, slots, test, -1
         self.ready, self.began, self.ended = (words[words[part]:][:places].reshape(slots, messages)
                                               for part in (READY, BEGAN, ENDED))
-        calls = words[words[CALLS]:].reshape(places, STAGES, STAGE)
         for place, message in enumerate(message for slot in stages for message in slot):
-            for stage, call in zip(message, calls[place], strict=False):
-                call[WORK:WORK + len(stage.work)] = stage.work
-                call[START], call[REQUEST] = stage.start[0], stage.request
-                call[START_ARGUMENTS:][:len(stage.start) - 1] = stage.start[1:]
-        self.keep = stages
+            for number, stage in enumerate(message):
+                self._record(words[CALLS] + (place * STAGES + number) * STAGE, stage)
+        self.keep = [stages]
+        if due is not None:
+            self._by_need(due, vote(words[VOTE:VOTE + 1]), ends[-1] - STAGE)
         self.hook = _hook().address
+
+    def _record(self, at, stage):
+        self.words[at:][:len(stage.work)] = stage.work
+        self.words[at + START], self.words[at + REQUEST] = stage.start[0], stage.request
+        self.words[at + START_ARGUMENTS:][:len(stage.start) - 1] = stage.start[1:]
+
+    def _by_need(self, due, vote, at):
+        self.keep.append(vote)
+        self._record(at, vote)
+        self.words[BY_NEED] = at
+        self.words[self.words[DUE]:][:len(due)] = due
 
     def advance(self):
         """Move what can move."""
@@ -226,8 +293,10 @@ class Engine:
         self.words[FIRST] = slot
 
     def mark(self, slot, message, *, ready):
-        """A message's data are being replaced, or are there: it may go when its turn comes."""
-        self.ready[slot, message] = ON_ITS_WAY if ready else WAITING
+        """A message's data are being replaced, or are there: it may go when its turn comes. By number, each once a step.
+        """
+        self.ready[slot, message] = READY_TO_GO if ready else WAITING
+        self.words[POSTED] += ready
 
     def arrived(self, slot, message):
         """Whether the message's sum is there."""
@@ -240,8 +309,8 @@ class Engine:
 
     @property
     def quiet(self):
-        """Whether all that may go has arrived."""
-        return not (self.ready == ON_ITS_WAY).any()
+        """Whether all that was marked ready has arrived."""
+        return self.words[POSTED] == self.words[ARRIVED]
 
     def times(self, slot, message):
         """Seconds of the monotonic clock at which a message was started and had arrived."""

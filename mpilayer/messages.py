@@ -82,3 +82,9 @@ def cut(layers, bucket, chunk):
             close()
     close()
     return messages
+
+
+def due(messages, layers):
+    """For each message, the place in forward of the first layer that needs it; `layers` as forward reads them."""
+    place = {layer.name: number for number, layer in enumerate(layers)}
+    return [min(place[name] for name in message.layers) for message in messages]

@@ -8,7 +8,7 @@ import numpy as np
 
 from mpilayer.engine import Engine
 from mpilayer.errors import UserError
-from mpilayer.messages import Network, cut
+from mpilayer.messages import Network, cut, due
 from mpilayer.progress import MOVING, PROGRESS
 from mpilayer.reduction import REDUCTIONS, Calls
 from mpilayer.wire import WIRES
@@ -55,11 +55,11 @@ class Queue:
         self.wire = WIRES[settings.wire](settings.feedback)
         self.engine, self._context = None, contextlib.ExitStack()
 
-    def open(self, net, slots, bucket=..., chunk=..., order=None):
+    def open(self, net, slots, bucket=..., chunk=..., by_need=False):
         """Prepare to sum the net's gradients of `slots` steps at a time; what was open before must have arrived.
 
-        `bucket` and `chunk` take the place of the settings'; `order` lists the numbers of the messages as they are to
-        go out, by default that of memory and backward.
+        `bucket` and `chunk` take the place of the settings'. Messages go out in the order of memory and backward, or
+        `by_need`: what forward reads first goes first.
         """
         self.close()
         bucket, chunk = (default if value is ... else value for value, default in
@@ -70,7 +70,7 @@ class Queue:
                       for name in self.places}
         self.slots = [self._slot(net, number) for number in range(slots)]
         self.posted = {name: deque() for name in self.places}
-        self.engine, self.first = self._engine(order or range(len(self.messages))), None
+        self.engine, self.first = self._engine(due(self.messages, net.layers) if by_need else None), None
         if self.settings.progress != "thread":  # else it is not this thread's time
             self.trace.moving = self.engine.inside
         self.resume()
@@ -82,13 +82,12 @@ class Queue:
             chunk = min(chunk or INT_BYTES, INT_BYTES)
         return cut(layers, bucket, chunk)
 
-    def _engine(self, order):
+    def _engine(self, due):
+        """With the messages of all slots."""
         lanes = self.settings.lanes if self.settings.progress in MOVING else len(self.messages)
-        lanes = min(lanes, len(self.messages))
-        lane = {message: turn % lanes for turn, message in enumerate(order)}
-        stages = [[self.reduction.stages(slot.wire[m.begin:m.end], lane[number])
+        stages = [[self.reduction.stages(slot.wire[m.begin:m.end], number % lanes)
                    for number, m in enumerate(self.messages)] for slot in self.slots]
-        return Engine(stages, order, lanes, self.calls.test)
+        return Engine(stages, lanes, self.calls.test, due, self.calls.vote)
 
     def _slot(self, net, number):
         net.write_gradients_to(number)

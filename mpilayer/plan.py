@@ -1,11 +1,9 @@
-"""In which order messages should go out, so that what the next forward reads first has arrived first.
-
-The link carries one message after the other. Of those whose gradients are there, the one that is needed earliest goes
-(earliest due date first, which is optimal if messages can be interrupted, and nearly so if they are short).
-"""
+"""What a step should take if messages go out by need: a simulation, to choose their size and to check the measurement."""
 
 import heapq
 from typing import NamedTuple
+
+from mpilayer.messages import due
 
 
 class Profile(NamedTuple):
@@ -27,17 +25,19 @@ class Profile(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Of a step: seconds in all, waiting among them, and the order of messages."""
+    """Of a step: seconds in all, waiting among them, and the order in which messages go out."""
 
     seconds: float
     exposed: float
     order: list
 
 
-def _due(messages, profile):
-    """For each message, the place in forward of the first layer that needs it."""
-    place = {name: number for number, name in enumerate(profile.forward)}
-    return [min(place[name] for name in message.layers) for message in messages]
+def profile(net, seconds):
+    """The Profile of a net, from {event's name: seconds} as a Trace has them."""
+    return Profile({layer.name: seconds[f"backward {layer.name}"] for layer in net.backward_layers},
+                   seconds["backward input"], seconds["forward input"],
+                   {layer.name: seconds[f"update {layer.name}"] + seconds[f"forward {layer.name}"]
+                    for layer in net.layers})
 
 
 def _released(messages, profile):
@@ -49,33 +49,34 @@ def _released(messages, profile):
     return [max(ready[name] for name in message.layers) for message in messages]
 
 
-def earliest_due(messages, profile, seconds):
-    """The order in which a link serves the messages if it always takes, of those released, the one due first.
+def _carried(released, needed, seconds):
+    """(order, when each arrives) on a link that carries one message after the other.
 
-    `seconds(message)` is its time on the link.
+    Which is next is decided when the one before begins: earliest due date first, optimal if there were no such delay.
     """
-    due, released = _due(messages, profile), _released(messages, profile)
-    coming = sorted(range(len(messages)), key=lambda m: (released[m], m))[::-1]
-    waiting, order, now = [], [], 0.0
+    coming = sorted(range(len(released)), key=lambda m: (released[m], m))[::-1]
+    waiting, order, arrival, decided, free = [], [], {}, 0.0, 0.0
     while coming or waiting:
-        now = now if waiting else max(now, released[coming[-1]])
-        while coming and released[coming[-1]] <= now:
+        decided = decided if waiting else max(decided, released[coming[-1]])
+        while coming and released[coming[-1]] <= decided:
             message = coming.pop()
-            heapq.heappush(waiting, (due[message], message))
+            heapq.heappush(waiting, (needed[message], message))
         _, message = heapq.heappop(waiting)
         order.append(message)
-        now += seconds(messages[message])
-    return order
+        decided = max(free, decided)
+        free = arrival[message] = decided + seconds[message]
+    return order, arrival
 
 
-def predict(messages, profile, seconds, order):
-    """The Prediction of a step in which messages go out in that order."""
-    released, arrival, free = _released(messages, profile), {}, 0.0
-    for message in order:
-        free = max(free, released[message]) + seconds(messages[message])
-        for name in messages[message].layers:
-            arrival[name] = max(free, arrival.get(name, 0.0))
+def predict(messages, layers, profile, seconds):
+    """The Prediction of a step; `seconds(message)` is its time on the link, `layers` are in the order of forward."""
+    times = [seconds(message) for message in messages]
+    order, arrival = _carried(_released(messages, profile), due(messages, layers), times)
+    there = {}
+    for number, message in enumerate(messages):
+        for name in message.layers:
+            there[name] = max(arrival[number], there.get(name, 0.0))
     now = sum(profile.backward.values()) + profile.tail + profile.head
     for name, computing in profile.forward.items():
-        now = max(now, arrival[name]) + computing
-    return Prediction(now, now - profile.compute, list(order))
+        now = max(now, there[name]) + computing
+    return Prediction(now, now - profile.compute, order)

@@ -46,7 +46,7 @@ class Probe:
         buffer[:] = 0
         stages = [self.reduction.stages(part, number % lanes)
                   for number, part in enumerate(np.array_split(buffer, pieces))]
-        return Engine([stages], range(pieces), lanes, self.calls.test)
+        return Engine([stages], lanes, self.calls.test)
 
     def _send(self, engine):
         for message in range(engine.ready.size):

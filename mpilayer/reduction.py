@@ -58,6 +58,10 @@ class Calls:
             flat += [array.ctypes.data, *counts, kind.handle]
         return flat + ([op.handle] if op else []), keep
 
+    def vote(self, number):
+        """The Stage that replaces an int64 array of one number by the least of all ranks'."""
+        return self.stage("Allreduce", self.MPI.IN_PLACE, [number, self.MPI.INT64_T], op=self.MPI.MIN)
+
     def bfloat16_sum(self):
         """An MPI_Op that adds bfloat16 numbers."""
         wide = self.MPI._sizeof(self.MPI.Op) == 8
