@@ -21,7 +21,7 @@ from mpilayer.train import Batch
 SGD = {"momentum": 0.9, "weight_decay": 5e-4}
 RATE = 1e-6  # so slow that all schedules compute on nearly the same weights
 ALONE = {"compute": "computing alone", "communication": "communication alone"}
-BALANCE = (8, 32)  # batches from which the balanced one is extrapolated
+START, CORRECTIONS = 16, 3  # to find the balanced batch: what is tried first, and how often that is corrected
 
 
 class Reading(NamedTuple):
@@ -128,14 +128,12 @@ class Track:
         return Reading(self.trace.now() - start)
 
     def balance(self):
-        """The batch a rank for which computing takes as long as communication; on all ranks."""
-        seconds = []
-        for size in BALANCE:
+        """Take the batch a rank for which computing takes as long as communication; return it."""
+        whole, size = self.slowest(self.communication(2)), START
+        for _ in range(CORRECTIONS):  # time is not quite proportional to the batch
             self.resize(size)
-            seconds.append(self.slowest(self.compute(2)))
-        each = (seconds[1] - seconds[0]) / (BALANCE[1] - BALANCE[0])
-        whole = self.slowest(self.communication(2)) - seconds[0]
-        size = self.ranks.world.bcast(max(1, round(BALANCE[0] + whole / each)))
+            seconds = self.slowest(self.compute(2))
+            size = max(1, round(size * whole / seconds))
         self.resize(size)
         return size
 

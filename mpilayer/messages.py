@@ -49,8 +49,9 @@ class Message(NamedTuple):
 
 
 def _pieces(name, begin, end, chunk):
-    count = max(1, -(-4 * (end - begin) // chunk)) if chunk else 1
-    cuts = begin + np.arange(count + 1) * (end - begin) // count // LINE * LINE
+    lines = -(-(end - begin) // LINE)
+    count = min(-(-4 * (end - begin) // max(1, chunk)), lines)
+    cuts = begin + np.arange(count + 1) * lines // count * LINE
     cuts[-1] = end
     for number, (a, b) in enumerate(zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True), 1):
         yield Message(name if count == 1 else f"{name} {number}/{count}", a, b, (name,))

@@ -1,4 +1,4 @@
-"""What a step should take if messages go out by need: a simulation, to choose their size and to check the measurement."""
+"""What a step should take if messages go out by need: a simulation, to choose their size and to check a measurement."""
 
 import heapq
 from typing import NamedTuple

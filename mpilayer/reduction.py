@@ -37,7 +37,8 @@ class Calls:
             return Stage((self.address("MPI_Start"), at), at, work, (request, *arguments))
         request = np.array([self.MPI.REQUEST_NULL.handle], np.int64)
         flat, keep = self._flat(arguments, op)
-        start = (self.address(f"MPI_I{collective.lower()}"), *flat, self.comm.handle, request.ctypes.data)
+        flat = [(number + 2**63) % 2**64 - 2**63 for number in (*flat, self.comm.handle)]  # handles may be unsigned
+        start = (self.address(f"MPI_I{collective.lower()}"), *flat, request.ctypes.data)
         return Stage(start, request.ctypes.data, work, (request, keep, *arguments))
 
     def free(self):

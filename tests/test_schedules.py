@@ -10,6 +10,7 @@ from mpilayer.data import open_data, share
 from mpilayer.optim import MomentumSGD
 from mpilayer.pending import Queue, Settings
 from mpilayer.schedules import schedule
+from mpilayer.schedules.layerwise import APPLY
 from mpilayer.tracing import Trace, Watched
 from mpilayer.train import Batch
 from tests.ranks import on_ranks
@@ -32,8 +33,12 @@ def samples(t):
 
 
 def serial(delay, steps=STEPS, drains=()):
-    """w after the published rule on one process: g(t) is taken at weights that have seen g(0) ... g(t-1-delay)."""
+    """w after the published rule on one process: g(t) is taken at weights that have seen g(0) ... g(t-1-delay).
+
+    A list of delays, one for each step, drains where it changes.
+    """
     net, waiting = build(), []
+    delays = [delay] * steps if isinstance(delay, int) else delay
     velocity = np.zeros_like(net.weights, dtype=np.float64)
 
     def apply(step, gradient):
@@ -42,13 +47,13 @@ def serial(delay, steps=STEPS, drains=()):
         net.weights[:] = net.weights - velocity
 
     for t in range(steps):
-        if len(waiting) > delay:
+        if len(waiting) > delays[t]:
             apply(*waiting.pop(0))
         x, y = samples(t)
         for _ in (*net.forward(Batch(x, y, SIZE, seed=t)), *net.backward()):
             pass
         waiting.append((t, net.gradients[0].astype(np.float64)))
-        while waiting and (t in drains or t == steps - 1):
+        while waiting and (t in drains or t == steps - 1 or delays[t] != delays[t + 1]):
             apply(*waiting.pop(0))
     return net
 
@@ -82,17 +87,84 @@ def distance(net, other):
 
 
 @on_ranks(1, 2, 3, 4, 7)
-def test_one_shot_and_layerwise_equal_one_process(ranks):
+def test_what_changes_no_number_equals_one_process(ranks):
     oracle = serial(0)
-    for name, progress in [("oneshot", "none"), ("layerwise", "none"), ("layerwise", "poll"), ("delayed", "poll")]:
-        assert distance(oracle, parallel(ranks, name, progress=progress)) < ROUNDING, name
+    for name, settings in [("oneshot", {"progress": "none"}), ("layerwise", {"progress": "none"}),
+                           ("layerwise", {"progress": "kernel", "chunk": 4096}), ("layerwise", {"bucket": 100_000}),
+                           ("planned", {"progress": "kernel", "chunk": 4096}), ("planned", {"progress": "thread"}),
+                           ("planned", {"bucket": None}), ("delayed", {"progress": "thread", "chunk": 10_000})]:
+        assert distance(oracle, parallel(ranks, name, **settings)) < ROUNDING, (name, settings)
+
+
+@on_ranks(2, 3)
+def test_every_policy_applies_every_gradient_once(ranks):
+    oracle = serial(0)
+    for apply in APPLY:
+        assert distance(oracle, parallel(ranks, "layerwise", apply=apply, chunk=8192)) < ROUNDING, apply
 
 
 @on_ranks(2)
-def test_layerwise_and_delay_nothing_give_the_bits_of_oneshot(ranks):
-    hashes = {parallel(ranks, name, 0).weights_sha256() for name in ("oneshot", "layerwise", "delayed")}
+def test_two_ranks_get_the_bits_of_oneshot_from_every_exact_schedule(ranks):
+    hashes = {parallel(ranks, name, 0).weights_sha256() for name in ("oneshot", "layerwise", "planned", "delayed")}
     assert len(hashes) == 1
     assert len(set(ranks.gather(hashes.pop()))) == 1
+
+
+@on_ranks(3, 4)
+def test_in_rank_order_the_bits_do_not_depend_on_schedule_messages_or_progress(ranks):
+    ordered = {"reduction": "ordered"}
+    hashes = {parallel(ranks, "oneshot", **ordered).weights_sha256(),
+              parallel(ranks, "layerwise", bucket=50_000, **ordered).weights_sha256(),
+              parallel(ranks, "planned", chunk=4096, progress="kernel", **ordered).weights_sha256(),
+              parallel(ranks, "planned", chunk=1000, bucket=None, progress="thread", **ordered).weights_sha256()}
+    assert len(hashes) == 1
+    assert len(set(ranks.gather(hashes.pop()))) == 1
+    assert distance(serial(0), parallel(ranks, "oneshot", **ordered)) < ROUNDING
+
+
+@on_ranks(2, 3)
+def test_bfloat16_rounds_what_travels_and_feedback_makes_up_for_it(ranks):
+    oracle = serial(0)
+    plain, fed = (distance(oracle, parallel(ranks, "planned", wire="bfloat16", feedback=feedback))
+                  for feedback in (False, True))
+    assert ROUNDING < plain < 0.02
+    assert fed < plain
+    assert distance(parallel(ranks, "oneshot", wire="bfloat16", reduction="ordered"), oracle) < 0.02
+
+
+@on_ranks(2)
+def test_an_adaptive_delay_applies_every_gradient_once_at_the_weights_it_says(ranks):
+    """The delay is changed at given steps, with what is in flight applied first: drains, as in the serial loop."""
+    net, trace = build(), Trace()
+    optimizer = MomentumSGD(net.layers, rate, trace, momentum=MOMENTUM, weight_decay=DECAY)
+    queue = Queue(ranks, trace, Settings(bucket=0))
+    chosen = make("delayed", "auto", "lazy", Watched(net, trace), queue, optimizer)
+    delays = [0, 0, 1, 1, 1, 2, 2, 2, 2]
+    for t, delay in enumerate(delays):
+        if delay != chosen.delay:
+            chosen.change(delay, {"exposed": 1.0, "busy": 0.5}, lowered=False)
+        x, y = samples(t)
+        mine = share(SIZE, ranks.rank, ranks.size)
+        chosen.step(t, Batch(x[mine], y[mine], SIZE, mine.start, seed=t))
+    chosen.drain()
+    assert distance(serial(delays), net) < ROUNDING
+    assert distance(serial(0), net) > 100 * ROUNDING
+
+
+@on_ranks(2)
+def test_the_delay_follows_what_is_exposed(ranks):
+    """Shares of the time as if measured, and the delay that must follow."""
+    net, trace = build(), Trace()
+    queue = Queue(ranks, trace, Settings())
+    chosen = make("delayed", "auto", "lazy", net, queue, MomentumSGD(
+        net.layers, rate, trace, momentum=MOMENTUM, weight_decay=DECAY))
+    hidden, visible, full = ({"exposed": e, "busy": b} for e, b in ((0.0, 0.5), (0.2, 0.5), (0.2, 0.99)))
+    steps = [(visible, 1), (visible, 2), (full, 2), (full, 2), (hidden, 2), (hidden, 1),  # four looks, then a try
+             (visible, 2), *[(hidden, 2)] * 7, (hidden, 1), (hidden, 1), (visible, 2), (visible, 3), (visible, 3)]
+    for number, (shares, delay) in enumerate(steps):
+        chosen.shares = lambda shares=shares: shares
+        chosen.review()
+        assert chosen.delay == delay, number
 
 
 @on_ranks(1, 3)

@@ -42,14 +42,14 @@ class Adaptive(Delayed):
 
     def review(self):
         """Raise the delay, lower it, or leave it."""
-        share = self._shares()
+        share = self.shares()
         hidden = share["exposed"] < VISIBLE or share["busy"] > FULL
         self.hidden = self.hidden + 1 if hidden else 0
         if not hidden and self.delay < MOST:
             self.patience *= 2 if self.lowered else 1
-            self._change(self.delay + 1, share, lowered=False)
+            self.change(self.delay + 1, share, lowered=False)
         elif self.hidden >= self.patience and self.delay > 0:
-            self._change(self.delay - 1, share, lowered=True)
+            self.change(self.delay - 1, share, lowered=True)
 
     def _look(self):
         self.steps, self.start = 0, self._readings()
@@ -58,14 +58,14 @@ class Adaptive(Delayed):
         queue = self.queue
         return np.array([queue.trace.now(), queue.exposed, queue.engine.busy()])
 
-    def _shares(self):
+    def shares(self):
         """Means over the ranks of the shares of the time since the last look."""
         total, exposed, busy = self.queue.ranks.total(self._readings() - self.start)
         return {"exposed": exposed / total, "busy": busy / total}
 
-    def _change(self, delay, share, *, lowered):
+    def change(self, delay, share, *, lowered):
         self.drain()
         self.queue.say(f"delay {self.delay} -> {delay}: waiting {share['exposed']:.0%} of the time,"
                        f" messages in flight {share['busy']:.0%}")
         self.delay, self.lowered, self.hidden = delay, lowered, 0
-        self.queue.open(self.net, slots=delay + 1)
+        self.open()

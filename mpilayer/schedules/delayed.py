@@ -14,7 +14,11 @@ class Delayed:
 
     def __init__(self, net, queue, optimizer, options):
         self.net, self.queue, self.optimizer, self.delay = net, queue, optimizer, options.delay
-        queue.open(net, slots=self.delay + 1)
+        self.open()
+
+    def open(self, **messages):
+        """Prepare the queue for this delay; nothing may be in flight."""
+        self.queue.open(self.net, slots=self.delay + 1, **messages)
 
     def step(self, t, batch):
         """Forward settles what is due, backward posts."""

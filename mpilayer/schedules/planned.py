@@ -21,7 +21,10 @@ class Planned(Delayed):
     def __init__(self, net, queue, optimizer, options):
         super().__init__(net, queue, optimizer, options)
         self.seen, self.prediction = 0, None
-        queue.open(net, slots=1, by_need=True)
+
+    def open(self, **messages):
+        """Messages go by need."""
+        super().open(by_need=True, **messages)
 
     def step(self, t, batch):
         """As layer-wise; when the first steps have been measured, make the plan."""
@@ -37,7 +40,7 @@ class Planned(Delayed):
         everyone = ranks.gather(durations)
         mean = {name: sum(each[name] for each in everyone) / ranks.size for name in durations}
         chunk, self.prediction = ranks.world.bcast(self._best(plan.profile(self.net, mean)))
-        self.queue.open(self.net, slots=1, chunk=chunk, by_need=True)
+        self.open(chunk=chunk)
         self.queue.say(f"plan: {1e3 * self.prediction.seconds:.1f} ms a step, {1e3 * self.prediction.exposed:.1f} of it"
                        " exposed")
 
