@@ -70,7 +70,8 @@ class Hosts:
         _ip("-n", self.bridge, "link", "set", "bridge", "up")
         for number, name in enumerate(self.names):
             _ip("netns", "add", name)
-            _ip("link", "add", "eth0", "netns", name, "type", "veth", "peer", "name", f"h{number}", "netns", self.bridge)
+            _ip("link", "add", "eth0", "netns", name, "type", "veth", "peer", "name", f"h{number}",
+                "netns", self.bridge)
             _ip("-n", self.bridge, "link", "set", f"h{number}", "master", "bridge", "up")
             _ip("-n", name, "addr", "add", f"{self.address(number)}/24", "dev", "eth0")
             for device in ("eth0", "lo"):

@@ -22,7 +22,8 @@ COLUMNS = {  # heading: (key of a row, factor, format)
     "compute": ("compute_seconds", 1e3, ".1f"), "comm": ("communication_seconds", 1e3, ".1f"),
     "exposed": ("exposed_seconds", 1e3, ".1f"), "in MPI": ("mpi_seconds", 1e3, ".1f"),
     "bound": ("bound_seconds", 1e3, ".1f"), "of bound": ("bound_share", 1, ".0%"),
-    "speed-up": ("speedup", 1, ".2f"), "efficiency": ("efficiency", 1, ".2f"), "MB sent": ("bytes_on_wire", 1e-6, ".1f")}
+    "speed-up": ("speedup", 1, ".2f"), "efficiency": ("efficiency", 1, ".2f"),
+    "MB sent": ("bytes_on_wire", 1e-6, ".1f")}
 
 
 def _batch(text):

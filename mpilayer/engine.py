@@ -1,9 +1,10 @@
 """What moves messages: a compiled loop that starts each when its turn comes, tests those in flight, and notes when.
 
 Collectives must be started in one order on all ranks. That is the order of the messages' numbers, or by need: of the
-messages that are ready on every rank, the one that is needed first. How many those are the ranks find out as they go, by
-a vote (the least of all ranks' counts, one number) that travels ahead of each message; every rank then draws the same
-conclusion. At most `lanes` are in flight, since those share the link: what has not been started can be overtaken.
+messages that are ready on every rank, the one that is needed first. How many are ready everywhere the ranks find out
+as they go, by a vote (the least of all ranks' counts, one number) that travels ahead of each message; from it every
+rank draws the same conclusion. At most `lanes` messages are in flight, since those share the link: what has not been
+started can be overtaken.
 
 The loop needs neither Python nor its lock, so that a kernel can call it from inside (kernels.set_progress), as can a
 thread, or the training loop.
@@ -293,8 +294,7 @@ class Engine:
         self.words[FIRST] = slot
 
     def mark(self, slot, message, *, ready):
-        """A message's data are being replaced, or are there: it may go when its turn comes. By number, each once a step.
-        """
+        """A message's data are being replaced, or are there: it may go in its turn. Each once a step, by number."""
         self.ready[slot, message] = READY_TO_GO if ready else WAITING
         self.words[POSTED] += ready
 

@@ -3,10 +3,12 @@
 import importlib.metadata
 import os
 import platform
+import sys
 from pathlib import Path
 
 from mpilayer import comm, env
 from mpilayer.errors import UserError
+from mpilayer.options import Parser
 
 VECTORS = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512bf16", "avx512fp16", "amx-bf16", "neon", "sve")
 
@@ -131,10 +133,58 @@ def show(ranks):
         console.print(f"hint: {hint}")
 
 
+def show_probe(ranks):
+    """Measure what communication costs here and who should move messages; print it, on rank 0."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from mpilayer import probe
+    from mpilayer.pending import Settings
+
+    probe.kernels.dense(*probe.operands())  # compiled, or loaded, before ranks wait for each other
+    found = probe.Probe(ranks, Settings())
+    network = ranks.world.bcast(found.network(probe.SIZES[-1]))
+    alone, compute, overlaps = found.overlap(probe.SIZES[-1], network)
+    if ranks.rank > 0:
+        return
+    table = Table("--progress", "computing, ms", "then waiting, ms", "in all, ms",
+                  title=f"{1e3 * alone:.1f} ms of communication behind {1e3 * compute:.1f} ms of computing")
+    for name, each in overlaps.items():
+        table.add_row(name, *(f"{1e3 * seconds:.1f}" for seconds in (each.compute, each.exposed, each.total)))
+    console = Console(highlight=False)
+    console.print(f"a sum over {ranks.size} ranks takes {network} of float32: small layers fused up to"
+                  f" {probe.size(network.bucket)}, large ones split from {probe.size(network.chunk)}")
+    console.print(table)
+    console.print(f"--progress auto takes {probe.best(overlaps)} here")
+
+
+def parser():
+    """All options."""
+    p = Parser(prog="python -m mpilayer.info", description=__doc__, add_help=False)
+    p.add_argument("--help", "-h", action="store_true", help="show this and stop")
+    p.add_argument("--probe", action="store_true", help="measure latency, bandwidth, and each way of progress")
+    return p
+
+
+def checked(argv, ranks):
+    """The options. Raises UserError."""
+    options = parser().parse_args(argv)
+    if options.probe and ranks.size == 1:
+        raise UserError("--probe: one rank has nobody to talk to | try: mpiexec -n 2 python -m mpilayer.info --probe")
+    return options
+
+
 def main():
     """Entry point."""
     with comm.job() as ranks:
+        options = ranks.agree(lambda: checked(sys.argv[1:], ranks))
+        if options.help:
+            if ranks.rank == 0:
+                parser().print_help()
+            return
         show(ranks)
+        if options.probe:
+            show_probe(ranks)
 
 
 if __name__ == "__main__":

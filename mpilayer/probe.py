@@ -17,7 +17,13 @@ from mpilayer.wire import WIRES
 SIZES = (4 << 10, 64 << 10, 1 << 20, 4 << 20, 16 << 20)  # bytes of float32
 ENOUGH = 0.05  # seconds after which no larger message is tried
 READINGS = 5
+LONGEST = 4096  # rows of the dense layer that computes
 GAIN = 0.97  # a way of progress must bring this much to be preferred to a simpler one
+
+
+def operands(rows=64):
+    """Of the computation that messages are hidden behind: a dense layer."""
+    return np.zeros((rows, 1024), np.float32), np.zeros((1024, 1024), np.float32)
 
 
 class Overlap(NamedTuple):
@@ -90,11 +96,14 @@ class Probe:
         """(seconds of communication alone, of computing alone, {way of progress: Overlap}) of about as much of both."""
         size = min(largest, max(SIZES[0], int(ENOUGH / network.per_byte)))
         pieces = max(1, min(size // network.chunk, 64))
-        x, w = np.zeros((16, 1024), np.float32), np.zeros((1024, 1024), np.float32)
-        once = self._compute(x, w, 1, lambda: None)
         engine = self._engine(size, pieces, LANES)
         alone = statistics.median(self._trial(engine, lambda: 0.0).total for _ in range(3))
-        calls = max(1, round(self.ranks.world.bcast(alone / once)))
+        x, w = operands()
+        once = min(self._compute(x, w, 1, lambda: None) for _ in range(3))
+        wanted = self.ranks.world.bcast(alone / once) * len(x)
+        calls = -(-wanted // LONGEST)  # as few and long as a net's largest kernels
+        x, w = operands(max(1, int(wanted / max(1, calls))))
+        calls = max(1, int(calls))
         compute = statistics.median(self._compute(x, w, calls, lambda: None) for _ in range(3))
         found = {name: [] for name in PROGRESS}
         for _ in range(3):

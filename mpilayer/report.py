@@ -98,6 +98,9 @@ class Display:
         console.print(table)
         console.print(f"loss {epochs[-1]['train_loss']:.4f}   test accuracy {final['test_accuracy']:.2%}   "
                       f"{steps * self.options.batch / total:,.0f} images/s   weights {final['weights_sha256'][:16]}")
+        if final["planned_seconds"]:
+            console.print(f"a step: {1e3 * final['planned_seconds']:.1f} ms planned,"
+                          f" {1e3 * final['measured_seconds']:.1f} ms measured (median of the last)")
         if len(set(hashes)) > 1:
             console.print(f"[bold]the ranks ended with {len(set(hashes))} different sets of weights:[/] "
                           "this MPI does not sum in the same order on every rank")

@@ -95,6 +95,11 @@ class Trace:
             begin = self.moment()
         self.add("compute", "backward input", begin)
 
+    def period(self):
+        """Median seconds from the beginning of a step kept to that of the next; None for fewer than two."""
+        begun = [min(begin for kind, _, begin, _ in step if kind != "request") for step in self.steps if step]
+        return float(np.median(np.diff(begun))) if len(begun) > 1 else None
+
     def durations(self):
         """{event's name: median seconds} of what was computed and updated in the steps kept."""
         found = collections.defaultdict(list)

@@ -111,6 +111,12 @@ class Trainer:
         self.schedule = schedule(Watched(net, self.trace), self.queue, self.optimizer, options)
         self.seconds = dict.fromkeys((*KINDS, "total"), 0.0)
 
+    @property
+    def planned(self):
+        """Seconds a step that the schedule has predicted, or None."""
+        prediction = getattr(self.schedule, "prediction", None)
+        return prediction and prediction.seconds
+
     def run(self):
         """Train; return the record of each epoch."""
         return [self.epoch(number) for number in range(math.ceil(self.steps / self.per_epoch))]
@@ -206,8 +212,10 @@ def run(ranks, argv):
         trainer = ranks.agree(lambda: Trainer(ranks, options, settings, data, net, display))
         display.begin(net, data, trainer.steps)
         epochs = trainer.run()
-        final = {"test_accuracy": epochs[-1]["test_accuracy"], "weights_sha256": net.weights_sha256()}
+        final = {"test_accuracy": epochs[-1]["test_accuracy"], "weights_sha256": net.weights_sha256(),
+                 "planned_seconds": trainer.planned, "measured_seconds": trainer.trace.period()}
         display.end(epochs, trainer.seconds, final, ranks.gather(final["weights_sha256"]))
+        trainer.queue.close()
     if options.out:
         save(options.out, ranks, trainer, epochs, final)
 

@@ -17,7 +17,7 @@ LIMITS = st.one_of(st.none(), st.integers(0, 12000))
 def inventory(sizes):
     """Layers as a net lays them out: each begins on a cache line."""
     starts = itertools.accumulate((-(-size // LINE) * LINE for size in sizes), initial=0)
-    return [(f"l{number}", start, start + size) for number, (start, size) in enumerate(zip(starts, sizes, strict=False))]
+    return [(f"l{n}", start, start + size) for n, (start, size) in enumerate(zip(starts, sizes, strict=False))]
 
 
 @settings(deadline=None)

@@ -64,6 +64,7 @@ class Adaptive(Delayed):
         return {"exposed": exposed / total, "busy": busy / total}
 
     def change(self, delay, share, *, lowered):
+        """Another delay from here on; `share` says why."""
         self.drain()
         self.queue.say(f"delay {self.delay} -> {delay}: waiting {share['exposed']:.0%} of the time,"
                        f" messages in flight {share['busy']:.0%}")
