@@ -12,6 +12,8 @@ COMMANDS = {
     "hook": ("bench.hook", "what it costs that kernels call a function now and then, and how regularly they do"),
     "memory": ("bench.memory", "the other kernels against the bandwidth of memory, and a peer"),
     "ratio": ("bench.ratio", "communication against computation, layer by layer, and what would balance them"),
+    "allreduce": ("bench.allreduce", "sums over the ranks by size: latency and bandwidth of every way"),
+    "overlap": ("bench.overlap", "how much of a sum hides behind a kernel, for every way of progress"),
     "schedules": ("bench.schedules", "schedules in turn: what of their communication is exposed, and the bound"),
     "cluster": ("bench.cluster", "run a command on emulated hosts with slow links (root)"),
     "timeline": ("bench.timeline", "draw a training step of runs made with mpilayer.train --out"),

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import kernels
+from bench import plots
 from mpilayer import comm
 from mpilayer.errors import UserError
 from mpilayer.files import replacing
@@ -43,6 +44,14 @@ def count(text):
     return int(text)
 
 
+def sizes(text):
+    """Bytes of float32, by commas, for argparse."""
+    found = [count(part) for part in text.split(",")]
+    if any(size % 4 for size in found):
+        raise argparse.ArgumentTypeError(f"expected multiples of 4 bytes, got {text!r}")
+    return sorted(set(found))
+
+
 def rate(text):
     """Bits a second, as in 500mbit or 2.5gbit (thousands, not 1024), infinity for none; for argparse."""
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(kbit|mbit|gbit)", text.lower())
@@ -74,6 +83,17 @@ def begin(options):
         file = getattr(options, name, None)
         if file and not file.parent.is_dir():
             raise UserError(f"--{name} {file}: there is no folder {file.parent}")
+
+
+def begin_on(ranks, options):
+    """The same on every rank of a job, of which rank 0 writes files. Raises UserError if it is alone."""
+    begin(options)
+    if options.plot:
+        plots.figure()
+    if ranks.size == 1:
+        raise UserError("one rank has nobody to talk to | try: mpiexec -n 2 python -m bench ...")
+    if ranks.rank > 0:
+        options.json = options.plot = None
 
 
 def threads(options):

@@ -14,7 +14,6 @@ from mpilayer.optim import MomentumSGD
 from mpilayer.pending import Queue
 from mpilayer.schedules import SCHEDULES, schedule
 from mpilayer.schedules.layerwise import APPLY
-from mpilayer.schedules.planned import MEASURED
 from mpilayer.tracing import Trace, Watched
 from mpilayer.train import Batch
 
@@ -62,7 +61,7 @@ class Entrant:
 
     def turn(self, count):
         """Readings of so many steps, after those that fill the pipeline."""
-        filling = 1 if self.steps else MEASURED + 1
+        filling = 1 if self.steps else 1 + getattr(self.schedule, "measured", 0)
         self.track.net.write_gradients_to(0)
         self.queue.resume()
         readings = [self._step(number) for number in range(filling + count)][filling:]

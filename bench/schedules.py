@@ -1,6 +1,7 @@
 """Schedules in turn on one net: how long a step takes, how much of its communication is exposed, what the limit is."""
 
 import json
+import statistics
 import sys
 import tempfile
 from collections import defaultdict
@@ -13,7 +14,9 @@ from rich.table import Table
 import nets
 from bench import options as shared
 from bench import plots, race
+from bench.kernels import open_torch
 from mpilayer import probe
+from mpilayer.errors import UserError
 from mpilayer.options import add_messages, check_messages
 
 ENTRANTS = "oneshot,layerwise,planned,delayed:1"
@@ -24,6 +27,10 @@ COLUMNS = {  # heading: (key of a row, factor, format)
     "bound": ("bound_seconds", 1e3, ".1f"), "of bound": ("bound_share", 1, ".0%"),
     "speed-up": ("speedup", 1, ".2f"), "efficiency": ("efficiency", 1, ".2f"),
     "MB sent": ("bytes_on_wire", 1e-6, ".1f")}
+
+
+MODULE = (sys.executable, "-m")
+PEERS = {"torch": "bench.peer_ddp"}
 
 
 def _batch(text):
@@ -41,6 +48,7 @@ def emulated():
     p.add_argument("--ranks", type=shared.count, help="on emulated hosts: ranks in all (default: one a host)")
     p.add_argument("--rate", type=_rates, default=[float("inf")], metavar="A,B,...",
                    help="on emulated hosts: of each link, as in 500mbit; measured one after the other (default: none)")
+    p.add_argument("--peer", choices=PEERS, help="on emulated hosts: PyTorch's DistributedDataParallel as well")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     p.add_argument("--plot", type=plots.picture, metavar="FILE", help="draw speed-ups there: .png, .svg, .pdf")
     return p
@@ -89,7 +97,8 @@ def show(figures, say):
     table = Table("", *COLUMNS, title=f"{figures['net']}, batch {figures['batch']} a rank, {figures['ranks']} ranks;"
                                       " ms a step")
     for row in figures["rows"]:
-        table.add_row(row["schedule"], *(f"{factor * row[key]:{form}}" for key, factor, form in COLUMNS.values()))
+        table.add_row(row["schedule"], *(f"{factor * row[key]:{form}}" if key in row else ""
+                                         for key, factor, form in COLUMNS.values()))
     say(table)
 
 
@@ -98,7 +107,7 @@ def draw(found, path):
     figure = plots.figure(figsize=(6, 4))
     axes, lines = figure.subplots(), defaultdict(list)
     for figures in found:
-        for row in figures["rows"]:
+        for row in (row for row in figures["rows"] if "speedup" in row):
             ratio = row["communication_seconds"] / row["compute_seconds"]
             lines[row["schedule"]].append((ratio, row["speedup"]))
     for name, points in lines.items():
@@ -135,20 +144,53 @@ def inside(argv):
 
 
 def around(argv):
-    """Measure on emulated hosts, at each rate."""
+    """Measure on emulated hosts, at each rate; the peer before and after ours."""
     from bench.cluster import Hosts
 
     outer, rest = emulated().parse_known_args(argv)
+    inner = parser().parse_args(rest)
+    if outer.peer:
+        open_torch()
+        if inner.batch == "balance":
+            raise UserError("--peer needs a --batch that is a number: both must have the same")
     found = []
     with Hosts(outer.hosts, outer.rate[0]) as hosts, tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "figures.json")
         for rate in outer.rate:
             hosts.shape(rate)
-            status = hosts.run([sys.executable, "-m", "bench", "schedules", *rest, "--json", str(file)], outer.ranks)
-            if status:
-                raise SystemExit(status)
-            found += [{"rate": rate, "hosts": outer.hosts, **figures} for figures in json.loads(file.read_text())]
+            peers = [_peer(hosts, outer, inner, folder)]
+            figures = _started(hosts, outer, [*MODULE, "bench", "schedules", *rest], folder)[0]
+            peers.append(_peer(hosts, outer, inner, folder))
+            figures["rows"] += _medians(peers)
+            found.append({"rate": rate, "hosts": outer.hosts, **figures})
+            show(found[-1], Console(highlight=False, soft_wrap=True, width=150).print)
     save(outer, found)
+
+
+def _started(hosts, outer, words, folder):
+    """What a command writes to --json; this ends with it if it fails."""
+    file = Path(folder, "figures.json")
+    status = hosts.run([*words, "--json", str(file)], outer.ranks, OMP_NUM_THREADS="1")
+    if status:
+        raise SystemExit(status)
+    return json.loads(file.read_text())
+
+
+def _peer(hosts, outer, inner, folder):
+    """The peer's row, or None."""
+    if not outer.peer:
+        return None
+    options = {"net": inner.net, "batch": inner.batch, "steps": inner.steps, "wire": inner.wire,
+               "address": hosts.address(0)}
+    return _started(hosts, outer, [*MODULE, PEERS[outer.peer], *(
+        word for name, value in options.items() for word in (f"--{name}", str(value)))], folder)
+
+
+def _medians(peers):
+    """One row of a peer's two, a list; none if there are none."""
+    if not peers[0]:
+        return []
+    return [{key: value if isinstance(value, str) else statistics.mean(row[key] for row in peers)
+             for key, value in peers[0].items()}]
 
 
 def main(argv):

@@ -15,9 +15,9 @@ MARKS = {  # label and colour; the colours of Okabe and Ito stay apart for the c
     "forward": ("forward", "#56B4E9"),
     "backward": ("backward", "#0072B2"),
     "update": ("update", "#009E73"),
-    "mpi": ("MPI calls (post, test)", "#F0E442"),
+    "mpi": ("moving messages between kernels", "#F0E442"),
     "exposed": ("exposed (only waiting)", "#D55E00"),
-    "request": ("request, post to completion", "#999999"),
+    "request": ("messages of a layer, start to completion", "#999999"),
 }
 ROW, TALL = 0.13, 2  # inches a request, and how many of them the work of a rank is tall
 
@@ -117,8 +117,16 @@ def step(path, number, count):
                 {rank: _cut(spans, start, end) for rank, spans in ranks.items()})
 
 
+def _by_layer(requests):
+    """{layer (step): its requests}: a large layer travels in many pieces, named "fc6 3/36 (5)"."""
+    rows = defaultdict(list)
+    for request in requests:
+        rows[re.sub(r" \d+/\d+", "", request.name)].append(request)
+    return rows
+
+
 def _rows(step):
-    return sum(TALL + len(requests) for _, requests in step.ranks.values())
+    return sum(TALL + len(_by_layer(requests)) for _, requests in step.ranks.values())
 
 
 def _bars(axes, spans, middle, height):
@@ -133,10 +141,11 @@ def _panel(axes, step):
     for rank, (work, requests) in step.ranks.items():
         ticks[top + TALL / 2] = f"rank {rank}"
         _bars(axes, work, top + TALL / 2, 0.8 * TALL)
-        for row, request in enumerate(requests, start=top + TALL):
-            ticks[row + 0.5] = request.name
-            _bars(axes, [request], row + 0.5, 0.5)
-        top += TALL + len(requests)
+        rows = _by_layer(requests)
+        for row, (label, pieces) in enumerate(rows.items(), start=top + TALL):
+            ticks[row + 0.5] = label
+            _bars(axes, pieces, row + 0.5, 0.5)
+        top += TALL + len(rows)
     axes.set_yticks(list(ticks), ticks.values(), fontsize=6)
     axes.set_ylim(top, 0)
     axes.set_title(step.title, loc="left", fontsize=9)

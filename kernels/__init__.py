@@ -22,10 +22,12 @@ from kernels.pool import (
 from kernels.progress import set_progress
 from kernels.threads import num_threads, set_num_threads
 from kernels.update import momentum_update
+from kernels.wire import bfloat16_op_address, decode_bfloat16, encode_bfloat16, ordered_sum, ordered_sum_address
 
 __all__ = [
-    "avgpool2d", "avgpool2d_backward", "bias_grad", "bias_relu_backward", "conv2d", "conv2d_dgrad", "conv2d_wgrad",
-    "dense", "dense_dgrad", "dense_wgrad", "dropout", "dropout_backward", "empty", "global_avgpool",
-    "global_avgpool_backward", "lrn", "lrn_backward", "matmul", "maxpool2d", "maxpool2d_backward", "momentum_update",
-    "num_threads", "pool2d_shape", "relu", "relu_backward", "set_num_threads", "set_progress", "softmax_cross_entropy",
+    "avgpool2d", "avgpool2d_backward", "bfloat16_op_address", "bias_grad", "bias_relu_backward", "conv2d",
+    "conv2d_dgrad", "conv2d_wgrad", "decode_bfloat16", "dense", "dense_dgrad", "dense_wgrad", "dropout",
+    "dropout_backward", "empty", "encode_bfloat16", "global_avgpool", "global_avgpool_backward", "lrn", "lrn_backward",
+    "matmul", "maxpool2d", "maxpool2d_backward", "momentum_update", "num_threads", "ordered_sum", "ordered_sum_address",
+    "pool2d_shape", "relu", "relu_backward", "set_num_threads", "set_progress", "softmax_cross_entropy",
 ]

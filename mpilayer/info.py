@@ -144,7 +144,7 @@ def show_probe(ranks):
     probe.kernels.dense(*probe.operands())  # compiled, or loaded, before ranks wait for each other
     found = probe.Probe(ranks, Settings())
     network = ranks.world.bcast(found.network(probe.SIZES[-1]))
-    alone, compute, overlaps = found.overlap(probe.SIZES[-1], network)
+    alone, compute, overlaps = found.overlap(probe.typical(probe.SIZES[-1], network), network.chunk)
     if ranks.rank > 0:
         return
     table = Table("--progress", "computing, ms", "then waiting, ms", "in all, ms",

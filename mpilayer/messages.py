@@ -17,6 +17,12 @@ class Network(NamedTuple):
     latency: float
     per_byte: float
 
+    @classmethod
+    def between(cls, small, first, big, last):
+        """Through two points: `small` bytes in `first` seconds, `big` in `last`."""
+        per_byte = max(last - first, 1e-3 * last) / max(big - small, big / 2)
+        return cls(max(first - small * per_byte, 0.1 * first), per_byte)
+
     def seconds(self, size):
         """Of a message of so many bytes of float32."""
         return self.latency + size * self.per_byte

@@ -50,7 +50,7 @@ def _delay(text):
     return text if text == "auto" else _number(int, 0, "a whole number, not negative, or auto")(text)
 
 
-def _bytes(text):
+def size_in_bytes(text):
     """An argparse type: bytes as in 65536, 64k, 4m; auto; or none for no limit (None)."""
     if text in ("auto", "none"):
         return text if text == "auto" else None
@@ -65,8 +65,8 @@ def add_messages(p):
     """The options of how gradients travel."""
     p.add_argument("--progress", choices=("auto", *PROGRESS), default="auto",
                    help="what makes messages move during computation; auto measures that")
-    p.add_argument("--bucket", type=_bytes, default="auto", help="bytes up to which small neighbours are fused")
-    p.add_argument("--chunk", type=_bytes, default="auto", help="bytes from which on a layer is split")
+    p.add_argument("--bucket", type=size_in_bytes, default="auto", help="bytes up to which small neighbours are fused")
+    p.add_argument("--chunk", type=size_in_bytes, default="auto", help="bytes from which on a layer is split")
     p.add_argument("--reduction", choices=REDUCTIONS, default="native",
                    help="sums as MPI makes them, or in rank order: the same bits however layers are grouped")
     p.add_argument("--wire", choices=WIRES, default="float32", help="what travels")

@@ -1,5 +1,6 @@
 """What this MPI, these nodes and these cores need: measured at start-up, for options that say `auto`."""
 
+import math
 import statistics
 import time
 from typing import NamedTuple
@@ -18,6 +19,7 @@ SIZES = (4 << 10, 64 << 10, 1 << 20, 4 << 20, 16 << 20)  # bytes of float32
 ENOUGH = 0.05  # seconds after which no larger message is tried
 READINGS = 5
 LONGEST = 4096  # rows of the dense layer that computes
+MOST_PIECES = 64
 GAIN = 0.97  # a way of progress must bring this much to be preferred to a simpler one
 
 
@@ -27,15 +29,20 @@ def operands(rows=64):
 
 
 class Overlap(NamedTuple):
-    """Mean seconds over the ranks of a computation with messages in flight: computing, and then waiting."""
+    """Seconds of a computation with messages in flight, means over the ranks: starting them, computing, then waiting.
 
+    mpi: of computing, what went into moving messages on the same thread.
+    """
+
+    post: float
     compute: float
     exposed: float
+    mpi: float
 
     @property
     def total(self):
-        """Both."""
-        return self.compute + self.exposed
+        """All three."""
+        return self.post + self.compute + self.exposed
 
 
 class Probe:
@@ -84,52 +91,76 @@ class Probe:
             times[size] = self.seconds(size)
             if times[size] > ENOUGH:
                 break
-        (small, first), (big, last) = min(times.items()), max(times.items())
-        per_byte = max(last - first, 1e-3 * last) / max(big - small, big / 2)
-        return Network(max(first - small * per_byte, 0.1 * first), per_byte)
+        return Network.between(*min(times.items()), *max(times.items()))
 
     def close(self):
         """Give back what MPI made for this."""
         self.calls.free()
 
-    def overlap(self, largest, network):
-        """(seconds of communication alone, of computing alone, {way of progress: Overlap}) of about as much of both."""
-        size = min(largest, max(SIZES[0], int(ENOUGH / network.per_byte)))
-        pieces = max(1, min(size // network.chunk, 64))
+    def overlap(self, size, chunk, rounds=3):
+        """(seconds of communication alone, of computing alone, {way of progress: Overlap}), about as much of both.
+
+        The communication is a sum of `size` bytes of float32 in pieces of `chunk` bytes, the computing as few and as
+        long kernels as a net's largest. Medians of so many rounds, in which the ways take turns; means over the ranks.
+        """
+        pieces = max(1, min(size // chunk, MOST_PIECES))
         engine = self._engine(size, pieces, LANES)
-        alone = statistics.median(self._trial(engine, lambda: 0.0).total for _ in range(3))
-        x, w = operands()
-        once = min(self._compute(x, w, 1, lambda: None) for _ in range(3))
-        wanted = self.ranks.world.bcast(alone / once) * len(x)
-        calls = -(-wanted // LONGEST)  # as few and long as a net's largest kernels
-        x, w = operands(max(1, int(wanted / max(1, calls))))
-        calls = max(1, int(calls))
-        compute = statistics.median(self._compute(x, w, calls, lambda: None) for _ in range(3))
+        alone = statistics.median(self._trial(engine, _nothing).total for _ in range(rounds))
+        compute, seconds = self._computation(self.ranks.world.bcast(alone))
         found = {name: [] for name in PROGRESS}
-        for _ in range(3):
+        for _ in range(rounds):
             for name, way in PROGRESS.items():
                 engine = self._engine(size, pieces, LANES if name in MOVING else pieces)
                 with way(engine) as move:
-                    found[name].append(self._trial(engine, lambda: self._compute(x, w, calls, move)))  # noqa: B023
-        means = {name: Overlap(*np.mean(self.ranks.gather(tuple(map(statistics.median, zip(*trials, strict=True)))),
-                                        axis=0)) for name, trials in found.items()}
-        return alone, compute, means
+                    found[name].append(self._trial(engine, lambda: compute(move)))  # noqa: B023
+        return alone, seconds, {name: self._means(trials) for name, trials in found.items()}
 
-    def _compute(self, x, w, calls, move):
-        start = time.perf_counter()
-        for _ in range(calls):
-            kernels.dense(x, w)
-            move()
-        return time.perf_counter() - start
+    def _means(self, trials):
+        medians = [statistics.median(column) for column in zip(*trials, strict=True)]
+        return Overlap(*np.mean(self.ranks.gather(medians), axis=0).tolist())
+
+    def _computation(self, seconds):
+        """(a function that computes for about so long and calls its argument between kernels, how long it takes)."""
+        x, w = operands()
+        once = min(_timed(lambda: kernels.dense(x, w)) for _ in range(3))
+        rows = self.ranks.world.bcast(seconds / once) * len(x)
+        calls = max(1, math.ceil(rows / LONGEST))
+        x, w = operands(max(1, round(rows / calls)))
+
+        def compute(move):
+            for _ in range(calls):
+                kernels.dense(x, w)
+                move()
+
+        return compute, statistics.median(_timed(lambda: compute(_nothing)) for _ in range(3))
 
     def _trial(self, engine, compute):
         self.ranks.meet()
-        start = time.perf_counter()
+        times = [time.perf_counter()]
         self._send(engine)
+        inside = engine.inside()
+        times.append(time.perf_counter())
         compute()
-        middle = time.perf_counter()
+        inside = engine.inside() - inside
+        times.append(time.perf_counter())
         self._wait(engine)
-        return Overlap(middle - start, time.perf_counter() - middle)
+        times.append(time.perf_counter())
+        return Overlap(*np.diff(times).tolist(), inside)
+
+
+def _nothing():
+    """No computation, or nothing between kernels."""
+
+
+def _timed(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def typical(largest, network):
+    """Bytes of a sum that takes long enough to be measured, but not more than `largest`."""
+    return min(largest, max(SIZES[0], int(ENOUGH / network.per_byte)))
 
 
 def best(overlaps):
@@ -182,7 +213,7 @@ def choose(ranks, options, largest, say):
     settings = settings._replace(network=network, **{name: getattr(network, name) for name in auto - {"progress"}})
     say(f"messages take {network} of float32; fused up to {size(settings.bucket)}, split from {size(settings.chunk)}")
     if "progress" in auto:
-        alone, compute, overlaps = probe.overlap(largest, network)
+        alone, compute, overlaps = probe.overlap(typical(largest, network), network.chunk)
         settings = settings._replace(progress=best(overlaps))
         times = ", ".join(f"{name} {1e3 * each.total:.0f}" for name, each in overlaps.items())
         say(f"progress {settings.progress}: {1e3 * alone:.0f} ms of communication and {1e3 * compute:.0f} ms of"

@@ -79,16 +79,18 @@ class Native:
     def __init__(self, calls):
         self.calls, self._bfloat16 = calls, None
 
-    def _op(self, buffer):
-        if buffer.dtype == np.float32:
-            return self.calls.MPI.SUM
-        self._bfloat16 = self._bfloat16 or self.calls.bfloat16_sum()
-        return self._bfloat16
+    def arguments(self, buffer):
+        """Of the MPI call, and its operator."""
+        calls = self.calls
+        if buffer.dtype != np.float32:
+            self._bfloat16 = self._bfloat16 or calls.bfloat16_sum()
+        op = calls.MPI.SUM if buffer.dtype == np.float32 else self._bfloat16
+        return (calls.MPI.IN_PLACE, [buffer, _datatype(calls.MPI, buffer)]), op
 
     def stages(self, buffer, lane):
         """Of the sum of `buffer` (n,) float32, or uint16 with bfloat16's bits."""
-        MPI = self.calls.MPI
-        return (self.calls.stage("Allreduce", MPI.IN_PLACE, [buffer, _datatype(MPI, buffer)], op=self._op(buffer)),)
+        arguments, op = self.arguments(buffer)
+        return (self.calls.stage("Allreduce", *arguments, op=op),)
 
 
 class Ordered:
@@ -101,8 +103,9 @@ class Ordered:
 
     def _room(self, lane, size, dtype):
         """Memory for the parts of all ranks, one for each lane."""
-        if self.scratch.get(lane, np.empty(0)).nbytes < size * dtype.itemsize:
-            self.scratch[lane] = kernels.empty((size * dtype.itemsize // 4 + 1,))
+        floats = size * dtype.itemsize // 4 + 1
+        if lane not in self.scratch or self.scratch[lane].size < floats:
+            self.scratch[lane] = kernels.empty((floats,))
         return self.scratch[lane].view(dtype)[:size]
 
     def stages(self, buffer, lane):

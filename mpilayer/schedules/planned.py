@@ -3,7 +3,6 @@
 from mpilayer import plan
 from mpilayer.schedules.delayed import Delayed
 
-MEASURED = 4  # steps that the plan is made from
 PARTS = (1, 2, 4)  # of a chunk that are tried
 
 
@@ -18,6 +17,8 @@ class Planned(Delayed):
     It is simulated from a profile of the first steps; rank 0's plan is everyone's.
     """
 
+    measured = 4  # steps that the plan is made from
+
     def __init__(self, net, queue, optimizer, options):
         super().__init__(net, queue, optimizer, options)
         self.seen, self.prediction = 0, None
@@ -30,7 +31,7 @@ class Planned(Delayed):
         """As layer-wise; when the first steps have been measured, make the plan."""
         super().step(t, batch)
         self.seen += 1
-        if self.seen == MEASURED:
+        if self.seen == self.measured:
             self.drain()
             self.rearrange()
 

@@ -1,0 +1,91 @@
+"""How much of a sum over the ranks hides behind a kernel, for every way of progress and size of message."""
+
+from bench import options as shared
+from bench import plots
+from bench.rows import counting
+from mpilayer.pending import Settings
+from mpilayer.probe import Probe
+from mpilayer.progress import PROGRESS
+from mpilayer.reduction import REDUCTIONS
+from mpilayer.wire import WIRES
+
+SIZES = [2**20, 2**22, 2**24, 2**26]
+LINE = "{:>10}  {:9} {:>9} {:>9}  {:>9} {:>9} {:>9} {:>9}  {:>7} {:>9} {:>7}"
+HEAD = LINE.format("bytes", "progress", "comm ms", "comp ms", "post ms", "comp ms", "wait ms", "all ms", "hidden",
+                   "slower by", "MPI ms")
+
+
+def row(size, name, communication, computation, overlap):
+    """A dictionary; METRICS.md has the formulas."""
+    hidden = (communication + computation - overlap.total) / min(communication, computation)
+    return {"bytes": size, "progress": name, "communication_seconds": communication, "compute_seconds": computation,
+            "post_seconds": overlap.post, "overlapped_compute_seconds": overlap.compute,
+            "wait_seconds": overlap.exposed, "total_seconds": overlap.total, "mpi_seconds": overlap.mpi,
+            "hidden": max(0.0, min(1.0, hidden)), "slowdown": overlap.compute / computation - 1}
+
+
+def measure(ranks, options, say, count):
+    """The rows of all sizes."""
+    found, probe = [], Probe(ranks, Settings(reduction=options.reduction, wire=options.wire))
+    for size in options.sizes:
+        ranks.where = f"overlap of {size} bytes"
+        communication, computation, overlaps = probe.overlap(size, options.chunk, options.rounds)
+        for name, overlap in overlaps.items():
+            found.append(row(size, name, communication, computation, overlap))
+            say(line(found[-1]))
+        count()
+    probe.close()
+    return found
+
+
+def line(row):
+    """A row of the table."""
+    return LINE.format(row["bytes"], row["progress"], *(f"{1e3 * row[key]:.1f}" for key in (
+        "communication_seconds", "compute_seconds", "post_seconds", "overlapped_compute_seconds", "wait_seconds",
+        "total_seconds")), f"{row['hidden']:.0%}", f"{row['slowdown']:.1%}", f"{1e3 * row['mpi_seconds']:.1f}")
+
+
+def draw(found, path):
+    """The hidden share by size, a line for each way of progress."""
+    figure = plots.figure(figsize=(6, 4))
+    axes = figure.subplots()
+    for name in PROGRESS:
+        points = [(row["bytes"] / 2**20, row["hidden"]) for row in found if row["progress"] == name]
+        axes.semilogx(*zip(*points, strict=True), marker="o", markersize=4, label=f"--progress {name}")
+    axes.set_xlabel("MiB of float32 to be summed over the ranks", fontsize=8)
+    axes.set_ylabel("share of communication hidden behind kernels", fontsize=8)
+    axes.set_ylim(-0.02, 1.02)
+    axes.legend(fontsize=7, frameon=False)
+    axes.grid(linewidth=0.4, alpha=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    plots.save(figure, path)
+
+
+def parser():
+    """All options."""
+    p = shared.Parser(prog="python -m bench overlap", description=__doc__)
+    p.add_argument("--sizes", type=shared.sizes, default=SIZES, metavar="A,B,...",
+                   help="bytes of float32 (default: 1 to 64 MiB by 4)")
+    p.add_argument("--chunk", type=shared.count, default=2**20, help="bytes of a piece (default: 1 MiB)")
+    p.add_argument("--reduction", choices=REDUCTIONS, default="native", help="default: native")
+    p.add_argument("--wire", choices=WIRES, default="float32", help="default: float32")
+    shared.add(p, {}, rounds=5)
+    p.add_argument("--plot", type=plots.picture, metavar="FILE", help="draw the hidden shares: .png, .svg, .pdf")
+    return p
+
+
+def save(options, found):
+    """Write what --json and --plot ask for."""
+    shared.save(options, found)
+    if options.plot:
+        draw(found, options.plot)
+
+
+def main(argv):
+    """Measure, print, and save."""
+    with shared.job(parser(), argv) as (ranks, options):
+        ranks.agree(lambda: shared.begin_on(ranks, options))
+        with counting(ranks, len(options.sizes)) as (say, count):
+            say(HEAD, style="bold")
+            found = measure(ranks, options, say, count)
+        ranks.agree(lambda: save(options, found))

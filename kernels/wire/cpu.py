@@ -1,0 +1,199 @@
+"""The wire in Numba: bfloat16's bits by integer arithmetic, sums in rank order, and both as C functions for MPI.
+
+Sums go block by block through float32 on the stack, so that memory is read once whatever the number of parts. The C
+functions neither allocate, lock nor tick: MPI's progress calls them from inside kernels.
+"""
+
+import functools
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, cfunc, from_dtype, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+
+from kernels.progress import tick
+from kernels.threads import share
+
+BLOCK = 2048
+INFINITY = np.uint32(0x7F80)  # as bfloat16: an exponent of ones, no fraction
+QUIET = np.uint32(0x40)  # a bit of NaN's fraction that no rounding can carry away
+HALF, SIGN, ODD, LOW = np.uint32(0x7FFF), np.uint32(0x8000), np.uint32(1), np.uint32(16)
+
+jit = njit(nogil=True, cache=True)
+
+
+@intrinsic
+def _bits(typing, value):
+    return types.uint32(types.float32), lambda context, builder, signature, values: builder.bitcast(
+        values[0], ir.IntType(32))
+
+
+@intrinsic
+def _float(typing, value):
+    return types.float32(types.uint32), lambda context, builder, signature, values: builder.bitcast(
+        values[0], ir.FloatType())
+
+
+@intrinsic
+def _stack(typing):
+    """Pointer to BLOCK float32 in this function's frame."""
+    def generate(context, builder, signature, values):
+        frame = cgutils.alloca_once(builder, ir.ArrayType(ir.FloatType(), BLOCK))
+        return builder.bitcast(frame, ir.FloatType().as_pointer())
+
+    return types.CPointer(types.float32)(), generate
+
+
+@jit
+def _round(value):
+    """The nearest bfloat16, ties to even: the carry goes on into the exponent, up to infinity."""
+    bits = _bits(value)
+    high = np.uint32(bits >> LOW)
+    nearest = np.uint32(np.uint32(bits + np.uint32(HALF + np.uint32(high & ODD))) >> LOW)
+    return np.uint16(nearest if value == value else high | QUIET)
+
+
+def _widen(number):
+    """float32 of a float32, or of bfloat16's bits."""
+
+
+@overload(_widen)
+def _widened(number):
+    if number == types.float32:
+        return lambda number: number
+    return lambda number: _float(np.uint32(np.uint32(number) << LOW))
+
+
+def _narrow(value, out):
+    """A float32 as `out` holds it."""
+
+
+@overload(_narrow)
+def _narrowed(value, out):
+    return (lambda value, out: value) if out.dtype == types.float32 else (lambda value, out: _round(value))
+
+
+@jit
+def _encode_block(x, out):
+    for i in range(x.size):
+        out[i] = _round(x[i])
+
+
+@jit
+def _feedback_block(x, out, error):
+    for i in range(x.size):
+        value = x[i] + error[i]
+        sent = _round(value)
+        out[i] = sent
+        error[i] = np.float32(0) if sent & INFINITY == INFINITY else value - _widen(sent)
+
+
+@jit
+def _decode_block(x, out):
+    for i in range(x.size):
+        out[i] = _widen(x[i])
+
+
+@jit
+def _encode(x, out):
+    for start in range(0, x.size, BLOCK):
+        end = start + BLOCK
+        _encode_block(x[start:end], out[start:end])
+        tick(BLOCK)
+
+
+@jit
+def _feedback(x, out, error):
+    for start in range(0, x.size, BLOCK):
+        end = start + BLOCK
+        _feedback_block(x[start:end], out[start:end], error[start:end])
+        tick(BLOCK)
+
+
+@jit
+def _decode(x, out):
+    for start in range(0, x.size, BLOCK):
+        end = start + BLOCK
+        _decode_block(x[start:end], out[start:end])
+        tick(BLOCK)
+
+
+@jit
+def _sum_block(parts, start, out):
+    """out = the sum over p of parts[p, start:start + out.size], of at most BLOCK numbers."""
+    total = carray(_stack(), BLOCK)
+    for p in range(parts.shape[0]):
+        part = parts[p][start:start + out.size]
+        if p == 0:
+            for i in range(out.size):
+                total[i] = _widen(part[i])
+        else:
+            for i in range(out.size):
+                total[i] += _widen(part[i])
+    for i in range(out.size):
+        out[i] = _narrow(total[i], out)
+
+
+@jit
+def _ordered_sum(parts, out, begin, end):
+    for start in range(begin, end, BLOCK):
+        _sum_block(parts, start, out[start:min(start + BLOCK, end)])
+        tick(parts.shape[0] * BLOCK)
+
+
+def encode_bfloat16(x, out):
+    """Rounded, to out."""
+    share(x.size, lambda a, b: _encode(x[a:b], out[a:b]))
+
+
+def encode_with_feedback(x, out, error):
+    """Rounded, with error added before; what is lost to error."""
+    share(x.size, lambda a, b: _feedback(x[a:b], out[a:b], error[a:b]))
+
+
+def decode_bfloat16(x, out):
+    """Widened, to out."""
+    share(x.size, lambda a, b: _decode(x[a:b], out[a:b]))
+
+
+def ordered_sum(parts, out):
+    """The sum of the rows, to out."""
+    share(out.size, lambda a, b: _ordered_sum(parts, out, a, b))
+
+
+@functools.cache
+def _sum_function(dtype):
+    kind = from_dtype(dtype)
+    shift = kind.bitwidth // 16
+
+    @cfunc(types.void(types.CPointer(kind), *[types.int64] * 3, types.CPointer(kind)), cache=True)
+    def total(parts, P, n, stride, out):
+        rows, into = carray(parts, (P, stride >> shift)), carray(out, (n,))
+        for start in range(0, n, BLOCK):
+            _sum_block(rows, start, into[start:start + BLOCK])
+
+    return total
+
+
+@functools.cache
+def _bfloat16_op():
+    number, count = types.CPointer(types.uint16), types.CPointer(types.int32)
+
+    @cfunc(types.void(number, number, count, types.voidptr), cache=True)
+    def add(source, target, length, datatype):
+        x, y = carray(source, (length[0],)), carray(target, (length[0],))
+        for i in range(x.size):
+            y[i] = _round(_widen(x[i]) + _widen(y[i]))
+
+    return add
+
+
+def ordered_sum_address(dtype):
+    """Of `void f(parts, P, n, stride, out)`; see the package."""
+    return _sum_function(dtype).address
+
+
+def bfloat16_op_address():
+    """Of an MPI_User_function."""
+    return _bfloat16_op().address

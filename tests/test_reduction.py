@@ -1,0 +1,77 @@
+"""Sums over real ranks, through the engine: right, in the order promised, and honest about what is not finite."""
+
+import numpy as np
+
+import kernels
+from kernels.wire import ref
+from mpilayer.engine import Engine
+from mpilayer.reduction import REDUCTIONS, Calls
+from tests.ranks import on_ranks
+
+SIZES = (1, 2, 17, 1001)
+
+
+def bits(x):
+    return ref.encode_bfloat16(np.asarray(x, np.float32))
+
+
+def total(ranks, name, mine, persistent=True):
+    """The sum over the ranks of `mine`, of the MPI or in rank order."""
+    calls = Calls(ranks)
+    calls.persistent &= persistent
+    buffer = mine.copy()
+    engine = Engine([[REDUCTIONS[name](calls).stages(buffer, 0)]], 1, calls.test)
+    engine.mark(0, 0, ready=True)
+    ranks.until(lambda: engine.advance() or engine.quiet)
+    calls.free()
+    return buffer
+
+
+@on_ranks(1, 2, 3)
+def test_sums_of_whole_numbers_are_exact_whatever_the_way(ranks):
+    want = sum(range(1, ranks.size + 1))
+    for name in REDUCTIONS:
+        for persistent in (True, False):
+            for size in SIZES:
+                numbers = np.full(size, ranks.rank + 1, np.float32) * (np.arange(size, dtype=np.float32) % 7)
+                expected = want * (np.arange(size) % 7)
+                assert (total(ranks, name, numbers, persistent) == expected).all(), (name, persistent, size)
+                rounded = ref.decode_bfloat16(total(ranks, name, bits(numbers), persistent))
+                assert (rounded == expected).all(), (name, persistent, size)
+
+
+@on_ranks(3, 4)
+def test_ordered_gives_the_bits_of_a_loop_over_the_ranks(ranks):
+    for size in SIZES:
+        everyone = np.random.default_rng(size).standard_normal((ranks.size, size), np.float32)
+        everyone[:, 0] = [1e8, 1, -1e8, 1][:ranks.size]  # of which the order of summation decides
+        np.testing.assert_array_equal(total(ranks, "ordered", everyone[ranks.rank]), ref.ordered_sum(everyone))
+        rounded = ref.ordered_sum(ref.decode_bfloat16(bits(everyone)).astype(np.float32))
+        np.testing.assert_array_equal(total(ranks, "ordered", bits(everyone[ranks.rank])), bits(rounded))
+
+
+@on_ranks(2)
+def test_nan_and_overflow_survive_the_trip(ranks):
+    mine = np.array([np.nan if ranks.rank else 1, np.inf, 3e38, -3e38], np.float32)
+    for name in REDUCTIONS:
+        for numbers in (mine, bits(mine)):
+            found = total(ranks, name, numbers)
+            found = found if found.dtype == np.float32 else ref.decode_bfloat16(found)
+            assert np.isnan(found[0])
+            np.testing.assert_array_equal(found[1:], [np.inf, np.inf, -np.inf])
+
+
+@on_ranks(2)
+def test_many_messages_of_both_kinds_at_once(ranks):
+    """Twelve messages on three lanes, twice over the same memory."""
+    calls, parts = Calls(ranks), [kernels.empty((size,)) for size in (5, 1000, 70_000) * 4]
+    reduction = REDUCTIONS["ordered"](calls)
+    engine = Engine([[reduction.stages(part, number % 3) for number, part in enumerate(parts)]], 3, calls.test)
+    for step in (1, 2):
+        for number, part in enumerate(parts):
+            part[:] = step * number + ranks.rank
+            engine.mark(0, number, ready=False)
+            engine.mark(0, number, ready=True)
+            engine.advance()
+        ranks.until(lambda: engine.advance() or engine.quiet)
+        assert all((part == 2 * step * number + 1).all() for number, part in enumerate(parts))
