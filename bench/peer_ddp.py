@@ -87,8 +87,8 @@ def measure(options):
     model = DistributedDataParallel(module, gradient_as_bucket_view=True)
     name = f"PyTorch DDP {layout}"
     if options.wire == "bfloat16":
-        model.register_comm_hook(None, default_hooks.bf16_compress_hook)
-        name += " bfloat16"
+        model.register_comm_hook(None, default_hooks.fp16_compress_hook)  # the one of half size that gloo may use
+        name += " float16"
     optimizer = optimizer_of(model)
     seconds(model, optimizer, 1)  # after its first step it lays out its buckets anew
     left = sent()

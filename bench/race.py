@@ -64,17 +64,18 @@ class Entrant:
         filling = 1 if self.steps else 1 + getattr(self.schedule, "measured", 0)
         self.track.net.write_gradients_to(0)
         self.queue.resume()
-        readings = [self._step(number) for number in range(filling + count)][filling:]
+        left = sent()
+        readings = [self._step() for _ in range(filling + count)][filling:]
         self.schedule.drain()
+        self.bytes.append((sent() - left) / (filling + count))
         self.queue.pause()
         return readings
 
-    def _step(self, number):
-        before, start, left = dict(self.trace.seconds), self.trace.now(), sent()
+    def _step(self):
+        before, start = dict(self.trace.seconds), self.trace.now()
         self.trace.next_step()
         self.schedule.step(self.steps, self.track.batch)
         self.steps += 1
-        self.bytes.append(sent() - left)
         spent = {kind: seconds - before[kind] for kind, seconds in self.trace.seconds.items()}
         return Reading(self.trace.now() - start, spent["exposed"], spent["mpi"])
 

@@ -123,13 +123,34 @@ def test_in_rank_order_the_bits_do_not_depend_on_schedule_messages_or_progress(r
 
 
 @on_ranks(2, 3)
-def test_bfloat16_rounds_what_travels_and_feedback_makes_up_for_it(ranks):
+def test_bfloat16_rounds_what_travels_and_nothing_else(ranks):
     oracle = serial(0)
-    plain, fed = (distance(oracle, parallel(ranks, "planned", wire="bfloat16", feedback=feedback))
-                  for feedback in (False, True))
-    assert ROUNDING < plain < 0.02
-    assert fed < plain
-    assert distance(parallel(ranks, "oneshot", wire="bfloat16", reduction="ordered"), oracle) < 0.02
+    for reduction in REDUCTIONS:
+        off = distance(oracle, parallel(ranks, "planned", wire="bfloat16", reduction=reduction))
+        assert ROUNDING < off < 0.1, "a bfloat16 is off by 1/256 at most; nine steps and rectifiers make that more"
+
+
+@on_ranks(2)
+def test_feedback_sends_later_what_rounding_loses(ranks):
+    """Twenty times the same gradient: the sums that arrive add up to twenty times its sum, to a single rounding."""
+    lost = {}
+    for feedback in (False, True):
+        net, steps = build(), 20
+        queue = Queue(ranks, Trace(), Settings(wire="bfloat16", feedback=feedback))
+        queue.open(net, slots=1)
+        gradients = np.random.default_rng(5).standard_normal((ranks.size, net.weights.size), np.float32)
+        arrived = np.zeros(net.weights.size)
+        for step in range(steps):
+            net.whole.g[:] = gradients[ranks.rank]
+            for layer in net.backward_layers:
+                queue.post(step, layer)
+            for layer in net.layers:
+                for _ in queue.settle(layer, step):
+                    pass
+            arrived += net.whole.g
+        kept = np.concatenate([np.arange(*queue.places[layer.name]) for layer in net.layers])
+        lost[feedback] = np.abs(arrived - steps * gradients.sum(0, dtype=np.float64))[kept].mean()
+    assert lost[True] < lost[False] / 2
 
 
 @on_ranks(2)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.ranks import mpiexec, train
 
-SCHEDULES = [("oneshot",), ("layerwise",), ("delayed", "--delay", "1")]
+SCHEDULES = [("oneshot",), ("layerwise",), ("planned",), ("delayed", "--delay", "1")]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -18,12 +18,29 @@ def test_digits_reach_97_percent_with_default_settings(schedule, tmp_path):
 
 def test_schedules_that_are_the_same_give_the_same_bits(tmp_path):
     hashes = set()
-    for schedule in ("oneshot", "layerwise", "delayed --delay 0"):
+    for schedule in ("oneshot", "layerwise", "planned --chunk 16k --bucket 0", "delayed --delay 0"):
         out = tmp_path / schedule
         done = train(2, "--schedule", *schedule.split(), "--epochs", "2", "--quiet", "--out", out)
         assert done.returncode == 0, done.stderr
         hashes.add(json.loads((out / "run.json").read_text())["final"]["weights_sha256"])
     assert len(hashes) == 1
+
+
+def test_an_adaptive_delay_trains_and_says_what_it_does():
+    done = train(2, "--schedule", "delayed", "--delay", "auto", "--epochs", "4", seconds=100)
+    assert done.returncode == 0, done.stderr
+    assert "schedule delayed auto" in done.stdout
+
+
+def test_every_setting_of_messages_trains(tmp_path):
+    """A run of each of some that have nothing in common."""
+    for words in ("--progress kernel --wire bfloat16 --error-feedback --bucket 8k --chunk 32k",
+                  "--progress thread --reduction ordered --schedule planned --bucket none --chunk none",
+                  "--progress none --apply completion", "--progress poll --apply all --wire bfloat16 --chunk 1k"):
+        out = tmp_path / words
+        done = train(2, *words.split(), "--epochs", "2", "--quiet", "--out", out)
+        assert done.returncode == 0, done.stderr
+        assert json.loads((out / "run.json").read_text())["epochs"][1]["train_loss"] < 2.4
 
 
 def test_one_rank_a_node_compiles_and_the_others_wait(tmp_path):

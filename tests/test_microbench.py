@@ -1,0 +1,49 @@
+"""bench allreduce and bench overlap on ranks: what they write follows from its own times."""
+
+import json
+
+import pytest
+
+from mpilayer.progress import PROGRESS
+from tests.ranks import mpiexec
+
+
+def bench(tmp_path, *words):
+    done = mpiexec(2, "-m", "bench", *words, "--rounds", 2, "--json", tmp_path / "f", "--plot", tmp_path / "f.png",
+                   seconds=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
+    return json.loads((tmp_path / "f").read_text()), done.stdout
+
+
+def test_allreduce_lists_every_way_for_every_size(tmp_path):
+    found, printed = bench(tmp_path, "allreduce", "--sizes", "4,4096,400000")
+    rows = found["rows"]
+    ways = {(way, wire) for way in ("blocking", "non-blocking", "persistent", "ordered")
+            for wire in ("float32", "bfloat16")}
+    for size in (4, 4096, 400_000):
+        of_size = {(row["way"], row["wire"]): row for row in rows if row["bytes"] == size}
+        assert of_size.keys() == ways
+        for row in of_size.values():
+            assert row["least_seconds"] <= row["seconds"] <= row["most_seconds"]
+            assert row["algorithm_bandwidth"] == pytest.approx(size / row["seconds"])
+            assert row["bus_bandwidth"] == pytest.approx(row["algorithm_bandwidth"])  # 2 (P-1)/P is 1 for two
+            assert row["ratio"] == pytest.approx(of_size["blocking", "float32"]["seconds"] / row["seconds"])
+    (last,) = [row for row in rows if (row["bytes"], row["way"], row["wire"]) == (400_000, "non-blocking", "float32")]
+    network = found["network"]
+    assert network["latency"] + 400_000 * network["per_byte"] == pytest.approx(last["seconds"], rel=0.2)
+    assert "ns a byte" in printed.splitlines()[-1]
+
+
+def test_overlap_tells_what_each_way_of_progress_hides(tmp_path):
+    rows, printed = bench(tmp_path, "overlap", "--sizes", "40000,400000", "--chunk", "65536", "--wire", "bfloat16")
+    assert [(row["bytes"], row["progress"]) for row in rows] == [(size, name) for size in (40_000, 400_000)
+                                                                for name in PROGRESS]
+    for row in rows:
+        parts = row["post_seconds"] + row["overlapped_compute_seconds"] + row["wait_seconds"]
+        assert row["total_seconds"] == pytest.approx(parts)
+        both = row["communication_seconds"], row["compute_seconds"]
+        assert row["hidden"] == pytest.approx(min(1, max(0, (sum(both) - parts) / min(both))))
+        assert row["slowdown"] == pytest.approx(row["overlapped_compute_seconds"] / both[1] - 1)
+    assert all(row["mpi_seconds"] == 0 for row in rows if row["progress"] == "none")
+    assert "hidden" in printed
