@@ -1,38 +1,12 @@
-"""What moves messages: a compiled loop that starts each when its turn comes, tests those in flight, and notes when.
+"""Messages of a training step and the loop that moves them (mpilayer/loop.py), as Python sees them."""
 
-Collectives must be started in one order on all ranks. That is the order of the messages' numbers, or by need: of the
-messages that are ready on every rank, the one that is needed first. How many are ready everywhere the ranks find out
-as they go, by a vote (the least of all ranks' counts, one number) that travels ahead of each message; from it every
-rank draws the same conclusion. At most `lanes` messages are in flight, since those share the link: what has not been
-started can be overtaken.
-
-The loop needs neither Python nor its lock, so that a kernel can call it from inside (kernels.set_progress), as can a
-thread, or the training loop.
-"""
-
-import functools
 import time
 from typing import NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import carray, cfunc, njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
-from kernels.progress import now
-
-I32, I64 = ir.IntType(32), ir.IntType(64)
-ARGUMENTS = 10  # of the longest MPI call, MPI_Ialltoallv
-
-# words of the state
-(LENGTH, LOCK, ERROR, STOP, LANES, MESSAGES, SLOTS, FIRST, STARTED, ARRIVED, BUSY_SINCE, BUSY_NS, INSIDE_NS, TEST, FLAG,
- BY_NEED, POSTED, AGREED, VOTING, VOTE, NEXT, DUE, READY, BEGAN, ENDED, LANE, CALLS, STATUS) = range(28)
-HEADER = 64  # the MPI status takes the rest
-# words of a stage
-WORK, WORK_ARGUMENTS, START, REQUEST, START_ARGUMENTS = 0, 1, 6, 7, 8
-STAGE, STAGES = START_ARGUMENTS + ARGUMENTS, 2
-WAITING, READY_TO_GO, IN_FLIGHT, THERE = range(4)  # what READY says of a message
+import kernels
+from mpilayer import loop
 
 
 class Stage(NamedTuple):
@@ -48,192 +22,14 @@ class Stage(NamedTuple):
     keep: tuple = ()
 
 
-def _words(count):
-    return types.UniTuple(types.intp, count)
-
-
-@intrinsic
-def _ask(typing, function, arguments):
-    """The int that the C function at an address returns; every argument fits a 64-bit register."""
-    def generate(context, builder, signature, values):
-        kind = ir.FunctionType(I32, [I64] * arguments.count)
-        result = builder.call(builder.inttoptr(values[0], kind.as_pointer()), cgutils.unpack_tuple(builder, values[1]))
-        return builder.sext(result, I64)
-
-    return types.intp(types.intp, _words(arguments.count)), generate
-
-
-@intrinsic
-def _swap(typing, address, value):
-    """Store the value, return what was there; atomic."""
-    def generate(context, builder, signature, values):
-        return builder.atomic_rmw("xchg", builder.inttoptr(values[0], I64.as_pointer()), values[1], "seq_cst")
-
-    return types.intp(types.intp, types.intp), generate
-
-
-@intrinsic
-def _sleep(typing, microseconds):
-    def generate(context, builder, signature, values):
-        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(I32, [I32]), "usleep")
-        builder.call(function, [builder.trunc(values[0], I32)])
-        return context.get_dummy_value()
-
-    return types.void(types.intp), generate
-
-
-@njit(nogil=True, cache=True)
-def _start(words, record):
-    """Start the request of a stage."""
-    a = record + START_ARGUMENTS
-    words[ERROR] = _ask(words[record + START], (
-        words[a], words[a + 1], words[a + 2], words[a + 3], words[a + 4],
-        words[a + 5], words[a + 6], words[a + 7], words[a + 8], words[a + 9]))
-
-
-@njit(nogil=True, cache=True)
-def _begin(words, lane, place, stage):
-    """Begin a stage of the message in a lane; False, with the error noted, if MPI refuses."""
-    record = words[CALLS] + (place * STAGES + stage) * STAGE
-    if words[record + WORK]:
-        a = record + WORK_ARGUMENTS
-        _ask(words[record + WORK], (words[a], words[a + 1], words[a + 2], words[a + 3], words[a + 4]))
-    _start(words, record)
-    at = words[LANE] + 2 * lane
-    words[at], words[at + 1] = place + 1, stage
-    return words[ERROR] == 0
-
-
-@njit(nogil=True, cache=True)
-def _arrive(words, place, moment):
-    words[words[READY] + place], words[words[ENDED] + place] = THERE, moment
-    words[ARRIVED] += 1
-    if words[ARRIVED] == words[STARTED]:
-        words[BUSY_NS] += moment - words[BUSY_SINCE]
-
-
-@njit(nogil=True, cache=True)
-def _completed(words, request):
-    """Whether MPI says so of the request at an address."""
-    base = words.ctypes.data
-    words[ERROR] = _ask(words[TEST], (request, base + 8 * FLAG, base + 8 * STATUS))
-    return words[ERROR] == 0 and words[FLAG] != 0
-
-
-@njit(nogil=True, cache=True)
-def _test(words, lane):
-    """Whether anything changed in a lane: its request completed."""
-    at = words[LANE] + 2 * lane
-    place, stage = words[at] - 1, words[at + 1]
-    record = words[CALLS] + (place * STAGES + stage) * STAGE
-    if place < 0 or not _completed(words, words[record + REQUEST]):
-        return False
-    if stage + 1 < STAGES and words[record + STAGE + START]:
-        return _begin(words, lane, place, stage + 1)
-    words[at] = 0
-    _arrive(words, place, now())
-    return True
-
-
-@njit(nogil=True, cache=True)
-def _first_place(words):
-    """Where the messages of the step begin whose turn it is."""
-    slot = (words[FIRST] + words[STARTED] // words[MESSAGES]) % words[SLOTS]
-    return slot * words[MESSAGES]
-
-
-@njit(nogil=True, cache=True)
-def _neediest(words):
-    """The message that is needed first, of those that all ranks have ready; -1 if there is none."""
-    here = words[AGREED] - words[STARTED] // words[MESSAGES] * words[MESSAGES]
-    ready, chosen, due = words[READY] + _first_place(words), -1, 0
-    for message in range(min(here, words[MESSAGES])):
-        if words[ready + message] == READY_TO_GO and (chosen < 0 or words[words[DUE] + message] < due):
-            chosen, due = message, words[words[DUE] + message]
-    return chosen
-
-
-@njit(nogil=True, cache=True)
-def _vote(words):
-    """Ask how many messages every rank has ready."""
-    words[VOTE], words[VOTING] = words[POSTED], 1
-    _start(words, words[BY_NEED])
-
-
-@njit(nogil=True, cache=True)
-def _next_by_need(words):
-    """The message whose turn it is, or -1 as long as that is not agreed."""
-    if words[VOTING]:
-        if not _completed(words, words[words[BY_NEED] + REQUEST]):
-            return -1
-        words[VOTING], words[AGREED], words[NEXT] = 0, words[VOTE], -1
-    if words[NEXT] < 0:
-        words[NEXT] = _neediest(words)
-    if words[NEXT] < 0 and words[POSTED] > words[AGREED]:  # something new, and all ranks will come to this point
-        _vote(words)
-    return words[NEXT]
-
-
-@njit(nogil=True, cache=True)
-def _start_next(words):
-    """Whether the message whose turn it is could be started: it is ready and its lane free."""
-    message = _next_by_need(words) if words[BY_NEED] else words[STARTED] % words[MESSAGES]
-    if message < 0 or words[ERROR]:
-        return False
-    lane, place = message % words[LANES], _first_place(words) + message
-    if words[words[LANE] + 2 * lane] or words[words[READY] + place] != READY_TO_GO:
-        return False
-    moment = now()
-    words[words[BEGAN] + place], words[words[READY] + place] = moment, IN_FLIGHT
-    if words[ARRIVED] == words[STARTED]:
-        words[BUSY_SINCE] = moment
-    words[STARTED] += 1
-    words[NEXT] = -1
-    if words[BY_NEED] and words[AGREED] > words[STARTED]:  # ahead of the message, not queued behind its data
-        _vote(words)
-    return words[ERROR] == 0 and _begin(words, lane, place, 0)
-
-
-@njit(nogil=True, cache=True)
-def _advance(words):
-    """Move what can move."""
-    if words[ERROR] or _swap(words.ctypes.data + 8 * LOCK, 1):
-        return
-    begin, more = now(), True
-    while more and not words[ERROR]:
-        more = False
-        for lane in range(words[LANES]):
-            more |= _test(words, lane)
-        while not words[ERROR] and _start_next(words):
-            more = True
-    words[INSIDE_NS] += now() - begin
-    _swap(words.ctypes.data + 8 * LOCK, 0)
-
-
-@njit(nogil=True, cache=True)
-def _watch(words, microseconds):
-    """Advance again and again until told to stop: a thread's work."""
-    while not words[STOP]:
-        _advance(words)
-        _sleep(microseconds)
-
-
-@functools.cache
-def _hook():
-    """The C function `void advance(int64 *words)`."""
-    @cfunc(types.void(types.CPointer(types.int64)), cache=True)
-    def advance(address):
-        _advance(carray(address, (carray(address, (1,))[0],)))
-
-    return advance
-
-
 def warm():
     """Compile the loop, or find it on disk."""
     idle = Engine([[()]], 1, 0)
     idle.advance()
     idle.stop()
-    _watch(idle.words, 0)
+    kernels.set_progress(idle.hook, idle.words.ctypes.data)
+    kernels.set_progress(0)
+    loop.watch(idle.words, 0)
 
 
 class Engine:
@@ -247,70 +43,71 @@ class Engine:
     def __init__(self, stages, lanes, test, due=None, vote=None):
         slots, messages = len(stages), len(stages[0])
         places = slots * messages
-        sizes = {DUE: messages, READY: places, BEGAN: places, ENDED: places, LANE: 2 * lanes,
-                 CALLS: places * STAGES * STAGE, None: STAGE}
-        ends = np.cumsum([HEADER, *sizes.values()])
+        sizes = {loop.DUE: messages, loop.READY: places, loop.BEGAN: places, loop.ENDED: places, loop.LANE: 2 * lanes,
+                 loop.CALLS: places * loop.STAGES * loop.STAGE, None: loop.STAGE}
+        ends = np.cumsum([loop.HEADER, *sizes.values()])
         self.words = words = np.zeros(ends[-1], np.int64)
         for word, start in zip(sizes, ends[:-1], strict=True):
             if word:
                 words[word] = start
-        words[[LENGTH, LANES, MESSAGES, SLOTS, TEST, NEXT]] = words.size, lanes, messages, slots, test, -1
+        for word, value in {loop.LENGTH: words.size, loop.LANES: lanes, loop.MESSAGES: messages, loop.SLOTS: slots,
+                            loop.TEST: test, loop.NEXT: -1}.items():
+            words[word] = value
         self.ready, self.began, self.ended = (words[words[part]:][:places].reshape(slots, messages)
-                                              for part in (READY, BEGAN, ENDED))
+                                              for part in (loop.READY, loop.BEGAN, loop.ENDED))
         for place, message in enumerate(message for slot in stages for message in slot):
             for number, stage in enumerate(message):
-                self._record(words[CALLS] + (place * STAGES + number) * STAGE, stage)
+                self._record(words[loop.CALLS] + (place * loop.STAGES + number) * loop.STAGE, stage)
         self.keep = [stages]
         if due is not None:
-            self._by_need(due, vote(words[VOTE:VOTE + 1]), ends[-1] - STAGE)
-        self.hook = _hook().address
+            self._by_need(due, vote(words[loop.VOTE:loop.VOTE + 1]), ends[-1] - loop.STAGE)
+        self.hook = loop.hook().address
 
     def _record(self, at, stage):
         self.words[at:][:len(stage.work)] = stage.work
-        self.words[at + START], self.words[at + REQUEST] = stage.start[0], stage.request
-        self.words[at + START_ARGUMENTS:][:len(stage.start) - 1] = stage.start[1:]
+        self.words[at + loop.START], self.words[at + loop.REQUEST] = stage.start[0], stage.request
+        self.words[at + loop.START_ARGUMENTS:][:len(stage.start) - 1] = stage.start[1:]
 
     def _by_need(self, due, vote, at):
         self.keep.append(vote)
         self._record(at, vote)
-        self.words[BY_NEED] = at
-        self.words[self.words[DUE]:][:len(due)] = due
+        self.words[loop.BY_NEED] = at
+        self.words[self.words[loop.DUE]:][:len(due)] = due
 
     def advance(self):
         """Move what can move."""
-        _advance(self.words)
+        loop.advance_all(self.words)
 
     def watch(self, microseconds):
         """Advance about so often until `stop`, without Python's lock."""
-        self.words[STOP] = 0
-        _watch(self.words, microseconds)
+        loop.watch(self.words, microseconds)
 
-    def stop(self):
-        """End `watch`."""
-        self.words[STOP] = 1
+    def stop(self, stopped=True):
+        """End `watch`, or let it begin again."""
+        self.words[loop.STOP] = stopped
 
     def first(self, slot):
         """The slot of the first step, before anything is sent."""
-        self.words[FIRST] = slot
+        self.words[loop.FIRST] = slot
 
     def mark(self, slot, message, *, ready):
         """A message's data are being replaced, or are there: it may go in its turn. Each once a step, by number."""
-        self.ready[slot, message] = READY_TO_GO if ready else WAITING
-        self.words[POSTED] += ready
+        self.ready[slot, message] = loop.READY_TO_GO if ready else loop.WAITING
+        self.words[loop.POSTED] += ready
 
     def arrived(self, slot, message):
         """Whether the message's sum is there."""
-        return self.ready[slot, message] == THERE
+        return self.ready[slot, message] == loop.THERE
 
     @property
     def error(self):
         """MPI's error code, or 0."""
-        return int(self.words[ERROR])
+        return int(self.words[loop.ERROR])
 
     @property
     def quiet(self):
         """Whether all that was marked ready has arrived."""
-        return self.words[POSTED] == self.words[ARRIVED]
+        return self.words[loop.POSTED] == self.words[loop.ARRIVED]
 
     def times(self, slot, message):
         """Seconds of the monotonic clock at which a message was started and had arrived."""
@@ -319,9 +116,9 @@ class Engine:
     def busy(self):
         """Seconds so far in which a message was in flight."""
         words = self.words
-        current = time.perf_counter_ns() - words[BUSY_SINCE] if words[STARTED] > words[ARRIVED] else 0
-        return (words[BUSY_NS] + current) / 1e9
+        current = time.perf_counter_ns() - words[loop.BUSY_SINCE] if words[loop.STARTED] > words[loop.ARRIVED] else 0
+        return (words[loop.BUSY_NS] + current) / 1e9
 
     def inside(self):
         """Seconds spent in this loop: MPI's own work, and sums."""
-        return self.words[INSIDE_NS] / 1e9
+        return self.words[loop.INSIDE_NS] / 1e9

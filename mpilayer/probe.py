@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 import kernels
+from mpilayer import engine
 from mpilayer.engine import Engine
 from mpilayer.messages import Network
 from mpilayer.pending import LANES, Settings
@@ -156,6 +157,17 @@ def _timed(function):
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
+
+
+def warm(options):
+    """Compile what messages need, or find it on disk."""
+    engine.warm()
+    gradients, wire = np.zeros(1, np.float32), WIRES[options.wire](options.error_feedback)
+    buffer = wire.buffer(gradients)
+    wire.encode(gradients, buffer, "blank")
+    wire.decode(buffer, gradients)
+    REDUCTIONS[options.reduction].warm(buffer.dtype)
+    kernels.dense(*operands())
 
 
 def typical(largest, network):

@@ -39,6 +39,7 @@ def kernel(engine):
 @contextlib.contextmanager
 def thread(engine):
     """A thread that wakes up now and then; it needs a core now and then."""
+    engine.stop(False)
     watcher = threading.Thread(target=engine.watch, args=(int(env.get("MPILAYER_PROGRESS_US")),), daemon=True)
     watcher.start()
     try:

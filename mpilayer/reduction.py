@@ -79,6 +79,12 @@ class Native:
     def __init__(self, calls):
         self.calls, self._bfloat16 = calls, None
 
+    @staticmethod
+    def warm(dtype):
+        """Compile what sums of that type need."""
+        if dtype != np.float32:
+            kernels.bfloat16_op_address()
+
     def arguments(self, buffer):
         """Of the MPI call, and its operator."""
         calls = self.calls
@@ -100,6 +106,11 @@ class Ordered:
 
     def __init__(self, calls):
         self.calls, self.scratch = calls, {}
+
+    @staticmethod
+    def warm(dtype):
+        """Compile what sums of that type need."""
+        kernels.ordered_sum_address(dtype)
 
     def _room(self, lane, size, dtype):
         """Memory for the parts of all ranks, one for each lane."""

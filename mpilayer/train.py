@@ -11,7 +11,7 @@ from numba.core import event
 
 import kernels
 import nets
-from mpilayer import comm, engine, info, probe, report
+from mpilayer import comm, info, probe, report
 from mpilayer.data import batches, open_data, share
 from mpilayer.errors import UserError
 from mpilayer.files import replacing
@@ -72,7 +72,7 @@ def load(options):
                         " | try: a smaller --shape or --net, or fewer ranks on a machine") from None
 
 
-def warm(ranks, net, say):
+def warm(ranks, net, options, say):
     """Compile the kernels by one step on one blank sample: one rank a node does, the others find them on disk."""
     class Announce(event.Listener):
         told = False
@@ -92,7 +92,7 @@ def warm(ranks, net, say):
             for _ in (*net.forward(blank), *net.backward()):
                 pass
             kernels.momentum_update(*np.zeros((3, 1), np.float32), lr=0)
-            engine.warm()
+            probe.warm(options)
     ranks.meet(ranks.node)
 
 
@@ -206,7 +206,7 @@ def run(ranks, argv):
         if not options.quiet:
             print(text, flush=True)
 
-    warm(ranks, net, say)
+    warm(ranks, net, options, say)
     settings = probe.choose(ranks, options, net.weights.nbytes, say if ranks.rank == 0 else lambda _: None)
     with report.Display(ranks, options) as display:
         trainer = ranks.agree(lambda: Trainer(ranks, options, settings, data, net, display))

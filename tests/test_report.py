@@ -31,7 +31,9 @@ def test_record(run):
     assert epoch["epoch"] == 1
     assert epoch["images_per_second"] == pytest.approx(STEPS * 64 / epoch["seconds"])
     assert 0 <= epoch["exposed_seconds"] < epoch["seconds"]
-    assert set(record["final"]) == {"test_accuracy", "weights_sha256"}
+    assert set(record["final"]) == {"test_accuracy", "weights_sha256", "planned_seconds", "measured_seconds"}
+    assert record["final"]["planned_seconds"] is None, "only planned predicts"
+    assert record["final"]["measured_seconds"] > 0
     assert record["final"]["test_accuracy"] == epoch["test_accuracy"]
     assert len(bytes.fromhex(record["final"]["weights_sha256"])) == 32
 

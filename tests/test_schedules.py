@@ -9,6 +9,7 @@ import nets
 from mpilayer.data import open_data, share
 from mpilayer.optim import MomentumSGD
 from mpilayer.pending import Queue, Settings
+from mpilayer.reduction import REDUCTIONS
 from mpilayer.schedules import schedule
 from mpilayer.schedules.layerwise import APPLY
 from mpilayer.tracing import Trace, Watched

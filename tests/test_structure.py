@@ -89,7 +89,8 @@ def test_every_room_has_its_furniture(room):
     (step.PEERS, step.parser().format_help()),
     (memory.PEERS, memory.parser().format_help()),
     (bench.COMMANDS, bench.overview()),
-], ids=["nets", "schedules", "progress", "apply", "reductions", "wires", "policies", "peers", "peers of a step", "memory peers", "commands"])
+], ids=["nets", "schedules", "progress", "apply", "reductions", "wires", "policies", "peers", "peers of a step",
+        "memory peers", "commands"])
 def test_help_shows_every_name_of_a_registry(registry, text):
     assert type(registry) is dict
     assert 0 < len(registry) <= 10
