@@ -32,7 +32,7 @@ class Ways:
             self._of(wire, buffer)
 
     def _of(self, wire, buffer):
-        comm = self.calls.comm
+        comm = self.calls.comm(0)
         arguments, op = self.native.arguments(buffer)
         self.functions[f"blocking {wire}"] = lambda: comm.Allreduce(*arguments, op=op)
         self.functions[f"non-blocking {wire}"] = lambda: self.ranks.wait(comm.Iallreduce(*arguments, op=op))

@@ -162,7 +162,8 @@ def around(argv):
             peers.append(_peer(hosts, outer, inner, folder))
             figures["rows"] += _medians(peers)
             found.append({"rate": rate, "hosts": outer.hosts, **figures})
-            show(found[-1], Console(highlight=False, soft_wrap=True, width=150).print)
+            if outer.peer:
+                show(found[-1], Console(highlight=False, soft_wrap=True, width=150).print)
     save(outer, found)
 
 

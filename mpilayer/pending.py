@@ -14,6 +14,7 @@ from mpilayer.reduction import REDUCTIONS, Calls
 from mpilayer.wire import WIRES
 
 LANES = 2  # enough to hide the latency of one behind the other
+MOST_LANES = 16  # where nothing starts the next message while a kernel runs
 INT_BYTES = 4 * (2**31 - 1)
 
 
@@ -84,7 +85,7 @@ class Queue:
 
     def _engine(self, due):
         """With the messages of all slots."""
-        lanes = self.settings.lanes if self.settings.progress in MOVING else len(self.messages)
+        lanes = self.settings.lanes if self.settings.progress in MOVING else MOST_LANES
         stages = [[self.reduction.stages(slot.wire[m.begin:m.end], number % lanes)
                    for number, m in enumerate(self.messages)] for slot in self.slots]
         return Engine(stages, lanes, self.calls.test, due, self.calls.vote)

@@ -11,7 +11,7 @@ import kernels
 from mpilayer import engine
 from mpilayer.engine import Engine
 from mpilayer.messages import Network
-from mpilayer.pending import LANES, Settings
+from mpilayer.pending import LANES, MOST_LANES, Settings
 from mpilayer.progress import MOVING, PROGRESS
 from mpilayer.reduction import REDUCTIONS, Calls
 from mpilayer.wire import WIRES
@@ -111,7 +111,7 @@ class Probe:
         found = {name: [] for name in PROGRESS}
         for _ in range(rounds):
             for name, way in PROGRESS.items():
-                engine = self._engine(size, pieces, LANES if name in MOVING else pieces)
+                engine = self._engine(size, pieces, LANES if name in MOVING else MOST_LANES)
                 with way(engine) as move:
                     found[name].append(self._trial(engine, lambda: compute(move)))  # noqa: B023
         return alone, seconds, {name: self._means(trials) for name, trials in found.items()}

@@ -13,10 +13,14 @@ from mpilayer.engine import Stage
 
 
 class Calls:
-    """Starts collectives on a communicator of their own, which no other traffic can mix with."""
+    """Starts collectives, on a communicator for each lane and one for votes.
+
+    MPI wants all ranks to start the collectives of a communicator in one order. In a lane they do: a message's first,
+    its second, then the next message's. Between lanes that order is a matter of chance.
+    """
 
     def __init__(self, ranks):
-        self.MPI, self.comm = ranks.MPI, ranks.world.Dup()
+        self.MPI, self.world, self.comms = ranks.MPI, ranks.world, {}
         self.size, self.rank = ranks.size, ranks.rank
         self.library = ctypes.CDLL(self.MPI.__file__)  # the symbols of the MPI that mpi4py is linked with
         self.test = self.address("MPI_Test")
@@ -27,17 +31,24 @@ class Calls:
         """Of an MPI function."""
         return ctypes.cast(getattr(self.library, function), ctypes.c_void_p).value
 
-    def stage(self, collective, *arguments, op=None, work=()):
+    def comm(self, lane):
+        """The communicator of a lane; all ranks must ask for them in one order."""
+        if lane not in self.comms:
+            self.comms[lane] = self.world.Dup()
+        return self.comms[lane]
+
+    def stage(self, lane, collective, *arguments, op=None, work=()):
         """A Stage that starts a collective, by its name in MPI; arguments as mpi4py has them, buffers as lists."""
+        comm = self.comm(lane)
         if self.persistent:
             options = {"op": op} if op else {}
-            request = getattr(self.comm, f"{collective}_init")(*arguments, **options)
+            request = getattr(comm, f"{collective}_init")(*arguments, **options)
             self.requests.append(request)
             at = self.MPI._addressof(request)
             return Stage((self.address("MPI_Start"), at), at, work, (request, *arguments))
         request = np.array([self.MPI.REQUEST_NULL.handle], np.int64)
         flat, keep = self._flat(arguments, op)
-        flat = [(number + 2**63) % 2**64 - 2**63 for number in (*flat, self.comm.handle)]  # handles may be unsigned
+        flat = [(number + 2**63) % 2**64 - 2**63 for number in (*flat, comm.handle)]  # handles may be unsigned
         start = (self.address(f"MPI_I{collective.lower()}"), *flat, request.ctypes.data)
         return Stage(start, request.ctypes.data, work, (request, keep, *arguments))
 
@@ -61,7 +72,7 @@ class Calls:
 
     def vote(self, number):
         """The Stage that replaces an int64 array of one number by the least of all ranks'."""
-        return self.stage("Allreduce", self.MPI.IN_PLACE, [number, self.MPI.INT64_T], op=self.MPI.MIN)
+        return self.stage("votes", "Allreduce", self.MPI.IN_PLACE, [number, self.MPI.INT64_T], op=self.MPI.MIN)
 
     def bfloat16_sum(self):
         """An MPI_Op that adds bfloat16 numbers."""
@@ -96,7 +107,7 @@ class Native:
     def stages(self, buffer, lane):
         """Of the sum of `buffer` (n,) float32, or uint16 with bfloat16's bits."""
         arguments, op = self.arguments(buffer)
-        return (self.calls.stage("Allreduce", *arguments, op=op),)
+        return (self.calls.stage(lane, "Allreduce", *arguments, op=op),)
 
 
 class Ordered:
@@ -127,11 +138,11 @@ class Ordered:
         mine = int(counts[calls.rank])
         parts = self._room(lane, P * mine, buffer.dtype)
         kind = _datatype(calls.MPI, buffer)
-        scatter = calls.stage("Alltoallv", [buffer, counts, starts, kind],
+        scatter = calls.stage(lane, "Alltoallv", [buffer, counts, starts, kind],
                               [parts, np.full(P, mine), np.arange(P) * mine, kind])
         total = (kernels.ordered_sum_address(buffer.dtype), parts.ctypes.data, P, mine, mine * buffer.itemsize,
                  buffer[starts[calls.rank]:].ctypes.data)
-        gather = calls.stage("Allgatherv", calls.MPI.IN_PLACE, [buffer, counts, starts, kind], work=total)
+        gather = calls.stage(lane, "Allgatherv", calls.MPI.IN_PLACE, [buffer, counts, starts, kind], work=total)
         return scatter, gather._replace(keep=(*gather.keep, parts))
 
 

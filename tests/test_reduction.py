@@ -73,5 +73,5 @@ def test_many_messages_of_both_kinds_at_once(ranks):
             engine.mark(0, number, ready=False)
             engine.mark(0, number, ready=True)
             engine.advance()
-        ranks.until(lambda: engine.advance() or engine.quiet)
+        ranks.until(lambda: engine.advance() or engine.quiet)  # each rank in its own time
         assert all((part == 2 * step * number + 1).all() for number, part in enumerate(parts))
