@@ -196,4 +196,4 @@ def _medians(peers):
 
 def main(argv):
     """Measure, print, and save."""
-    (around if "--hosts" in argv else inside)(argv)
+    (around if any(word.startswith("--hosts") for word in argv) else inside)(argv)

@@ -14,6 +14,11 @@ def _nothing():
     """Between layers, nothing."""
 
 
+def _interval():
+    """Microseconds between two looks, one at least."""
+    return max(1, int(env.get("MPILAYER_PROGRESS_US")))
+
+
 @contextlib.contextmanager
 def none(engine):
     """Nobody: messages move when they are posted and waited for only."""
@@ -29,7 +34,7 @@ def poll(engine):
 @contextlib.contextmanager
 def kernel(engine):
     """The kernels, from inside their loops, and the training loop between them: no thread, no Python."""
-    kernels.set_progress(engine.hook, engine.words.ctypes.data, env.get("MPILAYER_PROGRESS_US"))
+    kernels.set_progress(engine.hook, engine.words.ctypes.data, _interval())
     try:
         yield engine.advance
     finally:
@@ -40,7 +45,7 @@ def kernel(engine):
 def thread(engine):
     """A thread that wakes up now and then; it needs a core now and then."""
     engine.stop(False)
-    watcher = threading.Thread(target=engine.watch, args=(int(env.get("MPILAYER_PROGRESS_US")),), daemon=True)
+    watcher = threading.Thread(target=engine.watch, args=(_interval(),), daemon=True)
     watcher.start()
     try:
         yield _nothing
