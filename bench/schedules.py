@@ -18,6 +18,7 @@ from bench.kernels import open_torch
 from mpilayer import probe
 from mpilayer.errors import UserError
 from mpilayer.options import add_messages, check_messages
+from mpilayer.train import warm
 
 ENTRANTS = "oneshot,layerwise,planned,delayed:1"
 COLUMNS = {  # heading: (key of a row, factor, format)
@@ -80,6 +81,7 @@ def complete(options, ranks):
 def measure(ranks, options, say):
     """All figures on the ranks of this job; METRICS.md has the formulas."""
     track = ranks.agree(lambda: race.Track(ranks, options.net, 1 if options.batch == "balance" else options.batch))
+    warm(ranks, track.net, say, lambda: probe.warm(options))
     track.settings = probe.choose(ranks, options, track.net.weights.nbytes, say)
     batch = track.balance() if options.batch == "balance" else options.batch
     say(f"{options.net}, batch {batch} a rank, {ranks.size} ranks, progress {track.settings.progress},"

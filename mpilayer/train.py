@@ -72,8 +72,9 @@ def load(options):
                         " | try: a smaller --shape or --net, or fewer ranks on a machine") from None
 
 
-def warm(ranks, net, options, say):
-    """Compile the kernels by one step on one blank sample: one rank a node does, the others find them on disk."""
+def warm(ranks, net, say, also=lambda: None):
+    """Compile the kernels by one step on one blank sample, then also(): one rank a node does, others find them on disk.
+    """
     class Announce(event.Listener):
         told = False
 
@@ -92,7 +93,7 @@ def warm(ranks, net, options, say):
             for _ in (*net.forward(blank), *net.backward()):
                 pass
             kernels.momentum_update(*np.zeros((3, 1), np.float32), lr=0)
-            probe.warm(options)
+            also()
     ranks.meet(ranks.node)
 
 
@@ -206,7 +207,7 @@ def run(ranks, argv):
         if not options.quiet:
             print(text, flush=True)
 
-    warm(ranks, net, options, say)
+    warm(ranks, net, say, lambda: probe.warm(options))
     settings = probe.choose(ranks, options, net.weights.nbytes, say if ranks.rank == 0 else lambda _: None)
     with report.Display(ranks, options) as display:
         trainer = ranks.agree(lambda: Trainer(ranks, options, settings, data, net, display))
