@@ -18,6 +18,7 @@ from mpilayer.tracing import Trace, Watched
 from mpilayer.train import Batch
 
 SGD = {"momentum": 0.9, "weight_decay": 5e-4}
+FILLING = 3  # steps for each step of delay, until waiting shows what the link cannot carry
 RATE = 1e-6  # so slow that all schedules compute on nearly the same weights
 ALONE = {"compute": "computing alone", "communication": "communication alone"}
 START, CORRECTIONS = 16, 3  # to find the balanced batch: what is tried first, and how often that is corrected
@@ -61,7 +62,8 @@ class Entrant:
 
     def turn(self, count):
         """Readings of so many steps, after those that fill the pipeline."""
-        filling = 1 if self.steps else 1 + getattr(self.schedule, "measured", 0)
+        filling = 1 + FILLING * getattr(self.schedule, "delay", 0)
+        filling += 0 if self.steps else getattr(self.schedule, "measured", 0)
         self.track.net.write_gradients_to(0)
         self.queue.resume()
         left = sent()
