@@ -109,11 +109,7 @@ def draw(found, path):
         points = [(row["bytes"], row["seconds"]) for row in found if (row["way"], row["wire"]) == (way, wire)]
         axes.loglog(*zip(*points, strict=True), marker="o", markersize=3, label=f"{way}, {wire} on the wire",
                     linestyle="-" if wire == "float32" else "--")
-    axes.set_xlabel("bytes of float32 to be summed", fontsize=8)
-    axes.set_ylabel("seconds, mean over the ranks", fontsize=8)
-    axes.legend(fontsize=7, frameon=False)
-    axes.grid(linewidth=0.4, alpha=0.5)
-    axes.spines[["top", "right"]].set_visible(False)
+    plots.finish(axes, "bytes of float32 to be summed", "seconds, mean over the ranks")
     plots.save(figure, path)
 
 

@@ -52,12 +52,8 @@ def draw(found, path):
     for name in PROGRESS:
         points = [(row["bytes"] / 2**20, row["hidden"]) for row in found if row["progress"] == name]
         axes.semilogx(*zip(*points, strict=True), marker="o", markersize=4, label=f"--progress {name}")
-    axes.set_xlabel("MiB of float32 to be summed over the ranks", fontsize=8)
-    axes.set_ylabel("share of communication hidden behind kernels", fontsize=8)
     axes.set_ylim(-0.02, 1.02)
-    axes.legend(fontsize=7, frameon=False)
-    axes.grid(linewidth=0.4, alpha=0.5)
-    axes.spines[["top", "right"]].set_visible(False)
+    plots.finish(axes, "MiB of float32 to be summed over the ranks", "share of communication hidden behind kernels")
     plots.save(figure, path)
 
 

@@ -31,3 +31,12 @@ def save(figure, path):
         figure.savefig(path, dpi=200)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}) | try: another --plot") from None
+
+
+def finish(axes, x, y):
+    """Label the axes, name the lines, and leave out what is not needed."""
+    axes.set_xlabel(x, fontsize=8)
+    axes.set_ylabel(y, fontsize=8)
+    axes.legend(fontsize=7, frameon=False)
+    axes.grid(linewidth=0.4, alpha=0.5)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -118,13 +118,10 @@ def draw(found, path):
     ratios = np.linspace(0, 1.1 * most, 200)
     axes.plot(ratios, (1 + ratios) / np.maximum(1, ratios), "--", color="black", linewidth=0.8,
               label="all communication hidden: (a + b) / max(a, b)")
-    axes.set_xlabel("seconds of communication alone / seconds of computing alone", fontsize=8)
-    axes.set_ylabel(f"seconds a step of {found[0]['rows'][0]['schedule']} / of the schedule", fontsize=8)
     axes.set_title(f"{found[0]['net']}, batch {found[0]['batch']} a rank, {found[0]['ranks']} ranks", loc="left",
                    fontsize=9)
-    axes.legend(fontsize=7, frameon=False)
-    axes.grid(linewidth=0.4, alpha=0.5)
-    axes.spines[["top", "right"]].set_visible(False)
+    plots.finish(axes, "seconds of communication alone / seconds of computing alone",
+                 f"seconds a step of {found[0]['rows'][0]['schedule']} / of the schedule")
     plots.save(figure, path)
 
 
