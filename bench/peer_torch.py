@@ -7,35 +7,56 @@ from torch.nn import functional
 from bench.timing import alternate
 from mpilayer.errors import UserError
 from nets.blocks import (
+    Attention,
     AvgPool,
-    Concat,
     Dropout,
     Flatten,
+    Gelu,
     GlobalAvgPool,
     Loss,
     Lrn,
     MaxPool,
-    Sequence,
-    Side,
 )
-from nets.layer import Conv, Dense
+from nets.composite import Concat, Residual, Sequence, Side, Skip
+from nets.layer import Conv, ConvNorm, Dense, Embedding, LayerNorm
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 AXES = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}  # of our weights, in PyTorch's order: RSCK to KCRS, CK to KC
 
 
-def _copy(array, memory_format):
-    tensor = torch.from_numpy(array.transpose(AXES[array.ndim]))
+def _axes(layer, array):
+    """An embedding lies in both as tokens by channels."""
+    return (0, 1) if isinstance(layer, Embedding) else AXES[array.ndim]
+
+
+def _copy(layer, array, memory_format):
+    tensor = torch.from_numpy(array.transpose(_axes(layer, array)))
     return tensor.clone(memory_format=memory_format if array.ndim == 4 else torch.contiguous_format).requires_grad_()
+
+
+def _batch_norm(x, gamma, beta):
+    """With the statistics of the batch; running ones are kept as well, as in training."""
+    running = torch.zeros(2, gamma.numel())
+    return functional.batch_norm(x, *running, gamma, beta, training=True, eps=ConvNorm.EPS)
+
+
+def _attention(x, heads):
+    """Of (N,T,3C)."""
+    N, T, C = x.shape[0], x.shape[1], x.shape[2] // 3
+    parts = [part.view(N, T, heads, C // heads).transpose(1, 2) for part in x.split(C, 2)]
+    return functional.scaled_dot_product_attention(*parts, is_causal=True).transpose(1, 2).reshape(N, T, C)
 
 
 class Step:
     """A training step of `net` on `batch` in one of LAYOUTS, with the faster of PyTorch's two SGDs."""
 
     def __init__(self, net, batch, layout, constants):
-        self.body, self.y, memory_format = net.body, torch.from_numpy(batch.y), LAYOUTS[layout]
-        self.x = torch.from_numpy(batch.x.transpose(0, 3, 1, 2)).contiguous(memory_format=memory_format)
-        self.weights = {layer.name: [_copy(array, memory_format) for array in layer.weight.values()]
+        self.body, self.y, memory_format = net.body, torch.from_numpy(batch.y).reshape(-1), LAYOUTS[layout]
+        self.x = torch.from_numpy(batch.x)
+        if self.x.ndim == 4:
+            self.x = self.x.permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
+        self.layers = {layer.name: layer for layer in net.layers}
+        self.weights = {layer.name: [_copy(layer, array, memory_format) for array in layer.weight.values()]
                         for layer in net.layers}
         self.tensors = [tensor for layer in self.weights.values() for tensor in layer]
         size = sum(tensor.numel() for tensor in self.tensors)
@@ -51,6 +72,22 @@ class Step:
             case Dense():
                 y = functional.linear(x, *self.weights[block.name])
                 return y.relu_() if block.relu else y
+            case ConvNorm():
+                y = self.norm(block, x)
+                return y.relu_() if block.relu else y
+            case Residual():
+                return self.residual(block, x)
+            case LayerNorm():
+                return functional.layer_norm(x, x.shape[-1:], *self.weights[block.name])
+            case Embedding():
+                token, position = self.weights[block.name]
+                return functional.embedding(x, token) + position
+            case Gelu():
+                return functional.gelu(x, approximate="tanh")
+            case Attention():
+                return _attention(x, block.heads)
+            case Skip():
+                return x + self.sequence(block, x)
             case AvgPool():
                 return functional.avg_pool2d(x, block.window, **block.geometry)
             case MaxPool():
@@ -66,14 +103,30 @@ class Step:
             case Concat():
                 return torch.cat([self.run(branch, x) for branch in block.blocks], 1)
             case Loss():
-                self.loss = self.loss + block.weight * functional.cross_entropy(x, self.y)
+                self.loss = self.loss + block.weight * functional.cross_entropy(x.flatten(0, -2), self.y)
                 return x
             case Sequence():
-                y = x
-                for part in block.blocks:
-                    y = self.run(part, y)
+                y = self.sequence(block, x)
                 return x if isinstance(block, Side) else y
         raise UserError(f"PyTorch's net has no {type(block).__name__} | add it to bench/peer_torch.py")
+
+    def sequence(self, block, x):
+        """One after the other."""
+        for part in block.blocks:
+            x = self.run(part, x)
+        return x
+
+    def norm(self, block, x):
+        """Convolution and batch normalization."""
+        weight, *scales = self.weights[block.name]
+        return _batch_norm(functional.conv2d(x, weight, **block.geometry), *scales)
+
+    def residual(self, block, x):
+        """Two ways that join before the last rectifier."""
+        short, y = x if block.shortcut is None else self.run(block.shortcut, x), x
+        for part in block.body[:-1]:
+            y = self.run(part, y)
+        return self.norm(block.body[-1], y).add_(short).relu_()
 
     def backward(self):
         """Forward, loss and gradients."""
@@ -88,8 +141,8 @@ class Step:
         """(loss, {name of a layer: flat gradient in our order})."""
         self.backward()
         return self.loss.item(), {
-            name: np.concatenate([t.grad.numpy().transpose(np.argsort(AXES[t.ndim])).reshape(-1) for t in layer])
-            for name, layer in self.weights.items()}
+            name: np.concatenate([t.grad.numpy().transpose(np.argsort(_axes(self.layers[name], t))).reshape(-1)
+                                  for t in tensors]) for name, tensors in self.weights.items()}
 
     def _faster_optimizer(self):
         kinds = {kind: torch.optim.SGD(self.tensors, **self.constants, **{kind: True}) for kind in ("foreach", "fused")}

@@ -83,7 +83,7 @@ class Entrant:
 
 
 class Track:
-    """A net, a batch of random images, and who takes turns on it."""
+    """A net, a random batch, and who takes turns on it."""
 
     def __init__(self, ranks, name, size):
         self.ranks, self.net, self.settings = ranks, nets.build(name), None
@@ -93,9 +93,8 @@ class Track:
 
     def resize(self, size):
         """Another batch."""
-        rng = np.random.default_rng(self.ranks.rank)
-        x = rng.standard_normal((size, *self.net.shape), np.float32)
-        self.batch = Batch(x, rng.integers(0, self.net.classes, size), size * self.ranks.size)
+        x, y = self.net.example(size, np.random.default_rng(self.ranks.rank))
+        self.batch = Batch(x, y, size * self.ranks.size)
 
     def compute(self, count):
         """Readings of steps without communication."""

@@ -15,7 +15,7 @@ from bench import options as shared
 from bench.kernels import open_torch
 from bench.timing import alternate, peak
 from mpilayer.errors import UserError
-from nets.blocks import Dropout
+from nets.blocks import Attention, Dropout
 from nets.net import walk
 
 PHASES = ("forward", "backward", "update")
@@ -25,16 +25,16 @@ AGREE = {  # relative differences up to which two nets are the same
     "loss": 1e-5,
     "gradient": 0.03,  # a ReLU or maximum that rounds to the other side moves the gradients of all layers before it
 }
+DEEP = 0.08  # instead, where batch normalization makes more of it: PyTorch's two layouts of ResNet-50 differ by 0.047
 
 
 class Step:
-    """A net, a batch of `size` images of normal numbers times `scale`, and the state of momentum SGD."""
+    """A net, a random batch of `size`, images times `scale`, and the state of momentum SGD."""
 
     def __init__(self, net, size, scale=1):
-        rng = np.random.default_rng(0)
-        x = np.float32(scale) * rng.standard_normal((size, *net.shape), np.float32)
-        y = rng.integers(0, net.classes, size)
-        self.net, self.batch = net, SimpleNamespace(x=x, y=y, size=size, first=0, seed=0, training=True)
+        x, y = net.example(size, np.random.default_rng(0))
+        x = x * np.float32(scale) if x.ndim == 4 else x
+        self.net, self.batch = net, SimpleNamespace(x=x, y=y, size=size, first=0, seed=0, training=True, total=None)
         self.velocity = {layer.name: np.zeros_like(layer.w) for layer in net.layers}
 
     def forward(self):
@@ -65,14 +65,23 @@ class Step:
 
 
 def layer_flops(layer):
-    """Multiplications and additions of a layer with weights in the last step: forward, wgrad and, if any, dgrad."""
+    """Multiplications and additions of a layer's matrix in the last step: forward, wgrad and, if any, dgrad."""
+    if "weight" not in layer.weight:
+        return 0
     once = 2 * layer.y.size * layer.weight["weight"].size // layer.channels
     return once * (3 if layer.input_gradient else 2)
 
 
+def attention_flops(block):
+    """Those of scores and of products with values, up to the diagonal, forward and backward."""
+    N, T, C = block.y.shape
+    return 7 * N * T * (T + 1) * C
+
+
 def flops(net):
-    """Those of all layers."""
-    return sum(map(layer_flops, net.layers))
+    """Those of all layers, and of attention."""
+    attentions = (block for block in walk(net.body) if isinstance(block, Attention))
+    return sum(map(layer_flops, net.layers)) + sum(map(attention_flops, attentions))
 
 
 @contextlib.contextmanager
@@ -149,11 +158,11 @@ def compare(step, others):
     `others` maps names to steps of the same net. Raises UserError where one is more than AGREE: times of different
     computations are not to be compared.
     """
-    largest = dict.fromkeys(AGREE, 0.0)
+    largest, limits = dict.fromkeys(AGREE, 0.0), AGREE | ({"gradient": DEEP} if step.net.state.size else {})
     with without_dropout(step.net):
         for kind, what, off in _differences(step, others):
-            if not off <= AGREE[kind]:
-                raise UserError(f"{what} differs from ours by {off:.1e} of it | expected {AGREE[kind]:.0e} at most:"
+            if not off <= limits[kind]:
+                raise UserError(f"{what} differs from ours by {off:.1e} of it | expected {limits[kind]:.0e} at most:"
                                 " they are not the same net, and nothing was timed")
             largest[kind] = max(largest[kind], off)
     return largest

@@ -3,9 +3,21 @@
 One room per operation: its public signature, a NumPy reference, the Numba kernel, and the shapes it is tested on.
 """
 
-from kernels.activation import bias_relu_backward, dropout, dropout_backward, relu, relu_backward
+from kernels.activation import (
+    bias_relu_backward,
+    dropout,
+    dropout_backward,
+    gelu,
+    gelu_backward,
+    relu,
+    relu_backward,
+)
+from kernels.attention import attention, attention_backward
+from kernels.batchnorm import batchnorm, batchnorm_dgrad, batchnorm_statistics, batchnorm_wgrad
 from kernels.conv2d import bias_grad, conv2d, conv2d_dgrad, conv2d_wgrad
 from kernels.dense import dense, dense_dgrad, dense_wgrad
+from kernels.embedding import embedding, embedding_backward
+from kernels.layernorm import layernorm, layernorm_backward
 from kernels.layout import empty
 from kernels.loss import softmax_cross_entropy
 from kernels.matmul import matmul
@@ -21,13 +33,16 @@ from kernels.pool import (
 )
 from kernels.progress import set_progress
 from kernels.threads import num_threads, set_num_threads
-from kernels.update import momentum_update
+from kernels.update import adamw_update, momentum_update, sum_of_squares
 from kernels.wire import bfloat16_op_address, decode_bfloat16, encode_bfloat16, ordered_sum, ordered_sum_address
 
 __all__ = [
-    "avgpool2d", "avgpool2d_backward", "bfloat16_op_address", "bias_grad", "bias_relu_backward", "conv2d",
-    "conv2d_dgrad", "conv2d_wgrad", "decode_bfloat16", "dense", "dense_dgrad", "dense_wgrad", "dropout",
-    "dropout_backward", "empty", "encode_bfloat16", "global_avgpool", "global_avgpool_backward", "lrn", "lrn_backward",
-    "matmul", "maxpool2d", "maxpool2d_backward", "momentum_update", "num_threads", "ordered_sum", "ordered_sum_address",
-    "pool2d_shape", "relu", "relu_backward", "set_num_threads", "set_progress", "softmax_cross_entropy",
+    "adamw_update", "attention", "attention_backward", "avgpool2d", "avgpool2d_backward", "batchnorm",
+    "batchnorm_dgrad", "batchnorm_statistics", "batchnorm_wgrad", "bfloat16_op_address", "bias_grad",
+    "bias_relu_backward", "conv2d", "conv2d_dgrad", "conv2d_wgrad", "decode_bfloat16", "dense", "dense_dgrad",
+    "dense_wgrad", "dropout", "dropout_backward", "embedding", "embedding_backward", "empty", "encode_bfloat16",
+    "gelu", "gelu_backward", "global_avgpool", "global_avgpool_backward", "layernorm", "layernorm_backward", "lrn",
+    "lrn_backward", "matmul", "maxpool2d", "maxpool2d_backward", "momentum_update", "num_threads", "ordered_sum",
+    "ordered_sum_address", "pool2d_shape", "relu", "relu_backward", "set_num_threads", "set_progress",
+    "softmax_cross_entropy", "sum_of_squares",
 ]

@@ -1,4 +1,6 @@
-"""Momentum SGD and the learning-rate policies of Caffe's solver."""
+"""Optimisers, layer by layer, and the learning-rate policies."""
+
+import math
 
 import numpy as np
 
@@ -20,7 +22,12 @@ def poly(lr, step, steps, options):
     return lr * (1 - step / steps) ** options.lr_power
 
 
-POLICIES = {"fixed": fixed, "step": step, "poly": poly}
+def cosine(lr, step, steps, options):
+    """From lr down to 0 at the last step, along half a cosine (Loshchilov and Hutter 2017)."""
+    return lr * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+POLICIES = {"fixed": fixed, "step": step, "poly": poly, "cosine": cosine}
 
 
 def learning_rate(options, steps):
@@ -34,17 +41,68 @@ def learning_rate(options, steps):
     return rate
 
 
-class MomentumSGD:
-    """v = momentum * v + rate(step) * (g + weight_decay * w);  w = w - v, layer by layer.
+class Optimizer:
+    """What all optimisers share: the rate of a step, and how far its gradient is clipped.
 
-    `step` is the step whose gradient it is, however late it is applied.
+    `step` is the step whose gradient it is, however late it is applied. `clip`: the largest norm that the mean gradient
+    of a step may have, over all layers; None for no limit. norm(step) gives it, and waits for all of it: a clipped step
+    is applied when its last layer has arrived. `constants` are the kernel's.
     """
 
-    def __init__(self, layers, rate, trace, *, momentum, weight_decay):
-        self.rate, self.trace, self.constants = rate, trace, {"momentum": momentum, "weight_decay": weight_decay}
+    def __init__(self, layers, rate, trace, *, clip=None, norm=None, **constants):
+        self.rate, self.trace, self.clip, self.norm, self.constants = rate, trace, clip, norm, constants
+        self.prepare(layers)
+
+    def update(self, layer, gradient, step, late=0):
+        """Apply the effective batch's mean gradient of `step` to the layer's weights, `late` steps late."""
+        scale = 1.0 if self.clip is None else min(1.0, self.clip / max(self.norm(step), 1e-30))
+        with self.trace.span("update", f"update {layer.name}"):
+            self.apply(layer, gradient, late, lr=self.rate(step), scale=scale, **self.constants)
+
+
+class MomentumSGD(Optimizer):
+    """v = momentum * v + rate(step) * (g + weight_decay * w);  w = w - v, layer by layer.
+
+    With `correction`, a gradient that is D steps late brings along what its momentum would have moved since (Kosson et
+    al. 2021, spike compensation). For D = 1 that is Nesterov's method.
+    """
+
+    def __init__(self, *arguments, correction=False, **constants):
+        self.correction = correction
+        super().__init__(*arguments, **constants)
+
+    def prepare(self, layers):
+        """No velocity yet."""
         self.velocity = {layer.name: np.zeros_like(layer.w) for layer in layers}
 
-    def update(self, layer, gradient, step):
-        """Apply the effective batch's mean gradient of `step` to the layer's weights."""
-        with self.trace.span("update", f"update {layer.name}"):
-            kernels.momentum_update(layer.w, gradient, self.velocity[layer.name], lr=self.rate(step), **self.constants)
+    def apply(self, layer, gradient, late, **constants):
+        """In place."""
+        kernels.momentum_update(layer.w, gradient, self.velocity[layer.name], late=late if self.correction else 0,
+                                **constants)
+
+
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+
+    def prepare(self, layers):
+        """No moments yet."""
+        self.moments = {layer.name: np.zeros((2, layer.w.size), np.float32) for layer in layers}
+        self.updates = dict.fromkeys(self.moments, 0)
+
+    def apply(self, layer, gradient, late, **constants):
+        """In place."""
+        self.updates[layer.name] += 1
+        kernels.adamw_update(layer.w, gradient, *self.moments[layer.name], step=self.updates[layer.name], **constants)
+
+
+OPTIMIZERS = {"sgd": MomentumSGD, "adamw": AdamW}
+
+
+def optimizer(layers, rate, trace, norm, options):
+    """The optimiser that the options ask for."""
+    constants = {"clip": options.clip, "norm": norm, "weight_decay": options.weight_decay}
+    if options.optimizer == "sgd":
+        constants |= {"momentum": options.momentum, "correction": options.momentum_correction}
+    else:
+        constants |= {"beta1": options.momentum, "beta2": options.beta2, "eps": options.epsilon}
+    return OPTIMIZERS[options.optimizer](layers, rate, trace, **constants)

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from mpilayer.errors import UserError
-from mpilayer.optim import POLICIES
+from mpilayer.optim import OPTIMIZERS, POLICIES
 from mpilayer.progress import PROGRESS
 from mpilayer.reduction import REDUCTIONS
 from mpilayer.schedules import SCHEDULES
@@ -101,8 +101,18 @@ def parser(nets):
     p.add_argument("--epochs", type=count, help="how often to see all samples (default: 30, or as --steps needs)")
     p.add_argument("--steps", type=count, help="stop after so many steps")
     p.add_argument("--lr", type=amount, default=0.007, help="learning rate")
-    p.add_argument("--momentum", type=amount, default=0.9, help="momentum")
+    p.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd", help="what gradients do to the weights")
+    p.add_argument("--momentum", type=amount, default=0.9, help="momentum; adamw: beta1")
+    p.add_argument("--momentum-correction", action="store_true",
+                   help="delayed, sgd: a late gradient brings along what its momentum would have moved since")
+    p.add_argument("--beta2", type=amount, default=0.999, help="adamw: its beta2")
+    p.add_argument("--epsilon", type=amount, default=1e-8, help="adamw: its epsilon")
     p.add_argument("--weight-decay", type=amount, default=5e-4, help="weight decay")
+    p.add_argument("--clip", type=_number(float, 1e-30, "a positive number"),
+                   help="largest norm of a step's gradient; longer ones are scaled (default: no limit)")
+    p.add_argument("--label-smoothing", type=amount, default=0.0, help="share of each label that goes to all classes")
+    p.add_argument("--batch-statistics", choices=("local", "all"), default="local",
+                   help="batch normalization: over the samples of each rank, or of all ranks")
     p.add_argument("--lr-policy", choices=POLICIES, default="poly", help="how the learning rate falls")
     p.add_argument("--lr-step", type=count, default=1000, help="policy step: steps between falls")
     p.add_argument("--lr-gamma", type=amount, default=0.1, help="policy step: factor of a fall")
@@ -124,12 +134,22 @@ def _complete(options, name, schedule, default, elsewhere):
         setattr(options, name, default if options.schedule == schedule else elsewhere)
 
 
+def _check_optimizer(options):
+    """Raise UserError for options that do not go together, or are out of range."""
+    if options.momentum_correction and (options.optimizer != "sgd" or options.schedule != "delayed"):
+        raise UserError("--momentum-correction goes with --schedule delayed and --optimizer sgd")
+    for name in ("momentum", "beta2", "label_smoothing"):
+        if getattr(options, name) >= 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected less than 1")
+
+
 def read_options(argv, nets, ranks):
     """The options, completed and checked for so many ranks. Raises UserError."""
     options = parser(nets).parse_args(argv)
     _complete(options, "delay", "delayed", 1, 0)
     _complete(options, "apply", "layerwise", "lazy", "lazy")
     check_messages(options)
+    _check_optimizer(options)
     if options.batch_per_rank:
         options.batch = options.batch_per_rank * ranks
     if options.batch < ranks:

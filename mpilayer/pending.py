@@ -1,11 +1,13 @@
 """The request queue: the sums that are on their way, and when each layer's must have arrived."""
 
 import contextlib
+import math
 from collections import deque
 from typing import NamedTuple
 
 import numpy as np
 
+import kernels
 from mpilayer.engine import Engine
 from mpilayer.errors import UserError
 from mpilayer.messages import Network, cut, due
@@ -51,6 +53,7 @@ class Queue:
     def __init__(self, ranks, trace, settings, say=lambda text: None):
         self.ranks, self.trace, self.settings, self.say = ranks, trace, settings, say
         self.exposed = 0.0  # seconds of waiting so far
+        self.norms = {}  # of the gradients of the last steps, as far as somebody asked
         self.calls = Calls(ranks)
         self.reduction = REDUCTIONS[settings.reduction](self.calls)
         self.wire = WIRES[settings.wire](settings.feedback)
@@ -154,31 +157,44 @@ class Queue:
             raise UserError(f"MPI failed while summing gradients: {self.calls.MPI.Get_error_string(self.engine.error)}"
                             " | try: python -m mpilayer.info, another --reduction or --progress")
 
-    def has_arrived(self, layer, step):
-        """Whether the sum of this layer's gradients of a step is there."""
+    def has_arrived(self, name, step):
+        """Whether the sum of a layer's gradients of a step is there."""
         slot = step % len(self.slots)
-        return all(self.engine.arrived(slot, number) for number in self.parts[layer.name])
+        return all(self.engine.arrived(slot, number) for number in self.parts[name])
 
     def settle(self, layer, up_to):
         """Yield (step, sum) of this layer for every step not after `up_to`, oldest first, waiting as need be."""
         posted = self.posted[layer.name]
         while posted and posted[0] <= up_to:
             step = posted[0]
-            self._wait(lambda: self.has_arrived(layer, step), layer.name)  # noqa: B023
-            slot, (begin, end) = self.slots[step % len(self.slots)], self.places[layer.name]
-            gradient = slot.gradients[begin:end]
-            self.wire.decode(slot.wire[begin:end], gradient)
+            gradient = self._arrived(layer.name, step)
             self._note(layer, step)
             posted.popleft()
             yield step, gradient
         self.test()
 
+    def norm(self, step):
+        """Norm of the sum of all gradients of a step; waits for all of it."""
+        if step not in self.norms:
+            squares = sum(kernels.sum_of_squares(self._arrived(name, step)) for name in self.places)
+            self.norms = {s: norm for s, norm in self.norms.items() if s > step - len(self.slots)}
+            self.norms[step] = math.sqrt(squares)
+        return self.norms[step]
+
+    def _arrived(self, name, step):
+        """A layer's sum of a step, when it is there."""
+        self._wait(lambda: self.has_arrived(name, step), name)
+        slot, (begin, end) = self.slots[step % len(self.slots)], self.places[name]
+        gradient = slot.gradients[begin:end]
+        self.wire.decode(slot.wire[begin:end], gradient)
+        return gradient
+
     def as_completed(self, layers, step):
         """The layers, each when its sum of that step has arrived."""
         left = list(layers)
         while left:
-            self._wait(lambda: any(self.has_arrived(layer, step) for layer in left), "any layer")  # noqa: B023
-            arrived = [layer for layer in left if self.has_arrived(layer, step)]
+            self._wait(lambda: any(self.has_arrived(layer.name, step) for layer in left), "any layer")  # noqa: B023
+            arrived = [layer for layer in left if self.has_arrived(layer.name, step)]
             yield from arrived
             left = [layer for layer in left if layer not in arrived]
 

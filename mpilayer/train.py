@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from mpilayer import comm, info, probe, report
 from mpilayer.data import batches, open_data, share
 from mpilayer.errors import UserError
 from mpilayer.files import replacing
-from mpilayer.optim import MomentumSGD, learning_rate
+from mpilayer.optim import learning_rate, optimizer
 from mpilayer.options import parser, read_options
 from mpilayer.pending import Queue
 from mpilayer.schedules import schedule
@@ -27,6 +28,7 @@ class Batch:
     """This rank's samples x (n,H,W,C), y (n,), and what of the effective batch a net needs to know.
 
     size: samples in the effective batch, over all ranks   first: where this rank's begin in it   seed: of the step
+    total: sums a float64 array over the ranks, for statistics of the whole batch; None for those of this rank's part
     """
 
     x: np.ndarray
@@ -35,6 +37,7 @@ class Batch:
     first: int = 0
     seed: int = 0
     training: bool = True
+    total: Callable | None = None
 
 
 def _unwritable(path, error):
@@ -73,7 +76,7 @@ def load(options):
 
 
 def warm(ranks, net, say, also=lambda: None):
-    """Compile the kernels by one step on one blank sample, then also(): one rank a node does, others find them on disk.
+    """Compile the kernels by one step on one sample, then also(): one rank a node does, others find them on disk.
     """
     class Announce(event.Listener):
         told = False
@@ -89,10 +92,12 @@ def warm(ranks, net, say, also=lambda: None):
 
     if ranks.node.rank == 0:
         with event.install_listener("numba:compile", Announce()):
-            blank = Batch(np.zeros((1, *net.shape), np.float32), np.zeros(1, np.int64), 1)
-            for _ in (*net.forward(blank), *net.backward()):
+            state = net.state.copy()
+            for _ in (*net.forward(Batch(*net.example(1, np.random.default_rng(0)), 1)), *net.backward()):
                 pass
+            net.state[:] = state
             kernels.momentum_update(*np.zeros((3, 1), np.float32), lr=0)
+            kernels.adamw_update(*np.zeros((4, 1), np.float32), lr=0, step=1)
             also()
     ranks.meet(ranks.node)
 
@@ -107,9 +112,14 @@ class Trainer:
         self.steps = min(options.steps or math.inf, epochs * self.per_epoch)
         self.trace = Trace()
         self.queue = Queue(ranks, self.trace, settings, display.say)
-        self.optimizer = MomentumSGD(net.layers, learning_rate(options, self.steps), self.trace,
-                                     momentum=options.momentum, weight_decay=options.weight_decay)
+        for loss in net.losses:
+            loss.smoothing = options.label_smoothing
+        self.optimizer = optimizer(net.layers, learning_rate(options, self.steps), self.trace, self.queue.norm, options)
         self.schedule = schedule(Watched(net, self.trace), self.queue, self.optimizer, options)
+        self.total = self.statistics if options.batch_statistics == "all" else None
+        if self.total and settings.progress == "thread":
+            raise UserError("--batch-statistics all does not go with --progress thread: both would call MPI at a time"
+                            " | try: --progress kernel")
         self.seconds = dict.fromkeys((*KINDS, "total"), 0.0)
 
     @property
@@ -140,7 +150,8 @@ class Trainer:
         mine = share(len(samples), self.ranks.rank, self.ranks.size)
         with self.trace.span("input", "read batch"):
             x, y = self.data.train.read(samples[mine])
-        self.schedule.step(t, Batch(x, y, len(samples), mine.start, self.options.seed * 2**32 + t))
+        seed = self.options.seed * 2**32 + t
+        self.schedule.step(t, Batch(x, y, len(samples), mine.start, seed, total=self.total))
         if not math.isfinite(self.net.loss):
             raise UserError(self._diverged())
         self.display.step(t + 1, self.net.loss * len(samples) / len(x))
@@ -159,24 +170,33 @@ class Trainer:
         for kind, value in zip(self.seconds, sums[1:], strict=True):
             self.seconds[kind] += value
         means = dict(zip(("loss", *self.seconds), sums, strict=True))
-        entry = {"epoch": number + 1, "train_loss": means["loss"] / steps, "test_accuracy": self.accuracy(),
-                 "seconds": means["total"], "images_per_second": steps * self.options.batch / means["total"],
-                 "exposed_seconds": means["exposed"]}
+        test_loss, test_accuracy = self.evaluate()
+        entry = {"epoch": number + 1, "train_loss": means["loss"] / steps, "test_loss": test_loss,
+                 "test_accuracy": test_accuracy, "seconds": means["total"],
+                 "images_per_second": steps * self.options.batch / means["total"], "exposed_seconds": means["exposed"]}
         self.display.epoch(entry)
         return entry
 
-    def accuracy(self):
-        """Share of the test part that is classified right; each rank looks at a part of it."""
+    def statistics(self, values):
+        """Sum over the ranks of what batch normalization gathers, in the midst of a step."""
+        with self.trace.span("exposed", "wait statistics"):
+            return self.ranks.total(values)
+
+    def evaluate(self):
+        """(mean loss, share that is classified right) of the test part; each rank looks at a part of it."""
         self.ranks.where = "evaluation"
-        mine = share(len(self.data.test), self.ranks.rank, self.ranks.size)
+        net, total = self.net, len(self.data.test)
+        if net.state.size:
+            net.state[:] = self.ranks.total(net.state / self.ranks.size)
+        mine, sums = share(total, self.ranks.rank, self.ranks.size), np.zeros(3)
         chunk = max(1, self.options.batch // self.ranks.size)
-        right = 0
         for start in range(mine.start, mine.stop, chunk):
             x, y = self.data.test.read(np.arange(start, min(start + chunk, mine.stop)))
-            for _ in self.net.forward(Batch(x, None, len(x), training=False)):
+            for _ in net.forward(Batch(x, y, total, training=False)):
                 pass
-            right += int((self.net.logits.argmax(1) == y).sum())
-        return float(self.ranks.total(np.array([right], np.float64))[0]) / len(self.data.test)
+            sums += net.losses[-1].loss, (net.logits.argmax(-1) == y).sum(), y.size
+        loss, right, answers = self.ranks.total(sums)
+        return loss, right / answers
 
 
 def save(folder, ranks, trainer, epochs, final):
@@ -213,8 +233,9 @@ def run(ranks, argv):
         trainer = ranks.agree(lambda: Trainer(ranks, options, settings, data, net, display))
         display.begin(net, data, trainer.steps)
         epochs = trainer.run()
-        final = {"test_accuracy": epochs[-1]["test_accuracy"], "weights_sha256": net.weights_sha256(),
-                 "planned_seconds": trainer.planned, "measured_seconds": trainer.trace.period()}
+        final = {**{key: epochs[-1][key] for key in ("test_loss", "test_accuracy")},
+                 "weights_sha256": net.weights_sha256(), "planned_seconds": trainer.planned,
+                 "measured_seconds": trainer.trace.period()}
         display.end(epochs, trainer.seconds, final, ranks.gather(final["weights_sha256"]))
         trainer.queue.close()
     if options.out:

@@ -1,6 +1,7 @@
 """AlexNet (Krizhevsky, Sutskever, Hinton 2012) as Caffe's reference model lays it out, and a narrow one."""
 
-from nets.blocks import Dropout, Flatten, Loss, Lrn, MaxPool, Sequence
+from nets.blocks import Dropout, Flatten, Loss, Lrn, MaxPool
+from nets.composite import Sequence
 from nets.layer import Conv, Dense
 
 

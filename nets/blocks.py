@@ -1,11 +1,12 @@
-"""Blocks without weights of their own. Like layers they have three phases; blocks of blocks nest by `yield from`.
+"""Blocks without weights. Like layers they have three phases; blocks of blocks (nets/composite.py) nest.
 
-    build(shape) -> shape      shapes without the batch: (H,W,C), or (C,) after Flatten; declares parameters
+    build(shape) -> shape      shapes without the batch: (H,W,C), (T,C) or (C,); declares parameters
     forward(x, batch) -> y     a generator: yields each layer just before its weights are read
     backward(dy) -> dx         a generator: yields each layer the moment its gradient is final; dy may be overwritten
 
 `batch` has `y` (labels), `size` (samples in the effective batch, over all ranks), `first` (where this rank's samples
-begin in it), `seed` (of the step) and `training`. Loss gradients are divided by `size`, so ranks just add up.
+begin in it), `seed` (of the step), `training`, and `total`: None, or what sums a float64 array over the ranks. Loss
+gradients are divided by `size`, so ranks just add up.
 """
 
 import math
@@ -22,10 +23,10 @@ def _nothing():
 
 
 class MaxPool:
-    """Max pooling, its output size rounded up as in Caffe."""
+    """Max pooling, its output size rounded up as in Caffe, or else down."""
 
-    def __init__(self, window, stride, padding=0):
-        self.window, self.geometry = window, {"stride": stride, "padding": padding, "ceil_mode": True}
+    def __init__(self, window, stride, padding=0, ceil_mode=True):
+        self.window, self.geometry = window, {"stride": stride, "padding": padding, "ceil_mode": ceil_mode}
 
     def build(self, shape):
         """The image shrinks."""
@@ -45,7 +46,7 @@ class MaxPool:
 
 
 class AvgPool(MaxPool):
-    """Average pooling, rounded and counted as in Caffe."""
+    """Average pooling, counted as in Caffe."""
 
     def forward(self, x, batch):
         """Mean of each window."""
@@ -143,66 +144,61 @@ class Dropout:
         return kernels.dropout_backward(dy, self.mask, self.rate)
 
 
-class Sequence:
-    """One after the other."""
-
-    def __init__(self, *blocks):
-        self.blocks = blocks
+class Gelu:
+    """The smooth rectifier of Hendrycks and Gimpel 2016."""
 
     def build(self, shape):
-        """Thread the shape through."""
-        for block in self.blocks:
-            shape = block.build(shape)
+        """Nothing changes."""
         return shape
 
     def forward(self, x, batch):
-        """First to last."""
-        for block in self.blocks:
-            x = yield from block.forward(x, batch)
-        return x
+        """Value by value."""
+        yield from _nothing()
+        self.x = x
+        return kernels.gelu(x)
 
     def backward(self, dy):
-        """Last to first."""
-        for block in reversed(self.blocks):
-            dy = yield from block.backward(dy)
-        return dy
+        """In place."""
+        yield from _nothing()
+        return kernels.gelu_backward(dy, self.x, out=dy)
 
 
-class Concat:
-    """Branches side by side, their channels joined (Szegedy et al. 2015, Inception)."""
+class Attention:
+    """Causal self-attention: (T,3C) queries, keys and values to (T,C)."""
 
-    def __init__(self, *blocks):
-        self.blocks = blocks
+    def __init__(self, heads):
+        self.heads = heads
 
     def build(self, shape):
-        """Channels add up."""
-        shapes = [block.build(shape) for block in self.blocks]
-        self.ends = np.cumsum([s[-1] for s in shapes])
-        return (*shapes[0][:-1], int(self.ends[-1]))
+        """One of three remains."""
+        T, C3 = shape
+        if C3 % (3 * self.heads):
+            raise ValueError(f"a width of {C3 // 3} cannot be shared out among {self.heads} heads")
+        return T, C3 // 3
 
     def forward(self, x, batch):
-        """First to last branch."""
-        ys = []
-        for block in self.blocks:
-            ys.append((yield from block.forward(x, batch)))
-        return np.concatenate(ys, axis=-1)
+        """Each token looks at those before it."""
+        yield from _nothing()
+        self.x = x
+        self.y, self.lse = kernels.attention(x, self.heads)
+        return self.y
 
     def backward(self, dy):
-        """Last to first branch; their gradients add up."""
-        dx = None
-        for block, part in zip(reversed(self.blocks), reversed(np.split(dy, self.ends[:-1], -1)), strict=True):
-            more = yield from block.backward(np.ascontiguousarray(part))
-            dx = more if dx is None else np.add(dx, more, out=dx)
-        return dx
+        """By queries, keys and values."""
+        yield from _nothing()
+        return kernels.attention_backward(dy, self.x, self.y, self.lse)
 
 
 class Loss:
-    """Softmax cross-entropy at the end of a head. Keeps `logits`, and `loss`: this rank's part of the batch's mean."""
+    """Softmax cross-entropy at the end of a head. Keeps `logits`, and `loss`: this rank's part of the batch's mean.
+
+    `smoothing` of labels counts in training only.
+    """
 
     blocks = ()
 
     def __init__(self, weight=1.0):
-        self.weight, self.loss = weight, 0.0
+        self.weight, self.smoothing, self.loss = weight, 0.0, 0.0
 
     def build(self, shape):
         """Nothing changes."""
@@ -213,31 +209,15 @@ class Loss:
         yield from _nothing()
         self.logits = x
         if batch.y is not None:
-            losses, self.dlogits = kernels.softmax_cross_entropy(x, batch.y)
-            self.loss = self.weight * float(losses.sum(dtype=np.float64)) / batch.size
-            self.dlogits *= self.weight / batch.size
+            logits, share = x.reshape(-1, x.shape[-1]), self.weight * len(x) / (batch.size * batch.y.size)
+            smoothing = self.smoothing if batch.training else 0.0
+            losses, dlogits = kernels.softmax_cross_entropy(logits, batch.y.reshape(-1), smoothing=smoothing)
+            self.loss = share * float(losses.sum(dtype=np.float64))
+            dlogits *= share
+            self.dlogits = dlogits.reshape(x.shape)
         return x
 
     def backward(self, dy):
         """`dy` is ignored: a loss is where gradients begin."""
         yield from _nothing()
         return self.dlogits
-
-
-class Side(Sequence):
-    """A head on the side of the trunk, in training only; its gradient joins the trunk's."""
-
-    def build(self, shape):
-        """The trunk goes on as it was."""
-        super().build(shape)
-        return shape
-
-    def forward(self, x, batch):
-        """The head's output goes nowhere; its loss counts."""
-        if batch.training:
-            yield from super().forward(x, batch)
-        return x
-
-    def backward(self, dy):
-        """The head's gradient and the trunk's."""
-        return dy + (yield from super().backward(None))

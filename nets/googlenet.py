@@ -1,17 +1,7 @@
 """GoogLeNet (Szegedy et al. 2015), with its two auxiliary classifiers, and a narrow one."""
 
-from nets.blocks import (
-    AvgPool,
-    Concat,
-    Dropout,
-    Flatten,
-    GlobalAvgPool,
-    Loss,
-    Lrn,
-    MaxPool,
-    Sequence,
-    Side,
-)
+from nets.blocks import AvgPool, Dropout, Flatten, GlobalAvgPool, Loss, Lrn, MaxPool
+from nets.composite import Concat, Sequence, Side
 from nets.layer import Conv, Dense
 
 # channels: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, after the pool (table 1 of the paper)

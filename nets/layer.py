@@ -14,6 +14,7 @@ class Layer:
     """
 
     input_gradient = True  # the first layer of a net needs none
+    state_size = 0  # values that training gathers beside the weights, in `state`
 
     def __init__(self, name):
         self.name, self.shapes, self.fill = name, {}, {}
@@ -41,10 +42,24 @@ class Layer:
         """Take `flat` (size,) as the place of the gradient."""
         self.g, self.gradient = flat, self._views(flat)
 
+    def bind_state(self, flat):
+        """Take `flat` (state_size,) float64 as the state, all zeros at first."""
+        self.state = flat
+
     def initialise(self, rng):
         """Draw the weights."""
         for part, (mean, std) in self.fill.items():
             self.weight[part][...] = mean + std * rng.standard_normal(self.shapes[part], np.float32)
+
+
+def conv_shape(layer, shape):
+    """What a convolution makes of (H,W,C). Raises ValueError if its window does not fit."""
+    stride, padding = layer.geometry["stride"], layer.geometry["padding"]
+    P, Q = ((n + 2 * padding - layer.window) // stride + 1 for n in shape[:2])
+    if min(P, Q) < 1:
+        raise ValueError(f"{layer.name}: its {layer.window}x{layer.window} window does not fit an input of"
+                         f" {shape[0]}x{shape[1]}")
+    return P, Q, layer.channels
 
 
 class Conv(Layer):
@@ -57,15 +72,10 @@ class Conv(Layer):
 
     def build(self, shape):
         """Declare weight (R,S,C/groups,K) and bias (K,)."""
-        H, W, C = shape
-        filters = (self.window, self.window, C // self.geometry["groups"], self.channels)
+        filters = (self.window, self.window, shape[2] // self.geometry["groups"], self.channels)
         self.declare("weight", filters, self.std or math.sqrt(2 / math.prod(filters[:3])))
         self.declare("bias", (self.channels,), mean=self.bias)
-        stride, padding = self.geometry["stride"], self.geometry["padding"]
-        P, Q = ((n + 2 * padding - self.window) // stride + 1 for n in (H, W))
-        if min(P, Q) < 1:
-            raise ValueError(f"{self.name}: its {self.window}x{self.window} window does not fit an input of {H}x{W}")
-        return P, Q, self.channels
+        return conv_shape(self, shape)
 
     def forward(self, x, batch):
         """Conv + bias + ReLU."""
@@ -85,8 +95,77 @@ class Conv(Layer):
         return kernels.conv2d_dgrad(dy, self.weight["weight"], self.x.shape, **self.geometry)
 
 
+class ConvNorm(Layer):
+    """Convolution, batch normalization, perhaps addition of a residual, and ReLU unless switched off.
+
+    Statistics are of this rank's samples, or with `batch.total` of all ranks'; those for evaluation are running means
+    (of the last ten steps or so, at first of all steps). Every rank has its own, so they are averaged before use.
+    """
+
+    MOMENTUM, EPS = 0.1, 1e-5
+
+    def __init__(self, name, channels, window, *, stride=1, padding=0, relu=True):
+        super().__init__(name)
+        self.channels, self.window, self.relu = channels, window, relu
+        self.geometry = {"stride": stride, "padding": padding}
+        self.state_size = 1 + 2 * channels
+
+    def build(self, shape):
+        """Declare weight (R,S,C,K), gamma and beta (K,)."""
+        filters = (self.window, self.window, shape[2], self.channels)
+        self.declare("weight", filters, math.sqrt(2 / math.prod(filters[:3])))
+        self.declare("gamma", (self.channels,), mean=1.0)
+        self.declare("beta", (self.channels,))
+        return conv_shape(self, shape)
+
+    def forward(self, x, batch, add=None):
+        """Conv, normalize, add, ReLU."""
+        yield self
+        self.x, w = x, self.weight
+        self.convolved = kernels.conv2d(x, w["weight"], **self.geometry)
+        self.mean, self.var = self._statistics(batch) if batch.training else self._running()
+        self.y = kernels.batchnorm(self.convolved, self.mean, self.var, w["gamma"], w["beta"], eps=self.EPS, add=add,
+                                   relu=self.relu)
+        return self.y
+
+    def _statistics(self, batch):
+        """(mean, var) of the batch; the running ones follow."""
+        mean, var = (a.astype(np.float64) for a in kernels.batchnorm_statistics(self.convolved))
+        self.count, self.total = self.convolved.size // self.channels, batch.total
+        if batch.total:
+            self.count, mean, square = np.split(
+                batch.total(self.count * np.concatenate([[1], mean, var + mean**2])), [1, 1 + self.channels])
+            mean, square = mean / self.count, square / self.count
+            self.count, var = int(self.count[0]), np.maximum(square - mean**2, 0)
+        self.state[0] += 1
+        rate = max(self.MOMENTUM, 1 / self.state[0])
+        unbiased = var * self.count / max(1, self.count - 1)
+        self.state[1:] += rate * (np.concatenate([mean, unbiased]) - self.state[1:])
+        return np.float32(mean), np.float32(var)
+
+    def _running(self):
+        """(mean, var)."""
+        return np.split(np.float32(self.state[1:]), 2)
+
+    def backward(self, dy):
+        """All gradients of the weights first: they have a way to go. In dy remains what has passed the ReLU."""
+        g, statistics = self.gradient, (self.convolved, self.mean, self.var)
+        kernels.batchnorm_wgrad(dy, *statistics, eps=self.EPS, y=self.y if self.relu else None, dgamma=g["gamma"],
+                                dbeta=g["beta"])
+        sums = g["gamma"], g["beta"]
+        if self.total:
+            sums = np.split(np.float32(self.total(np.concatenate(sums).astype(np.float64))), 2)
+        by_convolved = kernels.batchnorm_dgrad(dy, *statistics, self.weight["gamma"], *sums, eps=self.EPS,
+                                               count=self.count)
+        kernels.conv2d_wgrad(self.x, by_convolved, g["weight"].shape, out=g["weight"], **self.geometry)
+        yield self
+        if not self.input_gradient:
+            return None
+        return kernels.conv2d_dgrad(by_convolved, self.weight["weight"], self.x.shape, **self.geometry)
+
+
 class Dense(Layer):
-    """Fully connected layer, bias and, unless switched off, ReLU."""
+    """Fully connected layer, bias (None for none) and, unless switched off, ReLU; on (C,) or each token of (T,C)."""
 
     def __init__(self, name, channels, *, relu=True, std=None, bias=0.0):
         super().__init__(name)
@@ -94,24 +173,79 @@ class Dense(Layer):
 
     def build(self, shape):
         """Declare weight (C,K) and bias (K,)."""
-        (C,) = shape
+        *tokens, C = shape
         self.declare("weight", (C, self.channels), self.std or math.sqrt(2 / C))
-        self.declare("bias", (self.channels,), mean=self.bias)
-        return (self.channels,)
+        if self.bias is not None:
+            self.declare("bias", (self.channels,), mean=self.bias)
+        return *tokens, self.channels
 
     def forward(self, x, batch):
         """Dense + bias + ReLU."""
         yield self
-        self.x = x
-        self.y = kernels.dense(x, self.weight["weight"], self.weight["bias"], relu=self.relu)
+        self.x = x.reshape(-1, x.shape[-1])
+        y = kernels.dense(self.x, self.weight["weight"], self.weight.get("bias"), relu=self.relu)
+        self.y = y.reshape(*x.shape[:-1], self.channels)
         return self.y
 
     def backward(self, dy):
         """The gradient of the weights first: it has a way to go."""
+        tokens, dy = dy.shape[:-1], dy.reshape(-1, self.channels)
         if self.relu:
-            kernels.bias_relu_backward(dy, self.y, out=dy, db=self.gradient["bias"])
-        else:
+            kernels.bias_relu_backward(dy, self.y.reshape(dy.shape), out=dy, db=self.gradient["bias"])
+        elif self.bias is not None:
             kernels.bias_grad(dy, out=self.gradient["bias"])
         kernels.dense_wgrad(self.x, dy, out=self.gradient["weight"])
         yield self
-        return kernels.dense_dgrad(dy, self.weight["weight"]) if self.input_gradient else None
+        return kernels.dense_dgrad(dy, self.weight["weight"]).reshape(*tokens, -1) if self.input_gradient else None
+
+
+class LayerNorm(Layer):
+    """Normalization of each token (Ba et al. 2016)."""
+
+    def build(self, shape):
+        """Declare gamma and beta (C,)."""
+        self.declare("gamma", shape[-1:], mean=1.0)
+        self.declare("beta", shape[-1:])
+        return shape
+
+    def forward(self, x, batch):
+        """Normalize, scale, shift."""
+        yield self
+        self.x = x.reshape(-1, x.shape[-1])
+        y, self.mean, self.rstd = kernels.layernorm(self.x, self.weight["gamma"], self.weight["beta"])
+        self.y = y.reshape(x.shape)
+        return self.y
+
+    def backward(self, dy):
+        """Both at once."""
+        g = self.gradient
+        dx, *_ = kernels.layernorm_backward(dy.reshape(self.x.shape), self.x, self.mean, self.rstd,
+                                            self.weight["gamma"], dgamma=g["gamma"], dbeta=g["beta"])
+        yield self
+        return dx.reshape(dy.shape)
+
+
+class Embedding(Layer):
+    """A vector for each token plus one for each place: (T,) to (T,C). Tokens are 0..vocabulary-1."""
+
+    def __init__(self, name, vocabulary, channels, std):
+        super().__init__(name)
+        self.vocabulary, self.channels, self.std = vocabulary, channels, std
+
+    def build(self, shape):
+        """Declare token (V,C) and position (T,C)."""
+        self.declare("token", (self.vocabulary, self.channels), self.std)
+        self.declare("position", (*shape, self.channels), self.std)
+        return *shape, self.channels
+
+    def forward(self, x, batch):
+        """Look up."""
+        yield self
+        self.x = x
+        self.y = kernels.embedding(x, self.weight["token"], self.weight["position"])
+        return self.y
+
+    def backward(self, dy):
+        """Only rows of tokens that occur are more than zero."""
+        kernels.embedding_backward(dy, self.x, self.gradient["token"], self.gradient["position"])
+        yield self

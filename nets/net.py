@@ -31,7 +31,8 @@ def walk(block):
 class Net:
     """`layers` in the order in which forward reads them; memory in the order in which backward finishes them.
 
-    `weights` is flat float32, `gradients` a list of such buffers, of which `write_gradients_to` chooses one.
+    `weights` is flat float32, `gradients` a list of such buffers, of which `write_gradients_to` chooses one. `state`
+    is flat float64: running statistics of each rank, whose mean over the ranks is what evaluation wants.
     """
 
     def __init__(self, body, shape, *, seed=0):
@@ -45,7 +46,17 @@ class Net:
             layer.bind_weights(piece)
         for number, layer in enumerate(self.layers):
             layer.initialise(np.random.default_rng([seed, number]))
+        self.state = np.zeros(sum(layer.state_size for layer in self.layers))
+        ends = np.cumsum([layer.state_size for layer in self.layers])
+        for layer, piece in zip(self.layers, np.split(self.state, ends[:-1]), strict=True):
+            layer.bind_state(piece)
         self.write_gradients_to(0)
+
+    def example(self, size, rng):
+        """(x, y) of the kind this net takes: images of normal numbers and classes, or tokens and the next ones."""
+        if len(self.shape) == 3:
+            return rng.standard_normal((size, *self.shape), np.float32), rng.integers(0, self.classes, size)
+        return tuple(rng.integers(0, self.classes, (2, size, *self.shape)))
 
     @property
     def backward_layers(self):

@@ -1,4 +1,4 @@
-"""Rectifier and dropout, on float32 arrays of any shape.
+"""Rectifiers and dropout, on float32 arrays of any shape.
 
 Every function raises ValueError, naming the operation and the shapes, for anything that does not fit.
 """
@@ -63,6 +63,27 @@ def bias_relu_backward(dy, y, *, out=None, db=None):
     if pieces > 1:
         np.sum(sums, axis=0, out=db)
     return dx, db
+
+
+def gelu(x, out=None):
+    """x (1 + tanh u) / 2 with u = sqrt(2/pi) (x + 0.044715 x^3) (Hendrycks and Gimpel 2016, as in GPT-2).
+
+    Into `out` if given, which may be x itself.
+    """
+    x = array("gelu", "x", x)
+    y = output("gelu", out, x.shape)
+    flat, into = x.reshape(-1), y.reshape(-1)
+    share(x.size, lambda a, b: cpu.gelu(flat[a:b], into[a:b]))
+    return y
+
+
+def gelu_backward(dy, x, out=None):
+    """Gradient by the input, dy times gelu's slope at x; into `out` if given, which may be dy or x itself."""
+    dy, x = _gradient("gelu_backward", dy, "x", x)
+    dx = output("gelu_backward", out, x.shape)
+    flat = dy.reshape(-1), x.reshape(-1), dx.reshape(-1)
+    share(dy.size, lambda a, b: cpu.gelu_backward(*(array[a:b] for array in flat)))
+    return dx
 
 
 def dropout(x, rate, *, seed, first=0, out=None):

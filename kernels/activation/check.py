@@ -1,8 +1,17 @@
-"""Rectifier and dropout, each with the reference's result in float64."""
+"""Rectifiers and dropout, each with the reference's result in float64."""
 
 import numpy as np
 
-from kernels.activation import bias_relu_backward, dropout, dropout_backward, ref, relu, relu_backward
+from kernels.activation import (
+    bias_relu_backward,
+    dropout,
+    dropout_backward,
+    gelu,
+    gelu_backward,
+    ref,
+    relu,
+    relu_backward,
+)
 
 
 def passes(x, dy, rate, seed, first):
@@ -15,6 +24,8 @@ def passes(x, dy, rate, seed, first):
         dx64, db64 = ref.bias_relu_backward(dy64, y)
         yield "bias_relu_backward", dx, dx64
         yield "bias_relu_backward db", db, db64
+    yield "gelu", gelu(x), ref.gelu(x64)
+    yield "gelu_backward", gelu_backward(dy, x), ref.gelu_backward(dy64, x64)
     y, mask = dropout(x, rate, seed=seed, first=first)
     y64, mask64 = ref.dropout(x64, rate, seed, first)
     yield "dropout", y, y64

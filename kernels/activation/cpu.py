@@ -1,4 +1,4 @@
-"""Rectifier and dropout on flat arrays.
+"""Rectifiers and dropout on flat arrays.
 
 The rectifier works through a block of its own: a loop that may write what it reads is not vectorized, and
 would branch on every sign.
@@ -7,9 +7,11 @@ would branch on every sign.
 import numpy as np
 from numba import njit
 
+from kernels.exponential import exp
 from kernels.progress import tick
 
 jit = njit(nogil=True, cache=True, error_model="numpy")
+contracted = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 BLOCK = 2048
 ROWS = 256  # of a sum over rows in one go: the rounding error grows with the longest sum
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -100,4 +102,50 @@ def dropout_backward(dy, mask, scale, dx):
         part, kept, into = dy[start:start + BLOCK], mask[start:start + BLOCK], dx[start:start + BLOCK]
         for i in range(part.size):
             into[i] = part[i] * (np.float32(kept[i]) * scale)
+        tick(BLOCK)
+
+
+ONE, MOST, FAR = np.float32(1), np.float32(80), np.float32(20)  # exp of MOST is finite; beyond FAR gelu is 0 or x
+SLOPE, CUBIC = np.float32(2 * np.sqrt(2 / np.pi)), np.float32(0.044715)
+
+
+@contracted
+def _decay(x):
+    """exp(-2 u) with u = sqrt(2/pi) (x + 0.044715 x^3): 1 / (1 + that) is (1 + tanh u) / 2."""
+    z = -SLOPE * x * (ONE + CUBIC * x * x)
+    return exp(MOST if z > MOST else z)
+
+
+@contracted
+def _gelu(x, block):
+    for i in range(x.size):
+        block[i] = x[i] / (ONE + _decay(x[i]))
+
+
+@contracted
+def _gelu_slope(x, dy, block):
+    for i in range(x.size):
+        near = FAR if x[i] > FAR else (-FAR if x[i] < -FAR else x[i])
+        decay = _decay(near)
+        share = ONE / (ONE + decay)
+        block[i] = dy[i] * share * (ONE + near * decay * share * SLOPE * (ONE + np.float32(3) * CUBIC * near * near))
+
+
+@jit
+def gelu(x, y):
+    """Write to y, which may be x."""
+    block = np.empty(BLOCK, np.float32)
+    for start in range(0, x.size, BLOCK):
+        _gelu(x[start:start + BLOCK], block)
+        _copy(block, y[start:start + BLOCK])
+        tick(BLOCK)
+
+
+@jit
+def gelu_backward(dy, x, dx):
+    """Write to dx, which may be dy or x."""
+    block = np.empty(BLOCK, np.float32)
+    for start in range(0, dy.size, BLOCK):
+        _gelu_slope(x[start:start + BLOCK], dy[start:start + BLOCK], block)
+        _copy(block, dx[start:start + BLOCK])
         tick(BLOCK)

@@ -1,4 +1,4 @@
-"""Rectifier and dropout, written out."""
+"""Rectifiers and dropout, written out."""
 
 import numpy as np
 
@@ -19,6 +19,23 @@ def bias_relu_backward(dy, y):
     """(dx, db): the gradient by x and by b of y = relu(x + b)."""
     dx = relu_backward(dy, y)
     return dx, dx.reshape(-1, dx.shape[-1]).sum(0)
+
+
+def _tanh(x):
+    """(tanh u, du/dx)."""
+    slope = np.sqrt(2 / np.pi)
+    return np.tanh(slope * (x + 0.044715 * x**3)), slope * (1 + 3 * 0.044715 * x**2)
+
+
+def gelu(x):
+    """x (1 + tanh u) / 2."""
+    return x * (1 + _tanh(x)[0]) / 2
+
+
+def gelu_backward(dy, x):
+    """By the chain rule."""
+    tanh, slope = _tanh(x)
+    return dy * ((1 + tanh) / 2 + x * (1 - tanh**2) * slope / 2)
 
 
 def mix(z):

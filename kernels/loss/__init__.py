@@ -33,16 +33,19 @@ def softmax(logits, out=None):
     return y
 
 
-def softmax_cross_entropy(logits, labels, out=None):
+def softmax_cross_entropy(logits, labels, out=None, *, smoothing=0.0):
     """(loss (N,), dlogits (N,C)): each sample's -log softmax(logits)[label] and gradient softmax - onehot.
 
-    Neither is divided by N. A NaN, or an infinity that leaves the softmax undefined, makes the loss NaN.
+    With `smoothing` s in [0,1) the target is (1 - s) onehot + s / C (Szegedy et al. 2016, label smoothing). Neither is
+    divided by N. A NaN, or an infinity that leaves the softmax undefined, makes the loss NaN.
     Into the pair `out` if given, apart from the logits.
     """
     logits = tensor("softmax_cross_entropy", "logits", logits, "NC")
     labels = _labels("softmax_cross_entropy", labels, logits)
+    require(0 <= smoothing < 1, "softmax_cross_entropy", "smoothing must be in [0, 1), got {!r}", smoothing)
     loss, dlogits = two_outputs("softmax_cross_entropy", out)
     loss = output("softmax_cross_entropy", loss, logits.shape[:1], apart=[logits])
     dlogits = output("softmax_cross_entropy", dlogits, logits.shape, apart=[logits, loss])
-    share(len(loss), lambda a, b: cpu.softmax_cross_entropy(logits[a:b], labels[a:b], loss[a:b], dlogits[a:b]))
+    share(len(loss), lambda a, b: cpu.softmax_cross_entropy(logits[a:b], labels[a:b], np.float32(smoothing), loss[a:b],
+                                                            dlogits[a:b]))
     return loss, dlogits

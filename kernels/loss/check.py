@@ -12,6 +12,10 @@ def passes(logits, labels):
     loss64, dlogits64 = ref.softmax_cross_entropy(logits64, labels)
     yield "loss", loss, loss64
     yield "loss gradient", dlogits, dlogits64
+    loss, dlogits = softmax_cross_entropy(logits, labels, smoothing=0.1)
+    loss64, dlogits64 = ref.softmax_cross_entropy(logits64, labels, float(np.float32(0.1)))
+    yield "smoothed loss", loss, loss64
+    yield "smoothed gradient", dlogits, dlogits64
     yield "softmax", softmax(logits), ref.softmax(logits64)
 
 

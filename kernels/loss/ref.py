@@ -9,11 +9,10 @@ def softmax(logits):
     return e / e.sum(1, keepdims=True)
 
 
-def softmax_cross_entropy(logits, labels):
-    """(loss, dlogits)."""
-    samples = np.arange(len(logits))
+def softmax_cross_entropy(logits, labels, smoothing=0.0):
+    """(loss, dlogits) for a target that is smoothing / C everywhere, and the rest at the label."""
+    C = logits.shape[1]
     shifted = logits - logits.max(1, keepdims=True)
-    loss = np.log(np.exp(shifted).sum(1)) - shifted[samples, labels]
-    dlogits = softmax(logits)
-    dlogits[samples, labels] -= 1
-    return loss, dlogits
+    logs = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    target = (1 - smoothing) * np.eye(C)[labels] + smoothing / C
+    return -(target * logs).sum(1), softmax(logits) - target

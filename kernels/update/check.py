@@ -1,23 +1,40 @@
-"""Some steps of the update, each array with the reference's result."""
+"""Some steps of each update, each array with the reference's result."""
 
 import numpy as np
 
-from kernels.update import momentum_update, ref
+from kernels.update import adamw_update, momentum_update, ref, sum_of_squares
 
 STEPS = 5
 RATES = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
+ADAM = {"lr": 0.01, "beta1": 0.9, "beta2": 0.95, "eps": 1e-3, "weight_decay": 0.1}
 
 
 def passes(w, g, v, dtype=np.float64):
     """Yield (pass, result, reference in that precision)."""
-    wanted, w, v = (w.astype(dtype), v.astype(dtype)), w.copy(), v.copy()
-    for _ in range(STEPS):
-        momentum_update(w, g, v, **RATES)
-        wanted = ref.momentum_update(wanted[0], g, wanted[1], *map(dtype, RATES.values()))
-    yield "momentum_update w", w, wanted[0]
-    yield "momentum_update v", v, wanted[1]
+    for name, more in (("momentum_update", {}), ("scaled, late", {"scale": 0.3, "late": 2})):
+        wanted, new_w, new_v = (w.astype(dtype), v.astype(dtype)), w.copy(), v.copy()
+        constants = [dtype(value) for value in (*RATES.values(), more.get("scale", 1))]
+        for _ in range(STEPS):
+            momentum_update(new_w, g, new_v, **RATES, **more)
+            wanted = ref.momentum_update(wanted[0], g, wanted[1], *constants, more.get("late", 0))
+        yield f"{name} w", new_w, wanted[0]
+        yield f"{name} v", new_v, wanted[1]
+    yield "sum_of_squares", np.array([sum_of_squares(g)], np.float32), np.array([(g.astype(np.float64)**2).sum()])
+
+
+def adam_passes(w, g):
+    """The same of AdamW, from no moments."""
+    wanted = w.astype(np.float64), 0.0, 0.0
+    w, m, v = w.copy(), np.zeros_like(w), np.zeros_like(w)
+    for step in range(1, STEPS + 1):
+        adamw_update(w, g, m, v, **ADAM, step=step, scale=0.5)
+        wanted = ref.adamw_update(wanted[0], g, *wanted[1:], *ADAM.values(), step, 0.5)
+    for name, got, want in zip("wmv", (w, m, v), wanted, strict=True):
+        yield f"adamw_update {name}", got, want
 
 
 def passes_of(case, some):
     """The same for a million parameters of a case at most; `some` makes an array of a shape."""
-    return passes(*some((3, min(case.size, 1 << 20))))
+    w, g, v = some((3, min(case.size, 1 << 20)))
+    yield from passes(w, g, v)
+    yield from adam_passes(w, g)

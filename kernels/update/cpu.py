@@ -1,4 +1,6 @@
-"""Momentum SGD in Numba: three streams in, two out. No fused multiply-add, so every grouping gives the same bits."""
+"""Updates in Numba, one pass over memory. No fused multiply-add, so every grouping gives the same bits."""
+
+import math
 
 import numpy as np
 from numba import njit
@@ -7,24 +9,72 @@ from kernels.progress import tick
 from kernels.threads import share
 
 BLOCK = 4096
+ONE = np.float32(1)
 
 
-@njit(nogil=True, cache=True)
-def _block(w, g, v, lr, momentum, weight_decay):
+jit = njit(nogil=True, cache=True)
+
+
+@jit
+def _momentum_block(w, g, v, lr, momentum, weight_decay, scale, old, new):
     for i in range(w.size):
-        v[i] = momentum * v[i] + lr * (g[i] + weight_decay * w[i])
-        w[i] -= v[i]
+        step = lr * (scale * g[i] + weight_decay * w[i])
+        v[i] = momentum * v[i] + step
+        w[i] -= old * v[i] + new * step
 
 
-@njit(nogil=True, cache=True)
-def _momentum_update(w, g, v, lr, momentum, weight_decay):
+@jit
+def _momentum_update(w, g, v, lr, momentum, weight_decay, scale, old, new):
     for start in range(0, w.size, BLOCK):
         end = start + BLOCK
-        _block(w[start:end], g[start:end], v[start:end], lr, momentum, weight_decay)
+        _momentum_block(w[start:end], g[start:end], v[start:end], lr, momentum, weight_decay, scale, old, new)
         tick(BLOCK)
 
 
-def momentum_update(w, g, v, lr, momentum, weight_decay):
+def momentum_update(w, g, v, *constants):
     """In place on w and v; all arithmetic in float32."""
-    constants = np.float32(lr), np.float32(momentum), np.float32(weight_decay)
+    constants = tuple(map(np.float32, constants))
     share(w.size, lambda a, b: _momentum_update(w[a:b], g[a:b], v[a:b], *constants))
+
+
+@jit
+def _adamw_block(w, g, m, v, rate, decay, beta1, beta2, eps, scale):
+    for i in range(w.size):
+        gradient = scale * g[i]
+        m[i] = beta1 * m[i] + (ONE - beta1) * gradient
+        v[i] = beta2 * v[i] + (ONE - beta2) * (gradient * gradient)
+        w[i] -= rate * m[i] / (np.sqrt(v[i]) + eps) + decay * w[i]
+
+
+@jit
+def _adamw_update(w, g, m, v, rate, decay, beta1, beta2, eps, scale):
+    for start in range(0, w.size, BLOCK):
+        end = start + BLOCK
+        _adamw_block(w[start:end], g[start:end], m[start:end], v[start:end], rate, decay, beta1, beta2, eps, scale)
+        tick(BLOCK)
+
+
+def adamw_update(w, g, m, v, lr, beta1, beta2, eps, weight_decay, step, scale):
+    """In place on w, m and v; the corrections of both moments go into the rate and eps."""
+    second = math.sqrt(1 - beta2**step)
+    constants = map(np.float32, (lr * second / (1 - beta1**step), lr * weight_decay, beta1, beta2, eps * second, scale))
+    constants = tuple(constants)
+    share(w.size, lambda a, b: _adamw_update(w[a:b], g[a:b], m[a:b], v[a:b], *constants))
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def _squares(x, sums, first, last):
+    """The sum of squares of each block first to last, in double precision."""
+    for block in range(first, last):
+        part, total = x[block * BLOCK:(block + 1) * BLOCK], 0.0
+        for i in range(part.size):
+            total += np.float64(part[i]) * np.float64(part[i])
+        sums[block] = total
+        tick(BLOCK)
+
+
+def sum_of_squares(x):
+    """The same for any number of threads."""
+    sums = np.empty(-(-x.size // BLOCK))
+    share(len(sums), lambda first, last: _squares(x, sums, first, last))
+    return float(sums.sum())

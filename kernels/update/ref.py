@@ -1,7 +1,17 @@
-"""The update rule in NumPy, in whatever precision it is given: the oracle."""
+"""The update rules in NumPy, in whatever precision they are given: the oracle."""
+
+import numpy as np
 
 
-def momentum_update(w, g, v, lr, momentum, weight_decay):
-    """New (w, v)."""
-    v = momentum * v + lr * (g + weight_decay * w)
-    return w - v, v
+def momentum_update(w, g, v, lr, momentum, weight_decay, scale=1, late=0):
+    """New (w, v); a late step is followed by the moves that its momentum would have made since."""
+    u = lr * (scale * g + weight_decay * w)
+    v = momentum * v + u
+    return w - momentum**late * v - sum(momentum**i for i in range(late)) * u, v
+
+
+def adamw_update(w, g, m, v, lr, beta1, beta2, eps, weight_decay, step, scale=1):
+    """New (w, m, v)."""
+    g = scale * g
+    m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
+    return w - lr * (m / (1 - beta1**step) / (np.sqrt(v / (1 - beta2**step)) + eps) + weight_decay * w), m, v

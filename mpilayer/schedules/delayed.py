@@ -36,4 +36,4 @@ class Delayed:
     def apply(self, layer, up_to):
         """Update the layer with its sums of all steps not after `up_to`, oldest first."""
         for step, gradient in self.queue.settle(layer, up_to):
-            self.optimizer.update(layer, gradient, step)
+            self.optimizer.update(layer, gradient, step, late=self.delay)

@@ -1,0 +1,44 @@
+"""Causal self-attention of several heads (Vaswani et al. 2017), without a T x T array in memory.
+
+    qkv (N,T,3C)   y (N,T,C)   lse (N,heads,T)   C = heads * D
+
+N sequences of T tokens; the last dimension of qkv holds the queries, keys and values of all heads, of head h those from
+h * D of each. y[i] = sum over j <= i of softmax(q[i] k[j] / sqrt(D)) v[j], with a running maximum over blocks of keys
+(Milakov and Gimelshein 2018; Dao et al. 2022); lse is the logarithm of the sum of the exponentials. All arrays are
+float32. Every function raises ValueError, naming the operation and the shapes, for anything that does not fit.
+"""
+
+import numpy as np
+
+from kernels.arguments import output, require, tensor
+from kernels.attention import cpu
+
+
+def _qkv(operation, qkv, heads):
+    qkv = tensor(operation, "qkv", qkv, ("N", "T", "3C"))
+    good = isinstance(heads, int | np.integer) and heads >= 1 and qkv.shape[2] % (3 * heads) == 0
+    require(good, operation, "heads must be a positive int, 3 * heads a divisor of the channels: qkv {}, heads {!r}",
+            qkv, heads)
+    return qkv, (*qkv.shape[:2], qkv.shape[2] // 3), (qkv.shape[0], int(heads), qkv.shape[1])
+
+
+def attention(qkv, heads, out=None):
+    """(y, lse); into the pair `out` if given, apart from qkv."""
+    qkv, y_shape, lse_shape = _qkv("attention", qkv, heads)
+    y, lse = (None, None) if out is None else out
+    y = output("attention", y, y_shape, apart=[qkv])
+    lse = output("attention", lse, lse_shape, apart=[qkv, y])
+    cpu.forward(qkv, y, lse)
+    return y, lse
+
+
+def attention_backward(dy, qkv, y, lse, out=None):
+    """Gradient by qkv, of its shape; into `out` if given, apart from all others. Scores are computed anew."""
+    lse = tensor("attention_backward", "lse", lse, ("N", "heads", "T"))
+    qkv, y_shape, lse_shape = _qkv("attention_backward", qkv, lse.shape[1])
+    dy, y = (tensor("attention_backward", name, a, "NTC") for name, a in (("dy", dy), ("y", y)))
+    require(dy.shape == y.shape == y_shape and lse.shape == lse_shape, "attention_backward",
+            "dy {}, y {}, lse {} and qkv {} must agree", dy, y, lse, qkv)
+    dqkv = output("attention_backward", out, qkv.shape, apart=[dy, qkv, y, lse])
+    cpu.backward(dy, qkv, y, lse, dqkv)
+    return dqkv

@@ -1,0 +1,22 @@
+"""Attention and its gradient, each with the reference's result in float64."""
+
+import numpy as np
+
+from kernels.attention import attention, attention_backward, ref
+
+
+def passes(qkv, dy, heads):
+    """Yield (pass, result, reference)."""
+    qkv64, (y, lse) = qkv.astype(np.float64), attention(qkv, heads)
+    y64, lse64 = ref.attention(qkv64, heads)
+    yield "attention", y, y64
+    yield "lse", lse, lse64
+    yield ("attention_backward", attention_backward(dy, qkv, y, lse),
+           ref.attention_backward(dy.astype(np.float64), qkv64, heads))
+
+
+def passes_of(case, some):
+    """The same for two sequences of a case at most; `some` makes an array of a shape."""
+    N, T, C3 = case.shape
+    shape = (min(N, 2), T, C3)
+    return passes(some(shape), some((*shape[:2], C3 // 3)), case.heads)

@@ -1,0 +1,190 @@
+"""Causal attention, one head of one sequence at a time: blocks of scores, from the tile, that stay in cache.
+
+Forward keeps a running maximum and sum for each query; backward makes the probabilities anew from the saved logarithms.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from kernels import micro, scratch
+from kernels.exponential import exp, peak, total
+from kernels.matmul.many import pack
+from kernels.micro import ACCUMULATE, multiply
+from kernels.threads import share
+
+jit = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+KEYS = 128  # of a block of scores
+TILES = 4  # of queries in a block, one below the other
+FLOAT = 4
+ZERO, ONE, INFINITY = np.float32(0), np.float32(1), np.float32(np.inf)
+
+
+class Room(NamedTuple):
+    """Working memory: keys and values turned, a block of scores and one of their gradients."""
+
+    keys: np.ndarray
+    values: np.ndarray
+    scores: np.ndarray
+    slopes: np.ndarray
+
+
+def _room(tile, T, D):
+    panels, block = (-(-T // tile.columns), D, tile.columns), (TILES * tile.rows, KEYS)
+    return Room(*(scratch.array(f"attention {name}", shape)
+                  for name, shape in zip(Room._fields, (panels, panels, block, block), strict=True)))
+
+
+def _for_each_head(function, arrays, lse):
+    """Call it for parts of all heads of all sequences."""
+    (N, heads, T), tile = lse.shape, micro.tile()
+    D = arrays[0].shape[2] // 3 // heads
+    share(N * heads, lambda first, last: function(tile, *arrays, lse, _room(tile, T, D), first, last))
+
+
+def forward(qkv, y, lse):
+    """Write to y and lse."""
+    _for_each_head(_forward, [qkv, y], lse)
+
+
+def backward(dy, qkv, y, lse, dqkv):
+    """Write to dqkv."""
+    _for_each_head(_backward, [qkv, y, dy, dqkv], lse)
+
+
+@jit
+def _head(a, item, heads, part, D):
+    """(T,D): a head's queries (part 0), keys or values of a (N,T,parts * heads * D)."""
+    n, h = item // heads, item % heads
+    begin = (part * heads + h) * D
+    return a[n, :, begin:begin + D]
+
+
+@jit
+def _product(tile, rows, a, b, c, mode):
+    """c (rows,D) = a b, or + c: a is (address, row stride, k stride), b (depth,D)."""
+    D, wide = b.shape[1], tile.columns
+    for d in range(0, D, wide):
+        multiply(tile, rows, min(wide, D - d), len(b), a, (b[:, d:].ctypes.data, b.strides[0]),
+                 (c[:, d:].ctypes.data, c.strides[0]), mode, (a[0], 0, 0))
+
+
+@jit
+def _scores(tile, q, panels, first, width, scores):
+    """scores[:, :width] = q times the packed panels from key `first` on."""
+    wide = tile.columns
+    for j in range(0, width, wide):
+        multiply(tile, len(q), min(wide, width - j), q.shape[1], (q.ctypes.data, q.strides[0], FLOAT),
+                 (panels[(first + j) // wide].ctypes.data, wide * FLOAT),
+                 (scores[:, j:].ctypes.data, scores.strides[0]), 0, (q.ctypes.data, 0, 0))
+
+
+@jit
+def _plain(scores):
+    """A block of scores as the left factor of a product: (address, row stride, k stride)."""
+    return scores.ctypes.data, scores.strides[0], FLOAT
+
+
+@jit
+def _turned(scores):
+    return scores.ctypes.data, FLOAT, scores.strides[0]
+
+
+@jit
+def _online(row, seen, scale, highest, sum_so_far, out):
+    """Turn the seen scores into exponentials, the others into 0; (maximum, sum of exponentials) with those before.
+
+    What was summed up relative to another maximum, `out` and the sum, is scaled.
+    """
+    row[seen:] = ZERO
+    if seen == 0:
+        return highest, sum_so_far
+    row = row[:seen]
+    top = max(highest, scale * peak(row))
+    for c in range(row.size):
+        row[c] = exp(scale * row[c] - top)
+    if highest == -INFINITY:
+        return top, total(row)
+    factor = exp(highest - top)
+    for d in range(out.size):
+        out[d] *= factor
+    return top, sum_so_far * factor + total(row)
+
+
+@jit
+def _forward(tile, qkv, y, lse, room, first, last):
+    heads, T = lse.shape[1:]
+    D, rows = y.shape[2] // heads, len(room.scores)
+    scale, tops, sums = np.float32(1 / np.sqrt(D)), np.empty(rows, np.float32), np.empty(rows, np.float32)
+    for item in range(first, last):
+        q, k, v, out = (_head(qkv, item, heads, 0, D), _head(qkv, item, heads, 1, D), _head(qkv, item, heads, 2, D),
+                        _head(y, item, heads, 0, D))
+        pack(k, True, 0, len(room.keys), room.keys)
+        for i in range(0, T, rows):
+            count = min(rows, T - i)
+            tops[:], sums[:] = -INFINITY, ZERO
+            for j in range(0, i + count, KEYS):
+                width = min(KEYS, i + count - j)
+                _scores(tile, q[i:i + count], room.keys, j, width, room.scores)
+                for r in range(count):
+                    seen = max(0, min(width, i + r - j + 1))
+                    tops[r], sums[r] = _online(room.scores[r, :width], seen, scale, tops[r], sums[r], out[i + r])
+                _product(tile, count, _plain(room.scores), v[j:j + width], out[i:i + count],
+                         ACCUMULATE if j > 0 else 0)
+            for r in range(count):
+                _finish(out[i + r], sums[r])
+                lse[item // heads, item % heads, i + r] = tops[r] + np.log(sums[r])
+
+
+@jit
+def _finish(row, sum_of_all):
+    scale = ONE / sum_of_all
+    for d in range(row.size):
+        row[d] *= scale
+
+
+@jit
+def _backward(tile, qkv, y, dy, dqkv, lse, room, first, last):
+    heads, T = lse.shape[1:]
+    D, rows = y.shape[2] // heads, len(room.scores)
+    scale = np.float32(1 / np.sqrt(D))
+    for item in range(first, last):
+        q, k, v = (_head(qkv, item, heads, 0, D), _head(qkv, item, heads, 1, D), _head(qkv, item, heads, 2, D))
+        dq, dk, dv = (_head(dqkv, item, heads, 0, D), _head(dqkv, item, heads, 1, D), _head(dqkv, item, heads, 2, D))
+        out, dout = _head(y, item, heads, 0, D), _head(dy, item, heads, 0, D)
+        pack(k, True, 0, len(room.keys), room.keys)
+        pack(v, True, 0, len(room.values), room.values)
+        dk[:], dv[:] = ZERO, ZERO
+        for i in range(0, T, rows):
+            count = min(rows, T - i)
+            for j in range(0, i + count, KEYS):
+                width = min(KEYS, i + count - j)
+                _scores(tile, q[i:i + count], room.keys, j, width, room.scores)
+                _scores(tile, dout[i:i + count], room.values, j, width, room.slopes)
+                for r in range(count):
+                    seen = max(0, min(width, i + r - j + 1))
+                    _slopes(room.scores[r, :width], room.slopes[r, :width], seen, scale,
+                            lse[item // heads, item % heads, i + r], _dot(out[i + r], dout[i + r]))
+                keys = slice(j, j + width)
+                _product(tile, width, _turned(room.scores), dout[i:i + count], dv[keys], ACCUMULATE)
+                _product(tile, width, _turned(room.slopes), q[i:i + count], dk[keys], ACCUMULATE)
+                _product(tile, count, _plain(room.slopes), k[keys], dq[i:i + count], ACCUMULATE if j > 0 else 0)
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
+def _dot(a, b):
+    sum_of_all = ZERO
+    for d in range(a.size):
+        sum_of_all += a[d] * b[d]
+    return sum_of_all
+
+
+@jit
+def _slopes(scores, slopes, seen, scale, lse, inner):
+    """Scores become probabilities; gradients by probabilities become those by scores."""
+    scores[seen:], slopes[seen:] = ZERO, ZERO
+    for c in range(seen):
+        p = exp(scale * scores[c] - lse)
+        scores[c] = p
+        slopes[c] = scale * p * (slopes[c] - inner)

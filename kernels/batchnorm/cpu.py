@@ -1,0 +1,116 @@
+"""Batch normalization of rows (M,C): one pass for the statistics, one to normalize, two back.
+
+Loops run along the channels. Few of them would be short loops, so as many rows as fill WIDE floats count as one.
+"""
+
+import numpy as np
+from numba import njit
+
+from kernels.hints import restrict
+from kernels.progress import tick
+from kernels.threads import share
+
+jit = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+WIDE = 256
+ROWS = 128  # of a sum in one go: the rounding error grows with the longest sum
+SAMPLE = 64  # rows whose mean stands for the mean while squares are summed: else their sums cancel
+ZERO = np.float32(0)
+
+
+def _widened(C, rows, channels):
+    """(rows, channel vectors) with several rows as one; what remains follows as a second part."""
+    M, fold = len(rows[0]), max(1, WIDE // C)
+    whole = M // fold * fold
+    for begin, end, times in ((0, whole, fold), (whole, M, 1)):
+        if end > begin:
+            yield [r if r is None else r[begin:end].reshape(-1, times * C) for r in rows], \
+                  [np.tile(c, times) for c in channels]
+
+
+def _summed(function, C, rows, channels):
+    """The two sums (C,) in float64 that a kernel makes of pieces of rows."""
+    total = np.zeros((2, C))
+    for part, constants in _widened(C, rows, channels):
+        x = part[-1]
+        sums = np.empty((-(-len(x) // ROWS), 2, x.shape[1]), np.float32)
+        share(len(sums), lambda a, b: function(*part, *constants, sums, a, b))  # noqa: B023
+        total += sums.sum(0, dtype=np.float64).reshape(2, -1, C).sum(1)
+    return total
+
+
+def statistics(x):
+    """(mean, var)."""
+    M, C = x.shape
+    shift = x[::-(-M // SAMPLE)].mean(0, dtype=np.float64).astype(np.float32)
+    square, one = _summed(_moments, C, [x], [shift]) / M
+    return np.float32(shift + one), np.float32(np.maximum(square - one * one, 0))
+
+
+def sums(dy, y, x, mean):
+    """Sums of dy (x - mean) and of dy, set to 0 first where y is."""
+    return _summed(_gradients, len(mean), [dy, y, x], [mean])
+
+
+def normalize(x, mean, scale, beta, add, relu, y):
+    """Write to y."""
+    floor = ZERO if relu else np.float32(-np.inf)
+    for part, constants in _widened(len(mean), [x, add, y], [mean, scale, beta]):
+        share(len(part[0]), lambda a, b: _normalize(*part, *constants, floor, a, b))  # noqa: B023
+
+
+def dgrad(dy, x, mean, scale, slope, shift, dx):
+    """Write scale * dy + slope * (x - mean) + shift to dx."""
+    for part, constants in _widened(len(mean), [dy, x, dx], [mean, scale, slope, shift]):
+        share(len(part[0]), lambda a, b: _dgrad(*part, *constants, a, b))  # noqa: B023
+
+
+@jit
+def _moments(x, shift, sums, first, last):
+    """Pieces first to last of sums (pieces,2,C): of (x - shift)^2 and of x - shift, over ROWS rows each."""
+    for piece in range(first, last):
+        square, one = restrict(sums[piece, 0]), restrict(sums[piece, 1])
+        square[:], one[:] = ZERO, ZERO
+        for i in range(piece * ROWS, min((piece + 1) * ROWS, len(x))):
+            for c in range(x.shape[1]):
+                off = x[i, c] - shift[c]
+                square[c] += off * off
+                one[c] += off
+            tick(x.shape[1] // 8)
+
+
+@jit
+def _gradients(dy, y, x, mean, sums, first, last):
+    """Pieces of sums of dy * (x - mean) and of dy."""
+    for piece in range(first, last):
+        product, one = restrict(sums[piece, 0]), restrict(sums[piece, 1])
+        product[:], one[:] = ZERO, ZERO
+        for i in range(piece * ROWS, min((piece + 1) * ROWS, len(x))):
+            if y is not None:
+                masked = restrict(dy[i])
+                for c in range(x.shape[1]):
+                    masked[c] = masked[c] if y[i, c] > ZERO else ZERO
+            for c in range(x.shape[1]):
+                product[c] += dy[i, c] * (x[i, c] - mean[c])
+                one[c] += dy[i, c]
+            tick(x.shape[1] // 4)
+
+
+@jit
+def _normalize(x, add, y, mean, scale, beta, floor, first, last):
+    for i in range(first, last):
+        row = restrict(y[i])
+        for c in range(x.shape[1]):
+            value = (x[i, c] - mean[c]) * scale[c] + beta[c]
+            if add is not None:
+                value += add[i, c]
+            row[c] = floor if value < floor else value
+        tick(x.shape[1] // 4)
+
+
+@jit
+def _dgrad(dy, x, dx, mean, scale, slope, shift, first, last):
+    for i in range(first, last):
+        row = restrict(dx[i])
+        for c in range(x.shape[1]):
+            row[c] = scale[c] * dy[i, c] + (slope[c] * (x[i, c] - mean[c]) + shift[c])
+        tick(x.shape[1] // 4)

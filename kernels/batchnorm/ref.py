@@ -1,0 +1,27 @@
+"""Batch normalization, written out, in whatever precision it is given; x is (M,C)."""
+
+import numpy as np
+
+
+def statistics(x):
+    """(mean, var)."""
+    return x.mean(0), x.var(0)
+
+
+def batchnorm(x, mean, var, gamma, beta, eps, add=None, relu=False):
+    """Normalize, scale, shift, add, clip."""
+    y = gamma * (x - mean) / np.sqrt(var + eps) + beta
+    y = y if add is None else y + add
+    return np.maximum(y, 0) if relu else y
+
+
+def wgrad(dy, x, mean, var, eps):
+    """(dgamma, dbeta); dy has passed the rectifier."""
+    return (dy * (x - mean) / np.sqrt(var + eps)).sum(0), dy.sum(0)
+
+
+def dgrad(dy, x, mean, var, gamma, eps):
+    """Through x - mean, through the variance, and through the mean."""
+    normal, rstd = (x - mean) / np.sqrt(var + eps), 1 / np.sqrt(var + eps)
+    by_normal = dy * gamma
+    return rstd * (by_normal - by_normal.mean(0) - normal * (by_normal * normal).mean(0))
