@@ -12,13 +12,19 @@ def passes(logits, labels):
     loss64, dlogits64 = ref.softmax_cross_entropy(logits64, labels)
     yield "loss", loss, loss64
     yield "loss gradient", dlogits, dlogits64
-    loss, dlogits = softmax_cross_entropy(logits, labels, smoothing=0.1)
-    loss64, dlogits64 = ref.softmax_cross_entropy(logits64, labels, float(np.float32(0.1)))
-    yield "smoothed loss", loss, loss64
-    yield "smoothed gradient", dlogits, dlogits64
     yield "softmax", softmax(logits), ref.softmax(logits64)
+
+
+def smoothed_passes(logits, labels, smoothing=0.1):
+    """The same with smoothed labels."""
+    want = ref.softmax_cross_entropy(logits.astype(np.float64), labels, smoothing)
+    for name, got, expected in zip(("loss", "gradient"), softmax_cross_entropy(logits, labels, smoothing=smoothing),
+                                   want, strict=True):
+        yield f"smoothed {name}", got, expected
 
 
 def passes_of(case, some):
     """The same for a case; `some` makes an array of a shape."""
-    return passes(some((case.N, case.C)), np.arange(case.N) % case.C)
+    logits, labels = some((case.N, case.C)), np.arange(case.N) % case.C
+    yield from passes(logits, labels)
+    yield from smoothed_passes(logits, labels)

@@ -9,17 +9,15 @@ RATES = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
 ADAM = {"lr": 0.01, "beta1": 0.9, "beta2": 0.95, "eps": 1e-3, "weight_decay": 0.1}
 
 
-def passes(w, g, v, dtype=np.float64):
-    """Yield (pass, result, reference in that precision)."""
-    for name, more in (("momentum_update", {}), ("scaled, late", {"scale": 0.3, "late": 2})):
-        wanted, new_w, new_v = (w.astype(dtype), v.astype(dtype)), w.copy(), v.copy()
-        constants = [dtype(value) for value in (*RATES.values(), more.get("scale", 1))]
-        for _ in range(STEPS):
-            momentum_update(new_w, g, new_v, **RATES, **more)
-            wanted = ref.momentum_update(wanted[0], g, wanted[1], *constants, more.get("late", 0))
-        yield f"{name} w", new_w, wanted[0]
-        yield f"{name} v", new_v, wanted[1]
-    yield "sum_of_squares", np.array([sum_of_squares(g)], np.float32), np.array([(g.astype(np.float64)**2).sum()])
+def passes(w, g, v, dtype=np.float64, **more):
+    """Yield (pass, result, reference in that precision); `more`: scale and late."""
+    wanted, w, v = (w.astype(dtype), v.astype(dtype)), w.copy(), v.copy()
+    for _ in range(STEPS):
+        momentum_update(w, g, v, **RATES, **more)
+        wanted = ref.momentum_update(wanted[0], g, wanted[1], *map(dtype, RATES.values()), **more)
+    name = " ".join(("momentum_update", *more))
+    yield f"{name} w", w, wanted[0]
+    yield f"{name} v", v, wanted[1]
 
 
 def adam_passes(w, g):
@@ -37,4 +35,6 @@ def passes_of(case, some):
     """The same for a million parameters of a case at most; `some` makes an array of a shape."""
     w, g, v = some((3, min(case.size, 1 << 20)))
     yield from passes(w, g, v)
+    yield from passes(w, g, v, scale=0.3, late=2)
     yield from adam_passes(w, g)
+    yield "sum_of_squares", np.array([sum_of_squares(g)], np.float32), np.square(g, dtype=np.float64).sum(keepdims=True)

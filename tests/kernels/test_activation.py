@@ -173,3 +173,31 @@ def test_bias_and_relu_in_one_pass():
 def test_errors_name_the_operation_and_the_shapes(operation, arguments, options, message):
     with pytest.raises(ValueError, match=f"^{operation}: .*{message}"):
         getattr(kernels, operation)(*arguments, **options)
+
+
+def test_gelu_by_finite_differences():
+    x = np.linspace(-6, 6, 41)
+    slope = ref.gelu_backward(np.ones_like(x), x)
+    np.testing.assert_allclose(slope, numeric_gradient(ref.gelu, x, np.ones_like(x)), atol=1e-8)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 6000), st.sampled_from([0.1, 1, 10, 1000]), st.integers(0, 2**32))
+def test_gelu(size, scale, seed):
+    x, dy = np.random.default_rng(seed).standard_normal((2, size), np.float32) * np.float32(scale)
+    for got, want in ((kernels.gelu(x), ref.gelu(x.astype(np.float64))),
+                      (kernels.gelu_backward(dy, x), ref.gelu_backward(dy.astype(np.float64), x.astype(np.float64)))):
+        np.testing.assert_allclose(got, want, rtol=0, atol=2e-6 * max(1, np.abs(want).max()))
+
+
+def test_gelu_of_extremes():
+    x = np.array([np.nan, 1e30, -1e30, 30, -30, 0], np.float32)
+    np.testing.assert_allclose(kernels.gelu(x), [np.nan, 1e30, 0, 30, 0, 0], atol=1e-4)
+    np.testing.assert_allclose(kernels.gelu_backward(np.ones_like(x), x), [np.nan, 1, 0, 1, 0, 0.5], atol=1e-6)
+
+
+def test_gelu_in_place():
+    x, dy = np.random.default_rng(0).standard_normal((2, 5000), np.float32)
+    y, dx = kernels.gelu(x), kernels.gelu_backward(dy, x)
+    np.testing.assert_array_equal(kernels.gelu_backward(dy, x, out=dy), dx)
+    np.testing.assert_array_equal(kernels.gelu(x, out=x), y)

@@ -130,3 +130,18 @@ def test_outputs_that_do_not_fit_are_refused(out, message):
 def test_softmax_does_not_write_what_it_reads():
     with pytest.raises(ValueError, match="^softmax: out must not overlap"):
         softmax(X, out=X)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 20), st.integers(1, 50), st.sampled_from([0.0, 0.1, 0.9]), st.integers(0, 2**32))
+def test_smoothed_labels(N, C, smoothing, seed):
+    rng = np.random.default_rng(seed)
+    logits, labels = rng.standard_normal((N, C), np.float32), rng.integers(0, C, N)
+    found = softmax_cross_entropy(logits, labels, smoothing=smoothing)
+    for got, want in zip(found, ref.softmax_cross_entropy(logits.astype(np.float64), labels, smoothing), strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=2e-6)
+
+
+def test_smoothing_of_one_is_refused():
+    with pytest.raises(ValueError, match=r"smoothing must be in \[0, 1\), got 1"):
+        softmax_cross_entropy(np.zeros((1, 2), np.float32), np.zeros(1, np.int64), smoothing=1)

@@ -39,6 +39,29 @@ def updated(w, g, v):
     return [w, v]
 
 
+def adam(w, g, m, v):
+    kernels.adamw_update(w, g, m, v * v, lr=0.1, step=2)
+    return w, m, v
+
+
+def batch_norm(x):
+    (mean, var), scales = kernels.batchnorm_statistics(x), random((2, x.shape[-1]))
+    y, dy = kernels.batchnorm(x, mean, var, *scales, add=x, relu=True), x[::-1].copy()
+    sums = kernels.batchnorm_wgrad(dy, x, mean, var, y=y)
+    return [mean, var, y, dy, *sums, kernels.batchnorm_dgrad(dy, x, mean, var, scales[0], *sums)]
+
+
+def attended(qkv, heads):
+    y, lse = kernels.attention(qkv, heads)
+    return [y, lse, kernels.attention_backward(y, qkv, y, lse)]
+
+
+def embedded(dy, tokens):
+    tables = np.empty((9, 31), np.float32), np.empty((60, 31), np.float32)
+    kernels.embedding_backward(dy, tokens, *tables)
+    return [*tables, kernels.embedding(tokens, *tables)]
+
+
 X = random((5, 8, 8, 31))
 OPERATIONS = {
     "transforms": lambda: convolution((5, 14, 13, 32), (3, 3, 32, 70), padding=1),
@@ -57,6 +80,14 @@ OPERATIONS = {
     "activations": lambda: [kernels.relu(X), kernels.relu_backward(X, -X), *kernels.bias_relu_backward(X, -X),
                             *kernels.dropout(X, 0.4, seed=1, first=2**64 - 100),
                             kernels.dropout_backward(X, (X > 0).astype(np.uint8), 0.4)],
+    "batch norm": lambda: [*batch_norm(X), *batch_norm(random((7, 300)))],
+    "layer norm": lambda: [*kernels.layernorm(X.reshape(-1, 31), X[0, 0, 0], X[0, 0, 1]), *kernels.layernorm_backward(
+        X.reshape(-1, 31), X.reshape(-1, 31), X[0, 0].sum(1).repeat(40), X[0, 0].sum(1).repeat(40), X[0, 0, 0])],
+    "gelu": lambda: [kernels.gelu(X), kernels.gelu_backward(X, X)],
+    "attention": lambda: attended(random((3, 150, 3 * 4 * 10)), 4),
+    "embedding": lambda: embedded(random((3, 50, 31)), np.arange(150).reshape(3, 50) % 7),
+    "adamw": lambda: [*adam(*random((4, 9999)))],
+    "squares": lambda: [np.array(kernels.sum_of_squares(X))],
     "a loss": lambda: kernels.softmax_cross_entropy(X.reshape(-1, 31)[:70], np.arange(70) % 31),
     "an update": lambda: updated(*(random(10_007, seed) for seed in range(3))),
     "a batch": lambda: matmul((5, 20, 30), (5, 30, 40)), "a transposed batch": lambda: matmul(

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 import kernels
 from kernels.update.cases import CASES
-from kernels.update.check import RATES, STEPS, passes
+from kernels.update.check import ADAM, RATES, STEPS, adam_passes, passes
 from tests.kernels.oracle import all_close
 
 
@@ -77,15 +77,77 @@ A = arrays(6)[0]
     (A, A, A.reshape(2, 3), r"v must be .*got \(2,3\) float32"),
     (A, list(A), A, "g must be .*got list"),
     (A[:0], A[:0], A[:0], r"w \(0\) is empty"),
-    (A, A[:5], A, r"w \(6\), g \(5\) and v \(6\) must have one size"),
+    (A, A[:5], A, r"w \(6\) and g \(5\) must have one size"),
     (A[::2], A[:3], A[:3], "w must be contiguous"),
     (A[:3], A[::2], A[:3], "g must be contiguous"),
     (A[:3], A[:3], A[::2], "v must be contiguous"),
-    (locked(A), A, A, "w must be contiguous, and w and v writeable"),
-    (A, A, locked(A), "v must be contiguous, and w and v writeable"),
+    (locked(A), A, A, "w must be contiguous, and all but g writeable"),
+    (A, A, locked(A), "v must be contiguous, and all but g writeable"),
 ])
 def test_errors_name_the_operation_and_the_shapes(w, g, v, message):
     before = A.copy()
     with pytest.raises(ValueError, match=f"^momentum_update: .*{message}"):
         kernels.momentum_update(w, g, v, lr=0.1)
     np.testing.assert_array_equal(A, before)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 5000), st.integers(0, 4), st.sampled_from([0.0, 0.3, 1.0]), st.integers(0, 2**32))
+def test_scaled_and_late_gradients(size, late, scale, seed):
+    all_close(passes(*arrays(size, seed), scale=scale, late=late))
+
+
+def test_a_late_gradient_ends_where_it_would_have_been():
+    """With one gradient and none after it, D steps of momentum later both are at the same place."""
+    w, g, v = arrays(100)
+    late_w, v[:], rates = w.copy(), 0, {"lr": 0.1, "momentum": 0.8}
+    late_v = v.copy()
+    kernels.momentum_update(late_w, g, late_v, **rates, late=3)
+    kernels.momentum_update(w, g, v, **rates)
+    for _ in range(3):
+        kernels.momentum_update(w, np.zeros_like(g), v, **rates)
+    np.testing.assert_allclose(late_w, w, rtol=1e-5, atol=1e-6)
+
+
+def test_one_step_late_is_nesterovs_method():
+    w, g, v = arrays(100)
+    want_v = 0.8 * v + 0.1 * g
+    want = w - (0.8 * want_v + 0.1 * g)
+    kernels.momentum_update(w, g, v, lr=0.1, momentum=0.8, late=1)
+    np.testing.assert_allclose(w, want, rtol=1e-5, atol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 5000), st.integers(0, 2**32))
+def test_adamw(size, seed):
+    all_close(adam_passes(*arrays(size, seed)[:2]))
+
+
+def test_the_first_step_of_adam_is_the_rate_whatever_the_gradient():
+    w, g, _ = arrays(100)
+    before = w.copy()
+    kernels.adamw_update(w, 1000 * g, *np.zeros((2, 100), np.float32), lr=0.01, step=1)
+    np.testing.assert_allclose(before - w, 0.01 * np.sign(g), rtol=1e-4, atol=1e-6)
+
+
+def test_pieces_of_adamw_give_the_same_bits_as_the_whole():
+    w, g, m = arrays(9999)
+    parts = [a.copy() for a in (w, g, m, g * g)]
+    whole = [w, g, m, g * g]
+    kernels.adamw_update(*whole, **ADAM, step=3)
+    for piece in (slice(0, 1), slice(1, 5003), slice(5003, 9999)):
+        kernels.adamw_update(*(a[piece] for a in parts), **ADAM, step=3)
+    np.testing.assert_array_equal(whole, parts)
+
+
+def test_sum_of_squares_does_not_lose_small_ones():
+    x = np.full((3, 7777), 1e-3, np.float32)
+    x[0, 0] = 1000
+    assert kernels.sum_of_squares(x) == pytest.approx(np.square(x, dtype=np.float64).sum(), rel=1e-12)
+
+
+def test_what_adamw_and_late_steps_refuse():
+    with pytest.raises(ValueError, match="adamw_update: step must be at least 1, got 0"):
+        kernels.adamw_update(*arrays(4), np.zeros(4, np.float32), lr=1, step=0)
+    with pytest.raises(ValueError, match="momentum_update: momentum must be less than 1, got 1"):
+        kernels.momentum_update(*arrays(4), lr=1, momentum=1, late=1)
