@@ -21,6 +21,12 @@ def all_close(passes, bound=BOUND):
         close(got, want, name, bound)
 
 
+def all_near(passes, bound):
+    """Every (pass, result, reference) up to `bound`, or that of its largest value: sums may all but cancel."""
+    for name, got, want in passes:
+        np.testing.assert_allclose(got, want, rtol=0, atol=bound * max(1, np.abs(want).max()), err_msg=name)
+
+
 def numeric_gradient(f, x, dy, eps=1e-6):
     """d(sum(f(x) * dy)) / dx by central differences, in float64."""
     x = np.array(x, np.float64)
