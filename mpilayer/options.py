@@ -5,6 +5,7 @@ import contextlib
 import math
 from pathlib import Path
 
+from mpilayer.data import AUGMENTS, SOURCES
 from mpilayer.errors import UserError
 from mpilayer.optim import OPTIMIZERS, POLICIES
 from mpilayer.progress import PROGRESS
@@ -13,6 +14,7 @@ from mpilayer.schedules import SCHEDULES
 from mpilayer.schedules.layerwise import APPLY
 from mpilayer.wire import WIRES
 
+SIZES = {"width": "channels of a token", "heads": "of attention", "depth": "pairs of attention and dense layers"}
 PURPOSE = "Train a network, data-parallel over MPI: mpiexec -n P python -m mpilayer.train. One rank needs no mpiexec."
 
 
@@ -34,6 +36,9 @@ def _number(kind, least, what):
         raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}")
 
     return convert
+
+
+count = _number(int, 1, "a positive whole number")
 
 
 def _shape(text):
@@ -80,9 +85,21 @@ def check_messages(options):
         raise UserError("--error-feedback goes with --wire bfloat16: float32 loses nothing")
 
 
+def _add_data(p):
+    p.add_argument("--data", help=f"one of {', '.join(SOURCES)} (default: digits; text for a transformer)")
+    p.add_argument("--shape", type=_shape, help="HxWxC of synthetic images (default: the net's); of others the window"
+                   " that is read (default: all)")
+    p.add_argument("--classes", type=count, help="classes of synthetic images (default: the net's)")
+    p.add_argument("--context", type=count, help="bytes in a sample of text (default: the net's)")
+    p.add_argument("--augment", choices=AUGMENTS, default="none",
+                   help="what happens to images in training; all but none flip them at random, too")
+    p.add_argument("--validation", type=_number(float, 0, "a share, not negative"), default=0.0, metavar="SHARE",
+                   help="hold out so much of the training samples and evaluate on them, not on the test part")
+
+
 def parser(nets):
     """All options, with their defaults and meaning; `nets` are the names to choose from."""
-    count, natural = _number(int, 1, "a positive whole number"), _number(int, 0, "a whole number, not negative")
+    natural = _number(int, 0, "a whole number, not negative")
     amount = _number(float, 0, "a number, not negative")
     p = Parser(prog="python -m mpilayer.train", description=PURPOSE, add_help=False,
                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -92,9 +109,9 @@ def parser(nets):
     p.add_argument("--delay", type=_delay, help="delayed: steps a gradient is late, or auto for as few as hide"
                    " communication (default: 1)")
     p.add_argument("--apply", choices=APPLY, help="layerwise: when updates are made (default: lazy)")
-    p.add_argument("--data", default="digits", help="digits, synthetic, or a file FILE.h5")
-    p.add_argument("--shape", type=_shape, help="HxWxC of synthetic images (default: the net's)")
-    p.add_argument("--classes", type=count, help="classes of synthetic images (default: the net's)")
+    _add_data(p)
+    for name, what in SIZES.items():
+        p.add_argument(f"--{name}", type=count, help=f"transformer: {what} (default: the net's)")
     sizes = p.add_mutually_exclusive_group()
     sizes.add_argument("--batch", type=count, default=64, help="effective batch, shared out among the ranks")
     sizes.add_argument("--batch-per-rank", type=count, help="instead: the batch of each rank")
@@ -150,6 +167,11 @@ def read_options(argv, nets, ranks):
     _complete(options, "apply", "layerwise", "lazy", "lazy")
     check_messages(options)
     _check_optimizer(options)
+    language = options.net.startswith("transformer")
+    options.data = options.data or ("text" if language else "digits")
+    for name in SIZES:
+        if getattr(options, name) and not language:
+            raise UserError(f"--{name} goes with --net transformer, not {options.net}")
     if options.batch_per_rank:
         options.batch = options.batch_per_rank * ranks
     if options.batch < ranks:

@@ -13,11 +13,11 @@ from numba.core import event
 import kernels
 import nets
 from mpilayer import comm, info, probe, report
-from mpilayer.data import batches, open_data, share
+from mpilayer.data import batches, open_data, prefetch, share
 from mpilayer.errors import UserError
 from mpilayer.files import replacing
 from mpilayer.optim import learning_rate, optimizer
-from mpilayer.options import parser, read_options
+from mpilayer.options import SIZES, parser, read_options
 from mpilayer.pending import Queue
 from mpilayer.schedules import schedule
 from mpilayer.tracing import KINDS, Trace, Watched, write_timeline
@@ -55,21 +55,33 @@ def prepare_folder(path):
         raise _unwritable(path, error) from None
 
 
-def load(options):
+def _fits(net, shape, source):
+    """Raise UserError for a net of images and data of tokens, or the other way round."""
+    if len(shape) != len(source.shape):
+        kinds = {3: "images", 1: "tokens"}
+        raise UserError(f"{net} takes {kinds[len(shape)]}, {source.name} has {kinds[len(source.shape)]}"
+                        f" | try: --data {'digits' if len(shape) == 3 else 'text'}, or another --net")
+
+
+def load(options, ranks):
     """The data and the net. Raises UserError."""
     _, shape, classes = nets.NETS[options.net]
-    form = {"shape": options.shape, "classes": options.classes}
+    form = {key: getattr(options, key) for key in ("shape", "classes", "context", "augment", "validation", "seed")}
     if options.data == "synthetic":
-        form = {"shape": options.shape or shape, "classes": options.classes or classes}
+        form |= {"shape": options.shape or shape, "classes": options.classes or classes}
+    if options.data.startswith("text"):
+        form |= {"context": options.context or shape[0]}
+    sizes = {name: getattr(options, name) for name in SIZES if getattr(options, name)}
     try:
-        source = open_data(options.data, seed=options.seed, **form)
+        source = open_data(options.data, ranks=ranks, **form)
         batches(len(source.train), options.batch, seed=options.seed, epoch=0)  # says if there are too few samples
-        return source, nets.build(options.net, classes=source.classes, shape=source.shape, seed=options.seed)
+        _fits(options.net, shape, source)
+        return source, nets.build(options.net, classes=source.classes, shape=source.shape, seed=options.seed, **sizes)
     except UserError:
         raise
     except ValueError as error:
-        raise UserError(f"{options.net} cannot take images of {source.shape} from {source.name}: {error}"
-                        " | try: larger images, or another --net") from None
+        raise UserError(f"{options.net} cannot take samples of {source.shape} from {source.name}: {error}"
+                        " | try: larger ones, or another --net") from None
     except MemoryError as error:
         raise UserError(f"not enough memory for {options.net} on {options.data}: {error}"
                         " | try: a smaller --shape or --net, or fewer ranks on a machine") from None
@@ -137,24 +149,28 @@ class Trainer:
         first = number * self.per_epoch
         plan = batches(len(self.data.train), self.options.batch, seed=self.options.seed, epoch=number)
         plan = plan[:self.steps - first]
+        mine = share(self.options.batch, self.ranks.rank, self.ranks.size)
+        samples = prefetch(lambda indices: self.data.train.read(indices[mine], epoch=number), plan,
+                           ahead=self.ranks.neighbours < self.ranks.cores)
         self.trace.restart()
         start = self.trace.now()
-        loss = sum(self.step(first + i, samples) for i, samples in enumerate(plan))
+        loss = sum(self.step(first + i, samples, mine.start) for i in range(len(plan)))
         self.schedule.drain()
         return self.record(number, loss, len(plan), self.trace.now() - start)
 
-    def step(self, t, samples):
-        """Training step t on this rank's share of the effective batch; this rank's part of its mean loss."""
-        self.ranks.where = f"{self.options.schedule} | step {t}"
+    def step(self, t, samples, first):
+        """Training step t on the next of this rank's samples, which begin at `first` in the effective batch; this
+        rank's part of its mean loss.
+        """
+        o = self.options
+        self.ranks.where = f"{o.schedule} | step {t}"
         self.trace.next_step()
-        mine = share(len(samples), self.ranks.rank, self.ranks.size)
         with self.trace.span("input", "read batch"):
-            x, y = self.data.train.read(samples[mine])
-        seed = self.options.seed * 2**32 + t
-        self.schedule.step(t, Batch(x, y, len(samples), mine.start, seed, total=self.total))
+            x, y = next(samples)
+        self.schedule.step(t, Batch(x, y, o.batch, first, o.seed * 2**32 + t, total=self.total))
         if not math.isfinite(self.net.loss):
             raise UserError(self._diverged())
-        self.display.step(t + 1, self.net.loss * len(samples) / len(x))
+        self.display.step(t + 1, self.net.loss * o.batch / len(x))
         return self.net.loss
 
     def _diverged(self):
@@ -179,8 +195,11 @@ class Trainer:
 
     def statistics(self, values):
         """Sum over the ranks of what batch normalization gathers, in the midst of a step."""
+        start = self.trace.now()
         with self.trace.span("exposed", "wait statistics"):
-            return self.ranks.total(values)
+            sums = self.ranks.total(values)
+        self.trace.seconds["compute"] -= self.trace.now() - start  # it is in the midst of what is computed
+        return sums
 
     def evaluate(self):
         """(mean loss, share that is classified right) of the test part; each rank looks at a part of it."""
@@ -220,14 +239,14 @@ def run(ranks, argv):
         if ranks.rank == 0:
             parser(nets.NETS).print_help()
         return
-    data, net = ranks.agree(lambda: load(options))
+    data, net = ranks.agree(lambda: load(options, ranks))
     if options.out:
         ranks.agree(lambda: prepare_folder(options.out) if ranks.rank == 0 else None)
     def say(text):
         if not options.quiet:
             print(text, flush=True)
 
-    warm(ranks, net, say, lambda: probe.warm(options))
+    warm(ranks, net, say, lambda: (probe.warm(options), data.train.read([0], epoch=0)))
     settings = probe.choose(ranks, options, net.weights.nbytes, say if ranks.rank == 0 else lambda _: None)
     with report.Display(ranks, options) as display:
         trainer = ranks.agree(lambda: Trainer(ranks, options, settings, data, net, display))
@@ -238,6 +257,7 @@ def run(ranks, argv):
                  "measured_seconds": trainer.trace.period()}
         display.end(epochs, trainer.seconds, final, ranks.gather(final["weights_sha256"]))
         trainer.queue.close()
+    data.close()
     if options.out:
         save(options.out, ranks, trainer, epochs, final)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpilayer import data
-from mpilayer.data import DataError, batches, open_data, share
+from mpilayer.data import DataError, batches, open_data, share, stored
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (40, 5, 4, 3), dtype=np.uint8)
@@ -42,7 +42,7 @@ def refuses(source, *fragments, **form):
 
 
 def test_unknown_source_lists_the_choices():
-    refuses("cifar", "unknown source", "digits, synthetic or FILE.h5", classes=10)
+    refuses("cifar", "unknown source", "digits, synthetic, fashion-mnist, idx:FOLDER, text, text:FILE, FILE.h5", classes=10)
 
 
 @pytest.mark.parametrize("source", [None, 3, b"digits"])
@@ -50,9 +50,14 @@ def test_source_must_be_a_name(source):
     refuses(source, "expected a name", "digits")
 
 
-@pytest.mark.parametrize("form", [{"shape": (8, 8, 1)}, {"classes": 10}, {"shape": (8, 8, 1), "classes": 10}])
+@pytest.mark.parametrize("form", [{"context": 8}, {"classes": 10}, {"classes": 10, "context": 8}])
 def test_stored_data_has_its_own_form(form):
-    refuses("digits", "expected no " + " or ".join(form), "synthetic", **form)
+    refuses("digits", "expected no " + " or ".join(form), "leaving it out", **form)
+
+
+@pytest.mark.parametrize("shape", [(9, 8, 1), (8, 8, 3)])
+def test_a_window_is_no_larger_than_the_images(shape):
+    refuses("digits", "expected a shape of at most (8, 8, 1) and as many channels", "a smaller --shape", shape=shape)
 
 
 def test_digits():
@@ -197,7 +202,7 @@ def test_damaged_labels(path):
 
 
 def test_damaged_images_in_the_file(path, monkeypatch):
-    monkeypatch.setattr(data, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr(stored, "RESIDENT_BYTES", 0)
     with open_data(corrupt(path, "x")) as some, pytest.raises(DataError, match="cannot be read") as error:
         some.train.read([0])
     assert str(error.value).startswith(f"{path} | x | cannot be read")
@@ -230,9 +235,9 @@ def test_every_tenth_sample_is_the_test_part(path):
 FLOATS = RNG.standard_normal((40, 5, 4, 3), np.float32)
 
 
-@pytest.fixture(params=[data.RESIDENT_BYTES, 0], ids=["memory", "file"])
+@pytest.fixture(params=[stored.RESIDENT_BYTES, 0], ids=["memory", "file"])
 def limit(request, monkeypatch):
-    monkeypatch.setattr(data, "RESIDENT_BYTES", request.param)
+    monkeypatch.setattr(stored, "RESIDENT_BYTES", request.param)
 
 
 @pytest.mark.usefixtures("limit")
@@ -259,7 +264,7 @@ def test_reading_any_order(path, stored, expected):
 
 
 def test_large_images_stay_in_the_file(path):
-    x = np.zeros((data.RESIDENT_BYTES // 65536 + 1, 256, 256, 1), np.uint8)
+    x = np.zeros((stored.RESIDENT_BYTES // 65536 + 1, 256, 256, 1), np.uint8)
     x[:, 0, 0, 0] = np.arange(len(x)) % 251
     some = open_data(write(path, x=x, y=np.arange(len(x)), x_test=x[:10], y_test=np.arange(10)))
     np.testing.assert_allclose(some.train.read([200, 3])[0][:, 0, 0, 0] * 127.5 + 127.5, [200, 3], atol=1e-4)

@@ -1,0 +1,84 @@
+"""Images cut, scaled and flipped as they are read: random in training, the middle in evaluation.
+
+What happens to a sample depends on seed, epoch and sample alone: neither on ranks nor on batches.
+"""
+
+import numpy as np
+from numba import njit
+
+PAD = 4  # pixels by which a crop may reach over the edge (He et al. 2016)
+AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a resized crop (Szegedy et al. 2015)
+
+
+def middle(size, shape, rng):
+    """(top, left, height, width) of a window of `shape` in an image of `size`."""
+    return (size[0] - shape[0]) / 2, (size[1] - shape[1]) / 2, *shape
+
+
+def crop(size, shape, rng):
+    """Somewhere, up to PAD pixels over the edge."""
+    top, left = (rng.integers(-PAD, extent - wanted + PAD + 1) for extent, wanted in zip(size, shape, strict=True))
+    return top, left, *shape
+
+
+def resized_crop(size, shape, rng):
+    """A window of any part of the area and another aspect, wherever it fits."""
+    area, aspect = size[0] * size[1] * rng.uniform(*AREA), np.exp(rng.uniform(*np.log(RATIO)))
+    height, width = min(size[0], np.sqrt(area / aspect)), min(size[1], np.sqrt(area * aspect))
+    return rng.uniform(0, size[0] - height), rng.uniform(0, size[1] - width), height, width
+
+
+AUGMENTS = {"none": middle, "flip": middle, "crop": crop, "resized-crop": resized_crop}  # all but none flip, too
+
+
+class View:
+    """Windows of `shape` (h,w) of images (n,H,W,C), in training as `augment` says; inner() makes floats of them."""
+
+    def __init__(self, inner, augment, shape, seed):
+        self.inner, self.augment, self.shape, self.seed = inner, augment, shape, seed
+
+    def __call__(self, x, rows, epoch):
+        """float32 (n,h,w,C) of x (n,H,W,C), samples `rows`."""
+        boxes = np.empty((len(x), 5))
+        for box, row in zip(boxes, rows, strict=True):
+            rng = None if epoch is None else np.random.default_rng([self.seed, epoch, row])
+            box[:] = self._box(x.shape[1:3], rng)
+        out = np.empty((len(x), *self.shape, x.shape[3]), np.float32)
+        _sample(np.ascontiguousarray(self.inner(x, rows, epoch), np.float32), boxes, out)
+        return out
+
+    def _box(self, size, rng):
+        """(top, left, height, width, flipped)."""
+        if rng is None or self.augment == "none":
+            return *middle(size, self.shape, None), False
+        flipped = rng.random() < 0.5
+        return *AUGMENTS[self.augment](size, self.shape, rng), flipped
+
+
+@njit(nogil=True, cache=True)
+def _sample(x, boxes, out):
+    """out[n] = the box of x[n], bilinear between the centres of pixels; 0 beyond the edge."""
+    N, h, w, C = out.shape
+    for n in range(N):
+        top, left, height, width, flipped = boxes[n]
+        for i in range(h):
+            down = top + (i + 0.5) * height / h - 0.5
+            for j in range(w):
+                across = left + (j + 0.5) * width / w - 0.5
+                _pixel(x[n], down, across, out[n, i, w - 1 - j if flipped else j])
+
+
+@njit(nogil=True, cache=True)
+def _pixel(image, down, across, out):
+    H, W, C = image.shape
+    if down <= -1 or down >= H or across <= -1 or across >= W:
+        out[:] = 0
+        return
+    down, across = min(max(down, 0.0), H - 1.0), min(max(across, 0.0), W - 1.0)
+    i, j = int(down), int(across)
+    below, right = min(i + 1, H - 1), min(j + 1, W - 1)
+    a, b = np.float32(down - i), np.float32(across - j)
+    for c in range(C):
+        upper = image[i, j, c] + b * (image[i, right, c] - image[i, j, c])
+        lower = image[below, j, c] + b * (image[below, right, c] - image[below, j, c])
+        out[c] = upper + a * (lower - upper)

@@ -1,0 +1,27 @@
+"""Which samples make a step, and which of those are a rank's."""
+
+import numpy as np
+
+from mpilayer.data.source import integer, require
+
+
+def batches(n, size, *, seed, epoch):
+    """The epoch's effective batches: (n // size, size) int64, indices of `n` samples, none of them twice.
+
+    They depend on the four arguments alone, never on the number of ranks. What remains after whole batches
+    sits out, and differs from epoch to epoch. Raises DataError if `size` exceeds `n`.
+    """
+    n, size = integer("batches", "n", n, 1), integer("batches", "size", size, 1)
+    seed, epoch = integer("batches", "seed", seed, 0), integer("batches", "epoch", epoch, 0)
+    require(size <= n, "batches", f"expected a batch of at most {n}, the number of samples, got {size}",
+             "a smaller batch or more data")
+    order = np.random.default_rng([seed, epoch]).permutation(n)
+    return order[:n - n % size].reshape(-1, size)
+
+
+def share(size, rank, ranks):
+    """The slice of an effective batch that is `rank`'s: contiguous, equal within one, perhaps empty."""
+    size, ranks = integer("share", "size", size, 0), integer("share", "ranks", ranks, 1)
+    rank = integer("share", "rank", rank, 0)
+    require(rank < ranks, "share", f"expected rank in 0..{ranks - 1}, got {rank}", "comm.rank")
+    return slice(size * rank // ranks, size * (rank + 1) // ranks)

@@ -1,0 +1,149 @@
+"""Images in HDF5 files, and how any images in memory are kept once a node."""
+
+import os
+from contextlib import contextmanager
+
+import h5py
+import numpy as np
+
+from mpilayer.data.shared import hold
+from mpilayer.data.source import Data, DataError, Part, error, integer, plain, require
+
+RESIDENT_BYTES = 64 << 20  # up to here an HDF5 call for each batch costs more than the memory
+
+
+@contextmanager
+def _reading(path, key):
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as wrong:  # which one h5py raises for a damaged file depends on the byte that is wrong
+        raise error(f"{path} | {key}", f"cannot be read: {wrong}",
+                     "opening it again; if that fails as well, writing the file again") from wrong
+
+
+class _StoredImages:
+    """Images by row of an HDF5 dataset, or of `values` in memory."""
+
+    def __init__(self, path, key, values):
+        self.path, self.key, self.values = path, key, values
+
+    def __call__(self, rows):
+        unique, back = np.unique(rows, return_inverse=True)  # HDF5 selects in increasing order only
+        with _reading(self.path, self.key):
+            x = self.values[unique]
+        if x.dtype == np.uint8:
+            return x[back]
+        bad = unique[~np.isfinite(x).all(axis=(1, 2, 3))]
+        require(not bad.size, f"{self.path} | {self.key}",
+                f"expected finite values, got NaN or infinity in samples {bad[:3].tolist()}", "without them")
+        return x[back].astype(np.float32, copy=False)  # a file may be big-endian
+
+
+def _kept(images, ranks):
+    """(images, what closes them): those of a small dataset in memory."""
+    if images.values.nbytes > RESIDENT_BYTES:
+        return images, ()
+
+    def load():
+        with _reading(images.path, images.key):
+            return images.values[:]
+
+    values, close = hold(load, ranks)
+    return _StoredImages(images.path, images.key, values), (close,)
+
+
+def open_file(path, ranks=None):
+    """Data of an HDF5 file: `x` (N,H,W,C) uint8 or float32, `y` (N,) integer, perhaps `x_test` and `y_test`.
+
+    Without those, every tenth sample (index % 10 == 9) is the test part. The file's integer attribute
+    `classes` is the number of classes, by default the largest label + 1. A uint8 v is read as v / 127.5 - 1, or with
+    the attributes `mean` and `std` (C,) as (v - mean) / std; a float32 as it is. Images of up to RESIDENT_BYTES are
+    kept in memory, with `ranks` (mpilayer.comm.Ranks) once a node. Raises DataError for any other content, and later
+    if a sample cannot be read.
+    """
+    file = _open_hdf5(path)
+    try:
+        with _reading(path, "file"):
+            return _describe(path, file, ranks)
+    except DataError:
+        file.close()
+        raise
+
+
+def _open_hdf5(path):
+    require(os.path.exists(path), path, "no such file", "another path, digits or synthetic")
+    require(os.path.isfile(path), path, "expected a file, got a directory or device", "a file inside it")
+    with _reading(path, "file"):
+        os.close(os.open(path, os.O_RDONLY))  # says plainly if permission is denied
+        size, known = os.path.getsize(path), h5py.is_hdf5(path)
+    require(size, path, "the file is empty", "writing it again")
+    require(known, path, "expected an HDF5 file, got another format", "writing it as docs/data.md says")
+    with _reading(path, "damaged or cut short"):
+        return h5py.File(path, "r", locking="best-effort")  # every rank opens it at the same time
+
+
+def _describe(path, file, ranks):
+    unknown = 1 << 31  # above any label
+    most = integer(f"{path} | attribute", "classes", file.attrs.get("classes", unknown), 1)
+    images, labels = _pair(path, file, "x", "y", most)
+    if "x_test" in file or "y_test" in file:
+        pairs = (images, labels), _pair(path, file, "x_test", "y_test", most)
+        shape, other = (images.values.shape[1:] for images, _ in pairs)
+        require(shape == other, f"{path} | x_test", f"expected {shape} as in x, got {other}", "one shape")
+        kept = [_kept(images, ranks) for images, _ in pairs]
+        train, test = (Part(images, np.arange(len(labels)), labels)
+                       for (images, _), (_, labels) in zip(kept, pairs, strict=True))
+    else:
+        kept = [_kept(images, ranks)]
+        train, test = _split(path, kept[0][0], labels)
+    view = _normalized(path, file, images.values)
+    train.view = test.view = view
+    classes = most if most != unknown else 1 + int(max(train.labels.max(), test.labels.max()))
+    closing = (file.close, *(close for _, closers in kept for close in closers))
+    return Data(path, images.values.shape[1:], classes, train, test, closing)
+
+
+def _normalized(path, file, images):
+    """The view that the file's attributes ask for."""
+    if "mean" not in file.attrs and "std" not in file.attrs:
+        return plain
+    values = [np.asarray(file.attrs.get(name)) for name in ("mean", "std")]
+    good = all(v.dtype.kind == "f" and v.shape == images.shape[3:] and np.isfinite(v).all() for v in values)
+    require(good and (values[1] > 0).all() and images.dtype == np.uint8, f"{path} | attributes mean and std",
+            f"expected {images.shape[3]} floats each, std positive, and images of bytes, got {values}",
+            "writing both or neither")
+    mean, std = map(np.float32, values)
+    return lambda x, rows, epoch: (x - mean) / std
+
+
+def _pair(path, file, x_key, y_key, classes):
+    x, y = (_dataset(path, file, key) for key in (x_key, y_key))
+    got = f"got {x.dtype} {x.shape}"
+    require(x.dtype.str[1:] in ("u1", "f4") and len(x.shape or ()) == 4, f"{path} | {x_key}",
+             f"expected uint8 or float32 (N,H,W,C), {got}", "x[..., None] if C is missing, or astype")
+    require(x.size, f"{path} | {x_key}", f"expected at least one sample, {got}", "writing the file again")
+    require(y.dtype.kind in "iu" and y.shape == x.shape[:1], f"{path} | {y_key}",
+             f"expected integer ({len(x)},), got {y.dtype} {y.shape}", f"a label for each sample of {x_key}")
+    with _reading(path, y_key):
+        labels = y[:].astype(np.int64)
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))[:3]
+    require(not wrong.size, f"{path} | {y_key}",
+             f"expected labels in 0..{classes - 1}, got {labels[wrong].tolist()} at {wrong.tolist()}",
+             "counting classes from 0, or a larger attribute classes")
+    return _StoredImages(path, x_key, x), labels
+
+
+def _dataset(path, file, key):
+    value, there = file.get(key), ", ".join(file) or "nothing"
+    require(isinstance(value, h5py.Dataset), f"{path} | {key}",
+             f"expected a dataset {key}, the file has {there}", "writing it as docs/data.md says")
+    return value
+
+
+def _split(path, images, labels):
+    require(len(labels) >= 10, f"{path} | x", f"expected at least 10 samples to split, got {len(labels)}",
+             "adding x_test and y_test")
+    tenth = np.arange(len(labels)) % 10 == 9
+    return (Part(images, np.flatnonzero(part), labels[part]) for part in (~tenth, tenth))
