@@ -42,7 +42,7 @@ def refuses(source, *fragments, **form):
 
 
 def test_unknown_source_lists_the_choices():
-    refuses("cifar", "unknown source", "digits, synthetic, fashion-mnist, idx:FOLDER, text, text:FILE, FILE.h5", classes=10)
+    refuses("cifar", "unknown source", "digits, synthetic, fashion-mnist, idx:FOLDER, text, text:FILE, FILE.h5")
 
 
 @pytest.mark.parametrize("source", [None, 3, b"digits"])
@@ -424,3 +424,27 @@ def test_an_empty_share_reads_nothing():
         x, y = digits.train.read(batches(1437, 2, seed=0, epoch=0)[0][share(2, 0, 3)])
     assert x.shape == (0, 8, 8, 1)
     assert y.shape == (0,)
+
+
+def test_a_validation_part_takes_the_place_of_the_test_part():
+    with open_data() as whole, open_data(validation=0.25) as some:
+        assert (len(some.train), len(some.test)) == (1437 - 359, 359)
+        x, y = (np.concatenate(pair) for pair in zip(*(
+            part.read(np.arange(len(part))) for part in (some.train, some.test)), strict=True))
+        want, labels = whole.train.read(np.arange(1437))
+        rows = [sorted(zip(map(bytes, images), numbers, strict=True)) for images, numbers in ((x, y), (want, labels))]
+        assert rows[0] == rows[1]
+
+
+def test_a_validation_part_leaves_some_to_train_on():
+    refuses("digits", "expected some samples on both sides", "another --validation", validation=1.0)
+
+
+def test_mean_and_deviation_of_a_file(path):
+    with h5py.File(write(path, x=IMAGES, y=LABELS), "a") as file:
+        file.attrs["mean"], file.attrs["std"] = np.full(IMAGES.shape[3], 100.0), np.full(IMAGES.shape[3], 50.0)
+    with open_data(path) as some:
+        np.testing.assert_allclose(some.test.read([0])[0], (IMAGES[9:10] - 100.0) / 50, atol=1e-6)
+    with h5py.File(path, "a") as file:
+        del file.attrs["std"]
+    refuses(path, "attributes mean and std", "writing both or neither")

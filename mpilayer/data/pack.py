@@ -179,7 +179,8 @@ def _write(partial, suffix, files, results, damaged, say):
 
 def pack(ranks, o):
     """Pack on all ranks; see the module. Raises UserError."""
-    console = Console(quiet=ranks.rank > 0, highlight=False, force_terminal=launcher_on_terminal() or None)
+    console = Console(quiet=ranks.rank > 0, highlight=False, soft_wrap=True,
+                      force_terminal=launcher_on_terminal() or None)
     trees = ranks.world.bcast(ranks.agree(lambda: _trees(o) if ranks.rank == 0 else None))
     partial = Partial(o.out, o.size, trees)
     done = ranks.world.bcast(ranks.agree(lambda: partial.begin(trees) if ranks.rank == 0 else None))

@@ -17,7 +17,7 @@ class Windows:
         self.text, self.context, self.seed = text, context, seed
 
     def __len__(self):
-        return len(self.text) // self.context - 1
+        return max(0, len(self.text) // self.context - 1)
 
     def read(self, indices, epoch=None):
         """x and y (n,T) int64: tokens and the next ones. Raises DataError for an index outside 0..len-1."""
@@ -49,7 +49,7 @@ def open_text(path=None, seed=0, context=256):
     """
     name = "text" if path is None else f"text:{path}"
     context, seed = integer(name, "context", context, 1), integer(name, "seed", seed, 0)
-    text = np.frombuffer(reference() if path is None else _content(path), np.uint8)
+    text = np.array(bytearray(reference() if path is None else _content(path)))
     begin = len(text) - len(text) // TEST
     train, test = Windows(text[:begin], context, seed), Windows(text[begin:], context, seed)
     require(len(test) > 0, name, f"expected at least {2 * TEST * context} bytes, got {len(text)}",
