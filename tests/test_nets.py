@@ -9,6 +9,10 @@ from mpilayer.train import Batch
     ("alexnet", {}, 60_965_224),
     ("googlenet", {}, 13_378_280),
     ("googlenet", {"aux": False}, 6_998_552),
+    ("resnet50", {}, 25_557_032),
+    ("resnet-mini", {}, 272_474),  # He et al. say 0.27 million
+    ("transformer", {}, 4_935_680),
+    ("transformer", {"width": 768, "heads": 12, "depth": 12, "classes": 50257, "shape": (1024,)}, 163_037_184),
 ])
 def test_parameter_counts_are_the_published_ones(name, options, published):
     net = nets.build(name, **options)
@@ -16,17 +20,19 @@ def test_parameter_counts_are_the_published_ones(name, options, published):
 
 
 def batch(net, size=4, training=True, seed=5):
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal((size, *net.shape), np.float32)
-    return Batch(x, rng.integers(0, net.classes, size), size, training=training)
+    return Batch(*net.example(size, np.random.default_rng(seed)), size, training=training)
 
 
-def build(name, shape=(8, 8, 1)):
-    return nets.build(name, classes=10, shape=shape, seed=1)
+MINIS = ["alexnet-mini", "googlenet-mini", "resnet-mini", "transformer-mini"]
 
 
-@pytest.mark.parametrize("name", ["alexnet-mini", "googlenet-mini"])
-@pytest.mark.parametrize("shape", [(8, 8, 1), (28, 28, 1), (32, 32, 3)])
+def build(name, shape=None):
+    return nets.build(name, classes=10, shape=shape or ((12,) if name == "transformer-mini" else (8, 8, 1)), seed=1)
+
+
+@pytest.mark.parametrize(("name", "shape"), [
+    *((name, shape) for name in MINIS[:3] for shape in ((8, 8, 1), (28, 28, 1), (32, 32, 3))),
+    ("transformer-mini", (1,)), ("transformer-mini", (12,))])
 def test_forward_yields_each_layer_once_and_backward_in_memory_order(name, shape):
     net = build(name, shape)
     forward, backward = list(net.forward(batch(net))), list(net.backward())
@@ -39,7 +45,7 @@ def test_forward_yields_each_layer_once_and_backward_in_memory_order(name, shape
     assert addresses == sorted(addresses)
 
 
-@pytest.mark.parametrize("name", ["alexnet-mini", "googlenet-mini"])
+@pytest.mark.parametrize("name", MINIS)
 def test_a_gradient_is_final_when_its_layer_is_yielded(name):
     net = build(name)
     for _ in net.forward(batch(net)):
@@ -49,7 +55,7 @@ def test_a_gradient_is_final_when_its_layer_is_yielded(name):
         np.testing.assert_array_equal(gradient, layer.g, err_msg=layer.name)
 
 
-@pytest.mark.parametrize("name", ["alexnet-mini", "googlenet-mini"])
+@pytest.mark.parametrize("name", MINIS)
 def test_weights_are_not_read_before_their_layer_is_yielded(name):
     net, sample = build(name), None
     sample = batch(net, training=True)
@@ -68,9 +74,9 @@ def total_loss(net, sample):
     return net.loss
 
 
-@pytest.mark.parametrize("name", ["alexnet-mini", "googlenet-mini"])
+@pytest.mark.parametrize("name", MINIS)
 def test_gradient_is_the_slope_of_the_loss(name):
-    """Along random directions in each layer's weights; float32, so the step is large and the tolerance follows."""
+    """Along the gradient itself; float32, so the step is large and the tolerance follows."""
     net = build(name)
     sample = batch(net, 8)
     total_loss(net, sample)
@@ -78,7 +84,7 @@ def test_gradient_is_the_slope_of_the_loss(name):
         pass
     gradient, weights = net.gradients[0].copy(), net.weights.copy()
     direction = gradient / np.linalg.norm(gradient)
-    step = 1e-2
+    step = 1e-3
     slopes = []
     for sign in (1, -1):
         net.weights[:] = weights + sign * step * direction
@@ -123,3 +129,66 @@ def test_unknown_net_lists_the_choices_and_small_images_are_refused():
         nets.build("vgg")
     with pytest.raises(ValueError, match="does not fit an input of 8x8"):
         nets.build("alexnet", shape=(8, 8, 3))
+
+
+def evaluate(net, sample):
+    total_loss(net, Batch(sample.x, sample.y, sample.size, training=False))
+    return net.logits
+
+
+def test_running_statistics_are_those_of_the_steps_so_far_at_first():
+    """After one step they are that batch's, the variance by one less: evaluation of a large batch equals training."""
+    net = build("resnet-mini", (16, 16, 1))
+    sample = batch(net, 64)
+    total_loss(net, sample)
+    trained = net.logits.copy()
+    np.testing.assert_allclose(evaluate(net, sample), trained, rtol=0.05, atol=0.05)
+    assert net.layers[0].state[0] == 1
+
+
+def test_running_statistics_follow_a_tenth_at_a_time():
+    net = build("resnet-mini")
+    first = net.layers[0]
+    for t in range(30):
+        total_loss(net, batch(net, seed=t))
+    before = first.state.copy()
+    total_loss(net, sample := batch(net, seed=99))
+    rows = first.convolved.reshape(-1, first.channels).astype(np.float64)
+    want = 0.9 * before[1:] + 0.1 * np.concatenate([rows.mean(0), rows.var(0, ddof=1)])
+    np.testing.assert_allclose(first.state[1:], want, rtol=1e-5, atol=1e-6)
+    evaluate(net, sample)
+    assert first.state[0] == 31
+
+
+def test_a_transformer_does_not_look_ahead():
+    net = build("transformer-mini")
+    sample = batch(net, 2)
+    logits = evaluate(net, sample).copy()
+    sample.x[:, 7:] = (sample.x[:, 7:] + 1) % 10
+    np.testing.assert_array_equal(evaluate(net, sample)[:, :7], logits[:, :7])
+    assert not np.array_equal(evaluate(net, sample)[:, 7:], logits[:, 7:])
+
+
+def test_smoothing_counts_in_training_only():
+    net = build("alexnet-mini")
+    sample = batch(net)
+    plain = total_loss(net, Batch(sample.x, sample.y, 4, training=False))
+    net.losses[-1].smoothing = 0.3
+    assert total_loss(net, Batch(sample.x, sample.y, 4, training=False)) == plain
+    with_dropout = total_loss(net, sample)
+    logs = net.logits - np.log(np.exp(net.logits.astype(np.float64)).sum(1, keepdims=True))
+    want = -0.7 * logs[np.arange(4), sample.y].mean() - 0.3 * logs.mean()
+    assert with_dropout == pytest.approx(want, rel=1e-5)
+
+
+def test_the_loss_of_text_is_a_mean_over_tokens():
+    net = build("transformer-mini")
+    sample = batch(net, 3)
+    loss = total_loss(net, sample)
+    logs = net.logits - np.log(np.exp(net.logits.astype(np.float64)).sum(-1, keepdims=True))
+    assert loss == pytest.approx(-np.take_along_axis(logs, sample.y[..., None], -1).mean(), rel=1e-5)
+
+
+def test_heads_must_share_out_the_width():
+    with pytest.raises(ValueError, match="a width of 64 cannot be shared out among 5 heads"):
+        nets.build("transformer-mini", heads=5)

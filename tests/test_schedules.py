@@ -7,7 +7,7 @@ import pytest
 
 import nets
 from mpilayer.data import open_data, share
-from mpilayer.optim import MomentumSGD
+from mpilayer.optim import AdamW, MomentumSGD
 from mpilayer.pending import Queue, Settings
 from mpilayer.reduction import REDUCTIONS
 from mpilayer.schedules import schedule
@@ -237,3 +237,177 @@ def test_learning_rate_policies_follow_caffe():
     assert learning_rate(options, 100)(50) == pytest.approx(0.1 * 0.25)
     options.lr_policy, options.warmup = "fixed", 4
     assert [learning_rate(options, 100)(t) for t in (0, 1, 3, 4, 99)] == pytest.approx([0.025, 0.05, 0.1, 0.1, 0.1])
+
+
+# Other nets and optimisers, the serial loop in plain NumPy
+
+
+def net_of(kind):
+    shape = (12,) if kind == "transformer-mini" else (8, 8, 1)
+    return nets.build(kind, classes=10, shape=shape, seed=3)
+
+
+def batch_of(net, t):
+    return net.example(SIZE, np.random.default_rng(t))
+
+
+def in_one_process(kind, rule, steps=STEPS):
+    """The net after new weights rule(w, g, t) at every step, on whole batches."""
+    net = net_of(kind)
+    for t in range(steps):
+        for _ in (*net.forward(Batch(*batch_of(net, t), SIZE, seed=t)), *net.backward()):
+            pass
+        net.weights[:] = rule(net.weights.astype(np.float64), net.gradients[0].astype(np.float64), t)
+    return net
+
+
+def on_all_ranks(ranks, kind, name, make_optimizer, delay=0, statistics=None, steps=STEPS, **settings):
+    net, trace = net_of(kind), Trace()
+    queue = Queue(ranks, trace, Settings(**{"bucket": 0, **settings}))
+    chosen = make(name, delay, "lazy", Watched(net, trace), queue, make_optimizer(net, trace, queue))
+    for t in range(steps):
+        (x, y), mine = batch_of(net, t), share(SIZE, ranks.rank, ranks.size)
+        chosen.step(t, Batch(x[mine], y[mine], SIZE, mine.start, seed=t, total=statistics))
+    chosen.drain()
+    queue.close()
+    return net
+
+
+def apart(net, other, kind):
+    """As a share of how far the first has moved."""
+    return np.abs(net.weights - other.weights).max() / np.abs(net.weights - net_of(kind).weights).max()
+
+
+def sgd(net, trace, queue, **more):
+    return MomentumSGD(net.layers, rate, trace, momentum=0.0, weight_decay=0.0, **more)
+
+
+EXACT = [("oneshot", {}), ("layerwise", {"chunk": 4096}), ("planned", {"progress": "kernel"}), ("delayed", {})]
+
+
+@on_ranks(1, 3)
+def test_a_transformer_equals_one_process_under_every_exact_schedule(ranks):
+    oracle = in_one_process("transformer-mini", lambda w, g, t: w - rate(t) * g)
+    for name, settings in EXACT:
+        assert apart(oracle, on_all_ranks(ranks, "transformer-mini", name, sgd, **settings), "transformer-mini") < 1e-4
+
+
+@on_ranks(2, 3)
+def test_statistics_of_all_ranks_make_a_resnet_equal_one_process(ranks):
+    """A few steps: batch normalization makes much of every rounding."""
+    oracle = in_one_process("resnet-mini", lambda w, g, t: w - rate(t) * g, steps=3)
+    for name, settings in EXACT:
+        net = on_all_ranks(ranks, "resnet-mini", name, sgd, statistics=ranks.total, steps=3, **settings)
+        assert apart(oracle, net, "resnet-mini") < 1e-3, name
+    local = on_all_ranks(ranks, "resnet-mini", "oneshot", sgd, steps=3)
+    assert apart(oracle, local, "resnet-mini") > 1e-2, "the test could not tell statistics apart"
+
+
+@on_ranks(2)
+def test_statistics_of_each_rank_are_those_of_its_samples(ranks):
+    """The serial loop: forward and backward of each rank's part alone, gradients added."""
+    net = net_of("resnet-mini")
+    for t in range(3):
+        gradient, (x, y) = 0, batch_of(net, t)
+        for rank in range(ranks.size):
+            mine = share(SIZE, rank, ranks.size)
+            for _ in (*net.forward(Batch(x[mine], y[mine], SIZE, mine.start, seed=t)), *net.backward()):
+                pass
+            gradient = gradient + net.gradients[0].astype(np.float64)
+        net.weights[:] = net.weights - rate(t) * gradient
+    for name, settings in EXACT:
+        assert apart(net, on_all_ranks(ranks, "resnet-mini", name, sgd, steps=3, **settings), "resnet-mini") < 1e-3
+
+
+LIMIT = 20
+
+
+def clipped(limit):
+    norms = []
+
+    def rule(w, g, t):
+        norms.append(np.linalg.norm(g))
+        return w - rate(t) * g * min(1, limit / norms[-1])
+
+    return rule, norms
+
+
+@on_ranks(1, 3)
+def test_a_gradient_is_clipped_as_a_whole_under_every_schedule(ranks):
+    rule, norms = clipped(LIMIT)
+    oracle = in_one_process("alexnet-mini", rule)
+    assert min(norms) < LIMIT < max(norms), "the test would not see clipping, or its absence"
+
+    def clipping(net, trace, queue):
+        return sgd(net, trace, queue, clip=LIMIT, norm=queue.norm)
+
+    for name, settings in [*EXACT, ("layerwise", {"reduction": "ordered"}), ("planned", {"progress": "thread"})]:
+        assert apart(oracle, on_all_ranks(ranks, "alexnet-mini", name, clipping, **settings), "alexnet-mini") < 1e-4
+
+
+@on_ranks(2)
+def test_late_gradients_are_clipped_by_the_norm_of_their_own_step(ranks):
+    waiting = []
+    rule, norms = clipped(LIMIT)
+
+    def late(w, g, t):
+        waiting.append((g, t))
+        return rule(w, *waiting.pop(0)) if len(waiting) > 2 else w
+
+    oracle = in_one_process("alexnet-mini", late)
+    for g, t in waiting:
+        oracle.weights[:] = rule(oracle.weights.astype(np.float64), g, t)
+    assert min(norms) < LIMIT < max(norms)
+    net = on_all_ranks(ranks, "alexnet-mini", "delayed", lambda net, trace, queue: sgd(
+        net, trace, queue, clip=LIMIT, norm=queue.norm), delay=2)
+    assert apart(oracle, net, "alexnet-mini") < 1e-4
+
+
+@on_ranks(2)
+def test_adamw_equals_one_process(ranks):
+    moments = [0.0, 0.0]
+
+    def rule(w, g, t):
+        moments[:] = 0.9 * moments[0] + 0.1 * g, 0.99 * moments[1] + 0.01 * g**2
+        first, second = moments[0] / (1 - 0.9 ** (t + 1)), moments[1] / (1 - 0.99 ** (t + 1))
+        return w - rate(t) * (first / (np.sqrt(second) + 1e-2) + 0.1 * w)
+
+    def adamw(net, trace, queue):
+        return AdamW(net.layers, rate, trace, beta1=0.9, beta2=0.99, eps=1e-2, weight_decay=0.1)
+
+    oracle = in_one_process("alexnet-mini", rule)
+    for name, settings in EXACT:
+        assert apart(oracle, on_all_ranks(ranks, "alexnet-mini", name, adamw, **settings), "alexnet-mini") < 1e-4
+
+
+@on_ranks(2)
+def test_momentum_correction_brings_along_what_was_missed(ranks):
+    """w after k late steps of v = m v + u is moved by m^k v + (1 + m + ... + m^(k-1)) u."""
+    delay, state = 2, {"v": 0.0, "waiting": []}
+
+    def apply(w, g, t):
+        u = rate(t) * g
+        state["v"] = 0.8 * state["v"] + u
+        return w - 0.8**delay * state["v"] - sum(0.8**i for i in range(delay)) * u
+
+    def rule(w, g, t):
+        state["waiting"].append((g, t))
+        return apply(w, *state["waiting"].pop(0)) if len(state["waiting"]) > delay else w
+
+    oracle = in_one_process("alexnet-mini", rule)
+    for g, t in state["waiting"]:
+        oracle.weights[:] = apply(oracle.weights.astype(np.float64), g, t)
+
+    def corrected(net, trace, queue):
+        return MomentumSGD(net.layers, rate, trace, momentum=0.8, weight_decay=0.0, correction=True)
+
+    net = on_all_ranks(ranks, "alexnet-mini", "delayed", corrected, delay=delay)
+    assert apart(oracle, net, "alexnet-mini") < 1e-4
+
+
+def test_the_cosine_ends_at_nothing():
+    from mpilayer.optim import learning_rate
+
+    options = SimpleNamespace(lr=0.2, lr_policy="cosine", warmup=0)
+    found = learning_rate(options, 100)
+    assert [found(0), found(50), found(100)] == pytest.approx([0.2, 0.1, 0])
