@@ -15,6 +15,7 @@ COMMANDS = {
     "allreduce": ("bench.allreduce", "sums over the ranks by size: latency and bandwidth of every way"),
     "overlap": ("bench.overlap", "how much of a sum hides behind a kernel, for every way of progress"),
     "schedules": ("bench.schedules", "schedules in turn: what of their communication is exposed, and the bound"),
+    "convergence": ("bench.convergence", "schedules to the end of training: accuracy against steps and time"),
     "cluster": ("bench.cluster", "run a command on emulated hosts with slow links (root)"),
     "timeline": ("bench.timeline", "draw a training step of runs made with mpilayer.train --out"),
 }
@@ -22,7 +23,7 @@ COMMANDS = {
 
 def overview():
     """What can be measured, a line each."""
-    lines = [f"  {name:10} {line}" for name, (_, line) in COMMANDS.items()]
+    lines = [f"  {name:12} {line}" for name, (_, line) in COMMANDS.items()]
     return "\n".join(["usage: python -m bench COMMAND ...   (COMMAND --help for its options)", "", *lines])
 
 

@@ -109,7 +109,7 @@ class Hosts:
         pinned = f"taskset -c $(echo {' '.join(map(str, cores))} | cut -d' ' -f$((PMI_RANK % {len(cores)} + 1)))"
         script = f"exec ip netns exec mpl{os.getpid()}h$((PMI_RANK / {each})) {pinned if pin else ''} \"$@\""
         hosts = ",".join(f"h{number}" for number in range(self.count))
-        return [_mpiexec(), "-hosts", hosts, "-ppn", str(each), "-launcher", "fork", "-n", str(ranks), "bash", "-c",
+        return [mpiexec(), "-hosts", hosts, "-ppn", str(each), "-launcher", "fork", "-n", str(ranks), "bash", "-c",
                 script, "rank", *words]
 
     def run(self, words, ranks=None, pin=True, **environment):
@@ -120,8 +120,8 @@ class Hosts:
             return child.wait()
 
 
-def _mpiexec():
-    """The MPICH next to this Python, or else on the path."""
+def mpiexec():
+    """The mpiexec of the MPICH next to this Python, or else on the path."""
     found = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if not found:
         raise UserError("no mpiexec found | try: pip install 'mpilayer[mpi]'")

@@ -18,6 +18,8 @@ from mpilayer.train import warm
 KINDS = {  # label and colour, apart for the colour-blind (Okabe and Ito)
     "conv": ("convolution", "#0072B2"),
     "dense": ("fully connected", "#D55E00"),
+    "attention": ("attention", "#009E73"),
+    "other": ("norms, embedding", "#CC79A7"),
     "net": ("whole net", "#999999"),
 }
 ADDED = ("parameters", "bytes", "flops", "compute_seconds", "communication_seconds")
@@ -130,7 +132,7 @@ def measure(ranks, name, options, say, count):
         sending = {layer.name: 8 * wire(layer.g.nbytes, options.ranks) / options.rate for layer in layers}
     else:
         sending = communication(ranks, layers, options.rounds, count)
-    rows = [{"layer": layer.name, "kind": type(layer).__name__.lower(), "parameters": int(layer.size),
+    rows = [{"layer": layer.name, "kind": layer.kind, "parameters": int(layer.size),
              "bytes": layer.g.nbytes, "flops": layer_flops(layer), "compute_seconds": compute[layer.name],
              "communication_seconds": sending[layer.name]} for layer in step.net.layers]
     layers, added = ([balanced(row, options.batch, options.ranks) for row in some] for some in (rows, sums(rows)))

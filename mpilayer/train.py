@@ -253,7 +253,7 @@ def run(ranks, argv):
         display.begin(net, data, trainer.steps)
         epochs = trainer.run()
         final = {**{key: epochs[-1][key] for key in ("test_loss", "test_accuracy")},
-                 "weights_sha256": net.weights_sha256(), "planned_seconds": trainer.planned,
+                 "steps": trainer.steps, "weights_sha256": net.weights_sha256(), "planned_seconds": trainer.planned,
                  "measured_seconds": trainer.trace.period()}
         display.end(epochs, trainer.seconds, final, ranks.gather(final["weights_sha256"]))
         trainer.queue.close()

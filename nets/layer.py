@@ -14,6 +14,7 @@ class Layer:
     """
 
     input_gradient = True  # the first layer of a net needs none
+    kind = "other"  # what it is counted as: conv, dense, attention or other
     state_size = 0  # values that training gathers beside the weights, in `state`
 
     def __init__(self, name):
@@ -65,6 +66,8 @@ def conv_shape(layer, shape):
 class Conv(Layer):
     """Convolution, bias and ReLU. `std` of the initial weights; by default He et al. 2015, sqrt(2 / fan in)."""
 
+    kind = "conv"
+
     def __init__(self, name, channels, window, *, stride=1, padding=0, groups=1, std=None, bias=0.0):
         super().__init__(name)
         self.channels, self.window, self.std, self.bias = channels, window, std, bias
@@ -102,6 +105,7 @@ class ConvNorm(Layer):
     (of the last ten steps or so, at first of all steps). Every rank has its own, so they are averaged before use.
     """
 
+    kind = "conv"
     MOMENTUM, EPS = 0.1, 1e-5
 
     def __init__(self, name, channels, window, *, stride=1, padding=0, relu=True):
@@ -167,9 +171,9 @@ class ConvNorm(Layer):
 class Dense(Layer):
     """Fully connected layer, bias (None for none) and, unless switched off, ReLU; on (C,) or each token of (T,C)."""
 
-    def __init__(self, name, channels, *, relu=True, std=None, bias=0.0):
+    def __init__(self, name, channels, *, relu=True, std=None, bias=0.0, kind="dense"):
         super().__init__(name)
-        self.channels, self.relu, self.std, self.bias = channels, relu, std, bias
+        self.channels, self.relu, self.std, self.bias, self.kind = channels, relu, std, bias, kind
 
     def build(self, shape):
         """Declare weight (C,K) and bias (K,)."""

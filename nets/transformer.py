@@ -13,8 +13,8 @@ def block(name, width, heads, depth):
     """Attention, then two dense layers for each token; what joins the trunk starts small, as many such are added."""
     joining = STD / math.sqrt(2 * depth)
     return Sequence(
-        Skip(LayerNorm(f"{name}/norm1"), Dense(f"{name}/qkv", 3 * width, relu=False, std=STD), Attention(heads),
-             Dense(f"{name}/joined", width, relu=False, std=joining)),
+        Skip(LayerNorm(f"{name}/norm1"), Dense(f"{name}/qkv", 3 * width, relu=False, std=STD, kind="attention"),
+             Attention(heads), Dense(f"{name}/joined", width, relu=False, std=joining, kind="attention")),
         Skip(LayerNorm(f"{name}/norm2"), Dense(f"{name}/fc1", 4 * width, relu=False, std=STD), Gelu(),
              Dense(f"{name}/fc2", width, relu=False, std=joining)))
 

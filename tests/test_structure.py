@@ -9,7 +9,8 @@ import pytest
 import nets
 from bench import __main__ as bench
 from bench import kernels, memory, step
-from mpilayer.optim import POLICIES
+from mpilayer.data import AUGMENTS
+from mpilayer.optim import OPTIMIZERS, POLICIES
 from mpilayer.options import parser
 from mpilayer.progress import PROGRESS
 from mpilayer.reduction import REDUCTIONS
@@ -85,13 +86,16 @@ def test_every_room_has_its_furniture(room):
     (REDUCTIONS, parser(nets.NETS).format_help()),
     (WIRES, parser(nets.NETS).format_help()),
     (POLICIES, parser(nets.NETS).format_help()),
+    (OPTIMIZERS, parser(nets.NETS).format_help()),
+    (AUGMENTS, parser(nets.NETS).format_help()),
     (kernels.PEERS, kernels.parser().format_help()),
     (step.PEERS, step.parser().format_help()),
     (memory.PEERS, memory.parser().format_help()),
     (bench.COMMANDS, bench.overview()),
-], ids=["nets", "schedules", "progress", "apply", "reductions", "wires", "policies", "peers", "peers of a step",
+], ids=["nets", "schedules", "progress", "apply", "reductions", "wires", "policies", "optimizers",
+        "augments", "peers", "peers of a step",
         "memory peers", "commands"])
 def test_help_shows_every_name_of_a_registry(registry, text):
     assert type(registry) is dict
-    assert 0 < len(registry) <= 10
+    assert 0 < len(registry) <= 12
     assert set(registry) <= set(re.findall(r"[\w-]+", text))

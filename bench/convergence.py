@@ -1,0 +1,209 @@
+"""Schedules to the end of training: accuracy and loss against steps and against time, over several seeds.
+
+Each run is the main job, `python -m mpilayer.train`, with the net's recipe and the options after `--`; with --hosts on
+emulated hosts.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import options as shared
+from bench import plots
+from bench.cluster import Hosts, mpiexec
+from mpilayer.errors import UserError
+
+FASHION = "--data fashion-mnist --augment flip --lr-policy cosine --warmup 100"
+
+
+class Recipe(NamedTuple):
+    """How a net is trained, and the accuracy (of text, the bits per byte) that counts as reached."""
+
+    words: str
+    target: float
+    text: bool = False
+
+    def score(self, epoch):
+        """What is compared: accuracy, or bits per byte."""
+        return epoch["test_loss"] / math.log(2) if self.text else epoch["test_accuracy"]
+
+    def reached(self, score):
+        """Whether that is as good as the target."""
+        return score <= self.target if self.text else score >= self.target
+
+
+RECIPES = {
+    "alexnet-mini": Recipe(f"{FASHION} --batch 64 --epochs 5 --lr 0.02", 0.89),
+    "googlenet-mini": Recipe(f"{FASHION} --batch 64 --epochs 5 --lr 0.05", 0.89),
+    "resnet-mini": Recipe(f"{FASHION} --batch 128 --epochs 4 --lr 0.1", 0.91),
+    "transformer-mini": Recipe("--data text --batch 16 --epochs 12 --optimizer adamw --lr 0.003 --lr-policy cosine"
+                               " --warmup 50 --clip 1 --weight-decay 0.1", 2.0, text=True),
+}
+SCHEDULES = "oneshot,layerwise,delayed:1,delayed:2,delayed:3,delayed:auto"
+
+
+def entrant(text):
+    """The options of a schedule: NAME, NAME:DELAY, and of each +FLAG, as in delayed:1+momentum-correction."""
+    name, *flags = text.split("+")
+    name, _, delay = name.partition(":")
+    return ["--schedule", name, *(["--delay", delay] if delay else []), *(f"--{flag}" for flag in flags)]
+
+
+def names(known):
+    """An argparse type: some of the known names, by commas."""
+    def convert(text):
+        found = text.split(",")
+        if not set(found) <= set(known):
+            raise argparse.ArgumentTypeError(f"expected some of {','.join(known)}, got {text!r}")
+        return found
+
+    return convert
+
+
+def parser():
+    """All options."""
+    p = argparse.ArgumentParser(prog="python -m bench convergence", description=__doc__)
+    p.add_argument("--net", type=names(RECIPES), default=[*RECIPES], metavar="A,B,...",
+                   help=f"which to train (default: {','.join(RECIPES)})")
+    p.add_argument("--schedules", type=lambda text: text.split(","), default=SCHEDULES.split(","), metavar="A,B,...",
+                   help="the first is the baseline; +FLAG adds an option of the main job, as in"
+                        f" delayed:1+momentum-correction (default: {SCHEDULES})")
+    p.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2],
+                   metavar="A,B,...", help="a run of each schedule with each (default: 0,1,2)")
+    p.add_argument("--ranks", type=shared.count, default=2, help="of each run (default: 2)")
+    p.add_argument("--hosts", type=shared.count, help="on so many emulated hosts (root; default: on this machine)")
+    p.add_argument("--rate", type=shared.rate, default=math.inf, help="of their links, as in 100mbit (default: none)")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, after every run")
+    p.add_argument("--plot", type=plots.picture, metavar="FILE", help="draw them there: .png, .svg, .pdf")
+    p.add_argument("more", nargs="*", metavar="-- OPTIONS", help="of the main job, for all runs")
+    return p
+
+
+@contextlib.contextmanager
+def launcher(options):
+    """A function that runs words on the ranks and returns the exit status."""
+    if options.hosts:
+        with Hosts(options.hosts, options.rate) as hosts:
+            yield lambda words: hosts.run(words, options.ranks, OMP_NUM_THREADS="1")
+    else:
+        line, environment = [mpiexec(), "-n", str(options.ranks)], {**os.environ, "OMP_NUM_THREADS": "1"}
+        yield lambda words: subprocess.run([*line, *words], env=environment, check=False).returncode
+
+
+def trained(launch, net, schedule, seed, more):
+    """The record of one run. Raises UserError if it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = [sys.executable, "-m", "mpilayer.train", "--net", net, *RECIPES[net].words.split(), *more,
+                 *entrant(schedule), "--seed", str(seed), "--quiet", "--out", folder]
+        if launch(words):
+            raise UserError(f"this run failed: {' '.join(words[1:-2])}")
+        return json.loads(Path(folder, "run.json").read_text())
+
+
+def row(net, schedule, seed, record):
+    """What is kept of a run; METRICS.md has the formulas."""
+    recipe, seconds, curve = RECIPES[net], 0.0, []
+    for epoch in record["epochs"]:
+        seconds += epoch["seconds"]
+        curve.append({"epoch": epoch["epoch"], "seconds": seconds, "train_loss": epoch["train_loss"],
+                      "test_loss": epoch["test_loss"], "score": recipe.score(epoch)})
+    return {"net": net, "schedule": schedule, "seed": seed, "steps": record["final"]["steps"], "curve": curve,
+            "final_score": curve[-1]["score"], "seconds": seconds,
+            "seconds_to_target": next((at["seconds"] for at in curve if recipe.reached(at["score"])), None)}
+
+
+def measure(launch, options, say):
+    """Yield a row for each run; schedules take turns, so that a change of the machine meets all of them."""
+    for net in options.net:
+        for seed in options.seeds:
+            for schedule in options.schedules:
+                found = row(net, schedule, seed, trained(launch, net, schedule, seed, options.more))
+                say(f"{net:16} {schedule:32} seed {seed}  {show(net, found['final_score']):>10}"
+                    f"  {found['seconds']:7.1f} s")
+                yield found
+
+
+def show(net, score):
+    """A score as text."""
+    return f"{score:.3f} bits" if RECIPES[net].text else f"{score:.2%}"
+
+
+def _spread(values, form):
+    """Mean and, of several, half of what lies between the smallest and the largest."""
+    half = (max(values) - min(values)) / 2
+    return f"{form(statistics.mean(values))}" + (f" ± {form(half)}" if len(values) > 1 else "")
+
+
+def grouped(rows):
+    """{net: {schedule: its rows}}."""
+    groups = defaultdict(lambda: defaultdict(list))
+    for found in rows:
+        groups[found["net"]][found["schedule"]].append(found)
+    return groups
+
+
+def table(net, schedules):
+    """Scores, times and times to the target, means over seeds."""
+    title = f"{net}, {len(next(iter(schedules.values())))} seeds; target {show(net, RECIPES[net].target)}"
+    result = Table("schedule", "at the end", "seconds", "to the target", "speed-up", title=title)
+    base = statistics.mean(found["seconds"] for found in next(iter(schedules.values())))
+    for schedule, found in schedules.items():
+        reached = [each["seconds_to_target"] for each in found]
+        seconds = [each["seconds"] for each in found]
+        result.add_row(
+            schedule, _spread([each["final_score"] for each in found], lambda score: show(net, score)),
+            _spread(seconds, "{:.1f}".format),
+            "not all reach it" if None in reached else _spread(reached, "{:.1f}".format),
+            f"{base / statistics.mean(seconds):.2f}")
+    return result
+
+
+def draw(rows, path):
+    """A net a row: score against steps and against seconds; a line a schedule, its mean over seeds and their range."""
+    groups = grouped(rows)
+    figure = plots.figure(figsize=(8, 2.8 * len(groups)))
+    panels = figure.subplots(len(groups), 2, squeeze=False)
+    for (net, schedules), pair in zip(groups.items(), panels, strict=True):
+        for schedule, found in schedules.items():
+            curves = [each["curve"] for each in found]
+            scores = [[at["score"] for at in points] for points in zip(*curves, strict=True)]
+            steps = [found[0]["steps"] * at["epoch"] / len(curves[0]) for at in curves[0]]
+            seconds = [statistics.mean(at["seconds"] for at in points) for points in zip(*curves, strict=True)]
+            for axes, places in zip(pair, (steps, seconds), strict=True):
+                (line,) = axes.plot(places, [statistics.mean(some) for some in scores], label=schedule, linewidth=1,
+                                    marker="o", markersize=2.5)
+                axes.fill_between(places, [min(some) for some in scores], [max(some) for some in scores], alpha=0.15,
+                                  color=line.get_color(), linewidth=0)
+        score = "bits per byte of the test part" if RECIPES[net].text else "accuracy on the test part"
+        for axes, unit in zip(pair, ("steps", "seconds"), strict=True):
+            axes.set_title(f"{net}: mean and range over {len(found)} seeds", loc="left", fontsize=8)
+            plots.finish(axes, unit, score)
+    plots.save(figure, path)
+
+
+def main(argv):
+    """Measure, print, and save."""
+    options, rows = parser().parse_args(argv), []
+    say = Console(highlight=False, soft_wrap=True).print
+    setting = {"ranks": options.ranks, "hosts": options.hosts,
+               "rate": options.rate if math.isfinite(options.rate) else None}
+    with launcher(options) as launch:
+        for found in measure(launch, options, say):
+            rows.append(found)
+            shared.save(options, {**setting, "rows": rows})
+    for net, schedules in grouped(rows).items():
+        say(table(net, schedules))
+    if options.plot:
+        draw(rows, options.plot)
