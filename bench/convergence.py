@@ -55,7 +55,7 @@ SCHEDULES = "oneshot,layerwise,delayed:1,delayed:2,delayed:3,delayed:auto"
 
 
 def entrant(text):
-    """The options of a schedule: NAME, NAME:DELAY, and of each +FLAG, as in delayed:1+momentum-correction."""
+    """The options of NAME or NAME:DELAY, and of each +OPTION, as in delayed:1+momentum-correction+delay-warmup=400."""
     name, *flags = text.split("+")
     name, _, delay = name.partition(":")
     return ["--schedule", name, *(["--delay", delay] if delay else []), *(f"--{flag}" for flag in flags)]
@@ -78,7 +78,7 @@ def parser():
     p.add_argument("--net", type=names(RECIPES), default=[*RECIPES], metavar="A,B,...",
                    help=f"which to train (default: {','.join(RECIPES)})")
     p.add_argument("--schedules", type=lambda text: text.split(","), default=SCHEDULES.split(","), metavar="A,B,...",
-                   help="the first is the baseline; +FLAG adds an option of the main job, as in"
+                   help="the first is the baseline; +OPTION adds one of the main job, as in"
                         f" delayed:1+momentum-correction (default: {SCHEDULES})")
     p.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2],
                    metavar="A,B,...", help="a run of each schedule with each (default: 0,1,2)")

@@ -12,6 +12,9 @@ from bench.kernels import open_torch
 from bench.rows import show
 from bench.timing import alternate, copy_bandwidth
 from kernels.activation.cases import CASES as ACTIVATIONS
+from kernels.batchnorm.cases import CASES as BATCHNORMS
+from kernels.embedding.cases import CASES as EMBEDDINGS
+from kernels.layernorm.cases import CASES as LAYERNORMS
 from kernels.loss.cases import CASES as LOSSES
 from kernels.norm.cases import CASES as NORMS
 from kernels.pool.cases import CASES as POOLS
@@ -80,6 +83,51 @@ def avgpool2d(case):
             "backward": (case.bytes, lambda: kernels.avgpool2d_backward(y, x.shape, window, **options, out=dx))}
 
 
+def batchnorm(case):
+    """Statistics, normalization, perhaps a residual, rectifier; back through all of them."""
+    x = random(case.shape)
+    scales, add = random((2, case.shape[-1])), x[::-1].copy() if case.add else None
+    y, dx = np.empty_like(x), np.empty_like(x)
+    mean, var = kernels.batchnorm_statistics(x)
+    dy = kernels.batchnorm(x, mean, var, *scales, add=add, relu=True, out=y).copy()
+
+    def forward():
+        kernels.batchnorm(x, *kernels.batchnorm_statistics(x), *scales, add=add, relu=True, out=y)
+
+    def backward():
+        sums = kernels.batchnorm_wgrad(dy, x, mean, var, y=y)
+        kernels.batchnorm_dgrad(dy, x, mean, var, scales[0], *sums, out=dx)
+
+    return {"forward": (case.bytes, forward), "backward": (case.backward_bytes, backward)}
+
+
+def layernorm(case):
+    """Over the channels of a token."""
+    x, scales = random((case.M, case.C)), random((2, case.C))
+    y, mean, rstd = kernels.layernorm(x, *scales)
+    dx = np.empty_like(x)
+    return {"forward": (case.bytes, lambda: kernels.layernorm(x, *scales, out=y)),
+            "backward": (3 * case.bytes // 2,
+                         lambda: kernels.layernorm_backward(y, x, mean, rstd, scales[0], out=dx))}
+
+
+def gelu(case):
+    """The smooth rectifier."""
+    x = random(case.shape)
+    y, dx = kernels.gelu(x), np.empty_like(x)
+    return {"forward": (2 * case.bytes, lambda: kernels.gelu(x, out=y)),
+            "backward": (3 * case.bytes, lambda: kernels.gelu_backward(y, x, out=dx))}
+
+
+def embedding(case):
+    """Rows of a table, and their sums."""
+    tokens, table, positions = case.tokens(), random((case.V, case.C)), random((case.P, case.C))
+    y = kernels.embedding(tokens, table, positions)
+    dtable, dpositions = np.empty_like(table), np.empty_like(positions)
+    return {"forward": (2 * y.nbytes, lambda: kernels.embedding(tokens, table, positions, out=y)),
+            "backward": (2 * y.nbytes, lambda: kernels.embedding_backward(y, tokens, dtable, dpositions))}
+
+
 def softmax_cross_entropy(case):
     """Loss and gradient in one."""
     logits, labels = random((case.N, case.C)), np.arange(case.N) % case.C
@@ -91,6 +139,13 @@ def momentum_update(case):
     """In place."""
     w, g, v = np.zeros(case.size, np.float32), random(case.size), np.zeros(case.size, np.float32)
     return {"update": (case.bytes, lambda: kernels.momentum_update(w, g, v, **STEP))}
+
+
+def adamw_update(case):
+    """In place: reads w, g, m and v, writes all but g."""
+    w, m, v = np.zeros((3, case.size), np.float32)
+    g = random(case.size)
+    return {"update": (7 * g.nbytes, lambda: kernels.adamw_update(w, g, m, v, lr=1e-6, step=1))}
 
 
 class Op(NamedTuple):
@@ -106,18 +161,24 @@ OPS = {
     "relu": Op(ACTIVATIONS, relu, torch_memory.relu),
     "dropout": Op(ACTIVATIONS, dropout, lambda case: torch_memory.dropout(case, RATE)),
     "lrn": Op(NORMS, lrn, torch_memory.lrn),
+    "batchnorm": Op(BATCHNORMS, batchnorm, torch_memory.batchnorm),
+    "layernorm": Op(LAYERNORMS, layernorm, torch_memory.layernorm),
+    "gelu": Op(ACTIVATIONS, gelu, torch_memory.gelu),
+    "embedding": Op(EMBEDDINGS, embedding, torch_memory.embedding),
     "maxpool2d": Op([case for case in POOLS if case.kind == "max"], maxpool2d, torch_memory.maxpool2d),
     "avgpool2d": Op([case for case in POOLS if case.kind == "avg"], avgpool2d, torch_memory.avgpool2d),
     "softmax_cross_entropy": Op(LOSSES, softmax_cross_entropy, torch_memory.cross_entropy, ("both",)),
     "momentum_update": Op(UPDATES, momentum_update, lambda case: torch_memory.sgd(case, **STEP), ("update",)),
+    "adamw_update": Op(UPDATES, adamw_update, torch_memory.adamw, ("update",)),
 }
 PEERS = {"torch": open_torch}
+NETS = ("alexnet", "googlenet", "resnet", "transformer")  # other cases are for tests
 
 
 def select(part):
     """[(name of an op, case)]. Raises UserError if there is none."""
     chosen = [(name, case) for name, op in OPS.items() if part in name
-              for case in op.cases if case.name.startswith(("alexnet", "googlenet"))]
+              for case in op.cases if case.name.startswith(NETS)]
     if not chosen:
         raise UserError(f"no op {part!r} | expected part of one of {', '.join(OPS)}")
     return chosen

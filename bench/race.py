@@ -46,7 +46,8 @@ def entrant(text):
         raise UserError(f"no schedule {text!r} | expected {', '.join(SCHEDULES)}, layerwise:{'|'.join(APPLY)},"
                         " delayed:K or delayed:auto")
     delay = (more if more == "auto" else int(more or 1)) if name == "delayed" else 0
-    return SimpleNamespace(schedule=name, delay=delay, apply=more if name == "layerwise" and more else "lazy")
+    apply = more if name == "layerwise" and more else "lazy"
+    return SimpleNamespace(schedule=name, delay=delay, delay_warmup=0, apply=apply)
 
 
 class Entrant:

@@ -91,6 +91,82 @@ def avgpool2d(case):
     return _passes(lambda x, _: lambda: aten.avg_pool2d(x, *options), backward, _tensors(case.shape))
 
 
+def _graph(function, x):
+    """(x, y) of a function that autograd has seen."""
+    import torch
+
+    with torch.enable_grad():
+        x = x.requires_grad_()
+        return x, function(x)
+
+
+def batchnorm(case):
+    """With running statistics, rectifier and residual, as a ResNet has them; backward by autograd."""
+    import torch
+
+    C = case.shape[-1]
+    gamma, beta, running = torch.ones(C), torch.zeros(C), torch.zeros(2, C)
+
+    def normalized(x, more):
+        y = torch.nn.functional.batch_norm(x, *running, gamma, beta, training=True)
+        return torch.relu_(y.add_(more) if case.add else y)
+
+    def backward(x, dy):
+        for parameter in (gamma, beta):
+            parameter.requires_grad_()
+        more = dy.clone()
+        x, y = _graph(lambda x: normalized(x, more), x)
+        return lambda: torch.autograd.grad(y, (x, gamma, beta), dy, retain_graph=True)
+
+    return _passes(lambda x, dy: lambda: normalized(x, dy), backward, _tensors(case.shape))
+
+
+def layernorm(case):
+    """Its own backward."""
+    import torch
+
+    gamma, beta = torch.ones(case.C), torch.zeros(case.C)
+
+    def normalized(x):
+        return torch.nn.functional.layer_norm(x, (case.C,), gamma, beta)
+
+    def backward(x, dy):
+        for parameter in (gamma, beta):
+            parameter.requires_grad_()
+        x, y = _graph(normalized, x)
+        return lambda: torch.autograd.grad(y, (x, gamma, beta), dy, retain_graph=True)
+
+    return _passes(lambda x, _: lambda: normalized(x), backward, _tensors((case.M, case.C)))
+
+
+def gelu(case):
+    """The same form."""
+    import torch
+
+    aten = torch.ops.aten
+    return _passes(lambda x, _: lambda: aten.gelu(x, approximate="tanh"),
+                   lambda x, dy: lambda: aten.gelu_backward(dy, x, approximate="tanh"), _tensors(case.shape))
+
+
+def embedding(case):
+    """Two tables, added."""
+    import torch
+
+    tokens, (table, positions) = torch.from_numpy(case.tokens()), (torch.randn(n, case.C) for n in (case.V, case.P))
+
+    def looked_up():
+        return torch.nn.functional.embedding(tokens, table) + positions[:case.T]
+
+    def back():
+        table.requires_grad_()
+        positions.requires_grad_()
+        with torch.enable_grad():
+            y = looked_up()
+        return lambda: torch.autograd.grad(y, (table, positions), y.detach(), retain_graph=True)
+
+    return {"forward": {"flat": looked_up}, "backward": {"flat": back()}}
+
+
 def cross_entropy(case):
     """Loss and gradient, by autograd."""
     import torch
@@ -105,10 +181,20 @@ def cross_entropy(case):
     return {"both": {"flat": both}}
 
 
-def sgd(case, **options):
+def _update(case, optimizer, **options):
     """Its fused optimiser."""
     import torch
 
     w = torch.zeros(case.size, requires_grad=True)
     w.grad = torch.randn(case.size)
-    return {"update": {"flat": torch.optim.SGD([w], fused=True, **options).step}}
+    return {"update": {"flat": getattr(torch.optim, optimizer)([w], fused=True, **options).step}}
+
+
+def sgd(case, **options):
+    """Momentum SGD."""
+    return _update(case, "SGD", **options)
+
+
+def adamw(case):
+    """Decoupled weight decay."""
+    return _update(case, "AdamW", lr=1e-6)

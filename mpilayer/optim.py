@@ -46,39 +46,34 @@ class Optimizer:
 
     `step` is the step whose gradient it is, however late it is applied. `clip`: the largest norm that the mean gradient
     of a step may have, over all layers; None for no limit. norm(step) gives it, and waits for all of it: a clipped step
-    is applied when its last layer has arrived. `constants` are the kernel's.
+    is applied when its last layer has arrived. `correction`: a gradient that is D steps late brings along what its
+    momentum would have moved since (Kosson et al. 2021, spike compensation; for D = 1 Nesterov's method, and with Adam
+    Dozat's). `constants` are the kernel's.
     """
 
-    def __init__(self, layers, rate, trace, *, clip=None, norm=None, **constants):
+    def __init__(self, layers, rate, trace, *, clip=None, norm=None, correction=False, **constants):
         self.rate, self.trace, self.clip, self.norm, self.constants = rate, trace, clip, norm, constants
+        self.correction = correction
         self.prepare(layers)
 
     def update(self, layer, gradient, step, late=0):
         """Apply the effective batch's mean gradient of `step` to the layer's weights, `late` steps late."""
         scale = 1.0 if self.clip is None else min(1.0, self.clip / max(self.norm(step), 1e-30))
         with self.trace.span("update", f"update {layer.name}"):
-            self.apply(layer, gradient, late, lr=self.rate(step), scale=scale, **self.constants)
+            self.apply(layer, gradient, lr=self.rate(step), scale=scale, late=late if self.correction else 0,
+                       **self.constants)
 
 
 class MomentumSGD(Optimizer):
-    """v = momentum * v + rate(step) * (g + weight_decay * w);  w = w - v, layer by layer.
-
-    With `correction`, a gradient that is D steps late brings along what its momentum would have moved since (Kosson et
-    al. 2021, spike compensation). For D = 1 that is Nesterov's method.
-    """
-
-    def __init__(self, *arguments, correction=False, **constants):
-        self.correction = correction
-        super().__init__(*arguments, **constants)
+    """v = momentum * v + rate(step) * (g + weight_decay * w);  w = w - v, layer by layer."""
 
     def prepare(self, layers):
         """No velocity yet."""
         self.velocity = {layer.name: np.zeros_like(layer.w) for layer in layers}
 
-    def apply(self, layer, gradient, late, **constants):
+    def apply(self, layer, gradient, **constants):
         """In place."""
-        kernels.momentum_update(layer.w, gradient, self.velocity[layer.name], late=late if self.correction else 0,
-                                **constants)
+        kernels.momentum_update(layer.w, gradient, self.velocity[layer.name], **constants)
 
 
 class AdamW(Optimizer):
@@ -89,7 +84,7 @@ class AdamW(Optimizer):
         self.moments = {layer.name: np.zeros((2, layer.w.size), np.float32) for layer in layers}
         self.updates = dict.fromkeys(self.moments, 0)
 
-    def apply(self, layer, gradient, late, **constants):
+    def apply(self, layer, gradient, **constants):
         """In place."""
         self.updates[layer.name] += 1
         kernels.adamw_update(layer.w, gradient, *self.moments[layer.name], step=self.updates[layer.name], **constants)
@@ -100,9 +95,10 @@ OPTIMIZERS = {"sgd": MomentumSGD, "adamw": AdamW}
 
 def optimizer(layers, rate, trace, norm, options):
     """The optimiser that the options ask for."""
-    constants = {"clip": options.clip, "norm": norm, "weight_decay": options.weight_decay}
+    constants = {"clip": options.clip, "norm": norm, "weight_decay": options.weight_decay,
+                 "correction": options.momentum_correction}
     if options.optimizer == "sgd":
-        constants |= {"momentum": options.momentum, "correction": options.momentum_correction}
+        constants |= {"momentum": options.momentum}
     else:
         constants |= {"beta1": options.momentum, "beta2": options.beta2, "eps": options.epsilon}
     return OPTIMIZERS[options.optimizer](layers, rate, trace, **constants)

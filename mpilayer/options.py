@@ -108,6 +108,7 @@ def parser(nets):
     p.add_argument("--schedule", choices=SCHEDULES, default="layerwise", help="when gradients are summed and applied")
     p.add_argument("--delay", type=_delay, help="delayed: steps a gradient is late, or auto for as few as hide"
                    " communication (default: 1)")
+    p.add_argument("--delay-warmup", type=natural, metavar="STEPS", help="delayed: without delay at first (default: 0)")
     p.add_argument("--apply", choices=APPLY, help="layerwise: when updates are made (default: lazy)")
     _add_data(p)
     for name, what in SIZES.items():
@@ -121,7 +122,7 @@ def parser(nets):
     p.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd", help="what gradients do to the weights")
     p.add_argument("--momentum", type=amount, default=0.9, help="momentum; adamw: beta1")
     p.add_argument("--momentum-correction", action="store_true",
-                   help="delayed, sgd: a late gradient brings along what its momentum would have moved since")
+                   help="delayed: a late gradient brings along what its momentum would have moved since")
     p.add_argument("--beta2", type=amount, default=0.999, help="adamw: its beta2")
     p.add_argument("--epsilon", type=amount, default=1e-8, help="adamw: its epsilon")
     p.add_argument("--weight-decay", type=amount, default=5e-4, help="weight decay")
@@ -146,15 +147,17 @@ def _complete(options, name, schedule, default, elsewhere):
     """Give an option that belongs to one schedule its default. Raises UserError if it is given with another."""
     value = getattr(options, name)
     if options.schedule != schedule and value not in (None, elsewhere):
-        raise UserError(f"--{name} {value} goes with --schedule {schedule}, not {options.schedule}")
+        raise UserError(f"--{name.replace('_', '-')} {value} goes with --schedule {schedule}, not {options.schedule}")
     if value is None:
         setattr(options, name, default if options.schedule == schedule else elsewhere)
 
 
 def _check_optimizer(options):
     """Raise UserError for options that do not go together, or are out of range."""
-    if options.momentum_correction and (options.optimizer != "sgd" or options.schedule != "delayed"):
-        raise UserError("--momentum-correction goes with --schedule delayed and --optimizer sgd")
+    if options.delay_warmup and options.delay == "auto":
+        raise UserError("--delay-warmup goes with a --delay of steps: auto begins without delay by itself")
+    if options.momentum_correction and options.schedule != "delayed":
+        raise UserError("--momentum-correction goes with --schedule delayed: nothing else is late")
     for name in ("momentum", "beta2", "label_smoothing"):
         if getattr(options, name) >= 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: expected less than 1")
@@ -164,6 +167,7 @@ def read_options(argv, nets, ranks):
     """The options, completed and checked for so many ranks. Raises UserError."""
     options = parser(nets).parse_args(argv)
     _complete(options, "delay", "delayed", 1, 0)
+    _complete(options, "delay_warmup", "delayed", 0, 0)
     _complete(options, "apply", "layerwise", "lazy", "lazy")
     check_messages(options)
     _check_optimizer(options)

@@ -59,16 +59,16 @@ def serial(delay, steps=STEPS, drains=()):
     return net
 
 
-def make(name, delay, apply, *parts):
-    return schedule(*parts, SimpleNamespace(schedule=name, delay=delay, apply=apply))
+def make(name, delay, apply, *parts, warmup=0):
+    return schedule(*parts, SimpleNamespace(schedule=name, delay=delay, apply=apply, delay_warmup=warmup))
 
 
-def parallel(ranks, name, delay=0, steps=STEPS, drains=(), apply="lazy", **settings):
+def parallel(ranks, name, delay=0, steps=STEPS, drains=(), apply="lazy", warmup=0, **settings):
     """The same through the schedule, each rank on its share."""
     net, trace = build(), Trace()
     optimizer = MomentumSGD(net.layers, rate, trace, momentum=MOMENTUM, weight_decay=DECAY)
     queue = Queue(ranks, trace, Settings(**{"bucket": 0, **settings}))
-    chosen = make(name, delay, apply, Watched(net, trace), queue, optimizer)
+    chosen = make(name, delay, apply, Watched(net, trace), queue, optimizer, warmup=warmup)
     for t in range(steps):
         x, y = samples(t)
         mine = share(SIZE, ranks.rank, ranks.size)
@@ -164,7 +164,7 @@ def test_an_adaptive_delay_applies_every_gradient_once_at_the_weights_it_says(ra
     delays = [0, 0, 1, 1, 1, 2, 2, 2, 2]
     for t, delay in enumerate(delays):
         if delay != chosen.delay:
-            chosen.change(delay, {"exposed": 1.0, "busy": 0.5}, lowered=False)
+            chosen.turn(delay, {"exposed": 1.0, "busy": 0.5}, lowered=False)
         x, y = samples(t)
         mine = share(SIZE, ranks.rank, ranks.size)
         chosen.step(t, Batch(x[mine], y[mine], SIZE, mine.start, seed=t))
@@ -203,6 +203,14 @@ def test_a_drain_applies_what_is_in_flight_and_starts_anew(ranks):
         oracle = serial(2, drains=drains)
         assert distance(oracle, parallel(ranks, "delayed", 2, drains=drains)) < ROUNDING, drains
         assert distance(oracle, serial(2)) > 100 * ROUNDING, "the drain made no difference"
+
+
+@on_ranks(2)
+def test_a_beginning_without_delay(ranks):
+    oracle = serial([0, 0, 0, 0, 2, 2, 2, 2, 2])
+    assert distance(oracle, parallel(ranks, "delayed", 2, warmup=4)) < ROUNDING
+    assert distance(oracle, serial(2)) > 100 * ROUNDING
+    assert distance(serial(0), parallel(ranks, "delayed", 2, warmup=99)) < ROUNDING
 
 
 @on_ranks(2)

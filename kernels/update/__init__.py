@@ -31,16 +31,17 @@ def momentum_update(w, g, v, *, lr, momentum=0.0, weight_decay=0.0, scale=1.0, l
     cpu.momentum_update(w, g, v, lr, momentum, weight_decay, scale, old, new)
 
 
-def adamw_update(w, g, m, v, *, lr, step, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, scale=1.0):
+def adamw_update(w, g, m, v, *, lr, step, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, scale=1.0, late=0):
     """Update number `step`, from 1, of Adam with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2).
 
     m = beta1 m + (1 - beta1) scale g;  v = beta2 v + (1 - beta2) (scale g)^2;
-    w = w - lr (m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay w). Raises ValueError as
-    momentum_update does, and for a step below 1.
+    w = w - lr (n / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay w)  with n = m, or for a
+    gradient that is D = `late` steps late n = beta1^D m + (1 - beta1^D) scale g, as in momentum_update. Raises
+    ValueError as that does, and for a step below 1.
     """
     _check("adamw_update", w=w, g=g, m=m, v=v)
     require(step >= 1, "adamw_update", "step must be at least 1, got {!r}", step)
-    cpu.adamw_update(w, g, m, v, lr, beta1, beta2, eps, weight_decay, step, scale)
+    cpu.adamw_update(w, g, m, v, lr, beta1, beta2, eps, weight_decay, step, scale, beta1**late)
 
 
 def sum_of_squares(x):

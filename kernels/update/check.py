@@ -25,8 +25,8 @@ def adam_passes(w, g):
     wanted = w.astype(np.float64), 0.0, 0.0
     w, m, v = w.copy(), np.zeros_like(w), np.zeros_like(w)
     for step in range(1, STEPS + 1):
-        adamw_update(w, g, m, v, **ADAM, step=step, scale=0.5)
-        wanted = ref.adamw_update(wanted[0], g, *wanted[1:], *ADAM.values(), step, 0.5)
+        adamw_update(w, g, m, v, **ADAM, step=step, scale=0.5, late=2)
+        wanted = ref.adamw_update(wanted[0], g, *wanted[1:], *ADAM.values(), step, 0.5, 2)
     for name, got, want in zip("wmv", (w, m, v), wanted, strict=True):
         yield f"adamw_update {name}", got, want
 

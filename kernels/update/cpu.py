@@ -12,7 +12,7 @@ BLOCK = 4096
 ONE = np.float32(1)
 
 
-jit = njit(nogil=True, cache=True)
+jit = njit(nogil=True, cache=True, error_model="numpy")  # a division that may raise is no vector code
 
 
 @jit
@@ -38,28 +38,28 @@ def momentum_update(w, g, v, *constants):
 
 
 @jit
-def _adamw_block(w, g, m, v, rate, decay, beta1, beta2, eps, scale):
+def _adamw_block(w, g, m, v, rate, decay, beta1, beta2, eps, scale, old, new):
     for i in range(w.size):
         gradient = scale * g[i]
         m[i] = beta1 * m[i] + (ONE - beta1) * gradient
         v[i] = beta2 * v[i] + (ONE - beta2) * (gradient * gradient)
-        w[i] -= rate * m[i] / (np.sqrt(v[i]) + eps) + decay * w[i]
+        w[i] -= rate * (old * m[i] + new * gradient) / (np.sqrt(v[i]) + eps) + decay * w[i]
 
 
 @jit
-def _adamw_update(w, g, m, v, rate, decay, beta1, beta2, eps, scale):
+def _adamw_update(w, g, m, v, constants):
     for start in range(0, w.size, BLOCK):
         end = start + BLOCK
-        _adamw_block(w[start:end], g[start:end], m[start:end], v[start:end], rate, decay, beta1, beta2, eps, scale)
+        _adamw_block(w[start:end], g[start:end], m[start:end], v[start:end], *constants)
         tick(BLOCK)
 
 
-def adamw_update(w, g, m, v, lr, beta1, beta2, eps, weight_decay, step, scale):
+def adamw_update(w, g, m, v, lr, beta1, beta2, eps, weight_decay, step, scale, old):
     """In place on w, m and v; the corrections of both moments go into the rate and eps."""
     second = math.sqrt(1 - beta2**step)
-    constants = map(np.float32, (lr * second / (1 - beta1**step), lr * weight_decay, beta1, beta2, eps * second, scale))
-    constants = tuple(constants)
-    share(w.size, lambda a, b: _adamw_update(w[a:b], g[a:b], m[a:b], v[a:b], *constants))
+    constants = (lr * second / (1 - beta1**step), lr * weight_decay, beta1, beta2, eps * second, scale, old, 1 - old)
+    constants = tuple(map(np.float32, constants))
+    share(w.size, lambda a, b: _adamw_update(w[a:b], g[a:b], m[a:b], v[a:b], constants))
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})

@@ -10,8 +10,9 @@ def momentum_update(w, g, v, lr, momentum, weight_decay, scale=1, late=0):
     return w - momentum**late * v - sum(momentum**i for i in range(late)) * u, v
 
 
-def adamw_update(w, g, m, v, lr, beta1, beta2, eps, weight_decay, step, scale=1):
+def adamw_update(w, g, m, v, lr, beta1, beta2, eps, weight_decay, step, scale=1, late=0):
     """New (w, m, v)."""
     g = scale * g
     m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
-    return w - lr * (m / (1 - beta1**step) / (np.sqrt(v / (1 - beta2**step)) + eps) + weight_decay * w), m, v
+    moved = beta1**late * m + (1 - beta1) * sum(beta1**i for i in range(late)) * g
+    return w - lr * (moved / (1 - beta1**step) / (np.sqrt(v / (1 - beta2**step)) + eps) + weight_decay * w), m, v

@@ -8,11 +8,16 @@ from mpilayer.schedules.delayed import Delayed
 from mpilayer.schedules.layerwise import Layerwise
 from mpilayer.schedules.oneshot import OneShot
 from mpilayer.schedules.planned import Planned
+from mpilayer.schedules.warmup import Warmup
 
 SCHEDULES = {"oneshot": OneShot, "layerwise": Layerwise, "planned": Planned, "delayed": Delayed}
 
 
 def schedule(net, queue, optimizer, options):
     """The schedule that the options ask for."""
-    kind = Adaptive if options.delay == "auto" else SCHEDULES[options.schedule]
+    kind = SCHEDULES[options.schedule]
+    if options.delay == "auto":
+        kind = Adaptive
+    elif options.delay_warmup:
+        kind = Warmup
     return kind(net, queue, optimizer, options)

@@ -47,9 +47,9 @@ class Adaptive(Delayed):
         self.hidden = self.hidden + 1 if hidden else 0
         if not hidden and self.delay < MOST:
             self.patience *= 2 if self.lowered else 1
-            self.change(self.delay + 1, share, lowered=False)
+            self.turn(self.delay + 1, share, lowered=False)
         elif self.hidden >= self.patience and self.delay > 0:
-            self.change(self.delay - 1, share, lowered=True)
+            self.turn(self.delay - 1, share, lowered=True)
 
     def _look(self):
         self.steps, self.start = 0, self._readings()
@@ -63,10 +63,9 @@ class Adaptive(Delayed):
         total, exposed, busy = self.queue.ranks.total(self._readings() - self.start)
         return {"exposed": exposed / total, "busy": busy / total}
 
-    def change(self, delay, share, *, lowered):
+    def turn(self, delay, share, *, lowered):
         """Another delay from here on; `share` says why."""
-        self.drain()
         self.queue.say(f"delay {self.delay} -> {delay}: waiting {share['exposed']:.0%} of the time,"
                        f" messages in flight {share['busy']:.0%}")
-        self.delay, self.lowered, self.hidden = delay, lowered, 0
-        self.open()
+        self.lowered, self.hidden = lowered, 0
+        self.change(delay)

@@ -33,6 +33,12 @@ class Delayed:
         for layer in self.net.layers:
             self.apply(layer, up_to=float("inf"))
 
+    def change(self, delay):
+        """Another delay from here on; every gradient is still applied once and in order."""
+        self.drain()
+        self.delay = delay
+        self.open()
+
     def apply(self, layer, up_to):
         """Update the layer with its sums of all steps not after `up_to`, oldest first."""
         for step, gradient in self.queue.settle(layer, up_to):
