@@ -171,9 +171,9 @@ def show(found, options, say):
         say(line(row), style="bold")
 
 
-def _panel(axes, found):
-    """A net: its layers from the top, a gap, the sums. Bars begin at 1, where both take the same time."""
-    rows, many = [*found["layers"], *found["sums"]], len(found["layers"])
+def _panel(axes, found, layers):
+    """A net: so many layers from the top, a gap, the sums. Bars begin at 1, where both take the same time."""
+    rows, many = [*layers, *found["sums"]], len(layers)
     places = [place + (place >= many) * GAP for place in range(len(rows))]
     axes.set_xscale("log")
     bars = axes.barh(places, [row["ratio"] - 1 for row in rows], left=1, height=0.7,
@@ -191,15 +191,16 @@ def _panel(axes, found):
 
 
 def draw(nets_found, path):
-    """A panel for each net, one above the other."""
-    rows = [len(found["layers"]) + len(found["sums"]) for found in nets_found]
+    """A panel for each net, one above the other: its layers and their sums, or of several nets the sums only."""
+    layers = [found["layers"] if len(nets_found) == 1 else [] for found in nets_found]
+    rows = [len(some) + len(found["sums"]) for some, found in zip(layers, nets_found, strict=True)]
     figure = plots.figure(figsize=(7, 1 + 0.16 * sum(rows) + 0.5 * len(rows)))
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     panels = figure.subplots(len(rows), sharex=True, squeeze=False, height_ratios=rows)[:, 0]
-    for axes, found in zip(panels, nets_found, strict=True):
-        _panel(axes, found)
+    for axes, found, some in zip(panels, nets_found, layers, strict=True):
+        _panel(axes, found, some)
     panels[-1].set_xlabel("seconds of communication / seconds of computation, of a training step", fontsize=8)
     figure.legend(handles=[*(Patch(color=colour, label=label) for label, colour in KINDS.values()),
                            Line2D([], [], color="black", linewidth=1, label="1.0: both take the same time")],

@@ -27,11 +27,14 @@ def test_record(run):
                                         "delay": int(schedule == "delayed"), "seed": 0}.items()
     assert record["environment"].items() >= {"ranks": 2, "nodes": 1, "ranks_per_node": 2}.items()
     (epoch,) = record["epochs"]
-    assert list(epoch) == ["epoch", "train_loss", "test_accuracy", "seconds", "images_per_second", "exposed_seconds"]
+    assert list(epoch) == ["epoch", "train_loss", "test_loss", "test_accuracy", "seconds", "images_per_second",
+                           "exposed_seconds"]
     assert epoch["epoch"] == 1
     assert epoch["images_per_second"] == pytest.approx(STEPS * 64 / epoch["seconds"])
     assert 0 <= epoch["exposed_seconds"] < epoch["seconds"]
-    assert set(record["final"]) == {"test_accuracy", "weights_sha256", "planned_seconds", "measured_seconds"}
+    assert set(record["final"]) == {"test_loss", "test_accuracy", "steps", "weights_sha256", "planned_seconds",
+                                    "measured_seconds"}
+    assert record["final"]["steps"] == STEPS
     assert record["final"]["planned_seconds"] is None, "only planned predicts"
     assert record["final"]["measured_seconds"] > 0
     assert record["final"]["test_accuracy"] == epoch["test_accuracy"]

@@ -16,6 +16,11 @@ class Case(NamedTuple):
     P: int
     used: int
 
+    @property
+    def bytes(self):
+        """Forward reads a row of the table and writes one of y for each token; backward the other way round."""
+        return 2 * 4 * self.N * self.T * self.C
+
     def tokens(self):
         """(N,T) int64."""
         return np.random.default_rng(0).integers(0, self.used, (self.N, self.T)) * (self.V // self.used)
