@@ -44,7 +44,7 @@ class Layer:
         self.g, self.gradient = flat, self._views(flat)
 
     def bind_state(self, flat):
-        """Take `flat` (state_size,) float64 as the state, all zeros at first."""
+        """Take `flat` (state_size,) float64, all zeros, as the state."""
         self.state = flat
 
     def initialise(self, rng):
@@ -121,6 +121,11 @@ class ConvNorm(Layer):
         self.declare("gamma", (self.channels,), mean=1.0)
         self.declare("beta", (self.channels,))
         return conv_shape(self, shape)
+
+    def bind_state(self, flat):
+        """Steps so far, running means and variances."""
+        super().bind_state(flat)
+        flat[1 + self.channels:] = 1
 
     def forward(self, x, batch, add=None):
         """Conv, normalize, add, ReLU."""
