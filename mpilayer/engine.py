@@ -1,5 +1,6 @@
 """Messages of a training step and the loop that moves them (mpilayer/loop.py), as Python sees them."""
 
+import contextlib
 import time
 from typing import NamedTuple
 
@@ -30,6 +31,8 @@ def warm():
     kernels.set_progress(idle.hook, idle.words.ctypes.data)
     kernels.set_progress(0)
     loop.watch(idle.words, 0)
+    with idle.held():
+        pass
 
 
 class Engine:
@@ -77,6 +80,15 @@ class Engine:
     def advance(self):
         """Move what can move."""
         loop.advance_all(self.words)
+
+    @contextlib.contextmanager
+    def held(self):
+        """A block in which nobody moves messages: MPI allows calls by one thread at a time."""
+        loop.hold(self.words)
+        try:
+            yield
+        finally:
+            loop.release(self.words)
 
     def watch(self, microseconds):
         """Advance about so often until `stop`, without Python's lock."""

@@ -195,6 +195,19 @@ def advance_all(words):
 
 
 @njit(nogil=True, cache=True)
+def hold(words):
+    """Wait until nobody is inside advance_all, and keep everybody out."""
+    while _swap(words.ctypes.data + 8 * LOCK, 1):
+        _sleep(10)
+
+
+@njit(nogil=True, cache=True)
+def release(words):
+    """Let them in again."""
+    _swap(words.ctypes.data + 8 * LOCK, 0)
+
+
+@njit(nogil=True, cache=True)
 def watch(words, microseconds):
     """Advance again and again until told to stop: a thread's work."""
     while not words[STOP]:

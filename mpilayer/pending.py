@@ -173,6 +173,11 @@ class Queue:
             yield step, gradient
         self.test()
 
+    def total(self, values):
+        """Sum of a float64 array over the ranks, on every rank, while sums may be in flight."""
+        with self.engine.held():
+            return self.ranks.total(values)
+
     def norm(self, step):
         """Norm of the sum of all gradients of a step; waits for all of it."""
         if step not in self.norms:

@@ -129,9 +129,6 @@ class Trainer:
         self.optimizer = optimizer(net.layers, learning_rate(options, self.steps), self.trace, self.queue.norm, options)
         self.schedule = schedule(Watched(net, self.trace), self.queue, self.optimizer, options)
         self.total = self.statistics if options.batch_statistics == "all" else None
-        if self.total and settings.progress == "thread":
-            raise UserError("--batch-statistics all does not go with --progress thread: both would call MPI at a time"
-                            " | try: --progress kernel")
         self.seconds = dict.fromkeys((*KINDS, "total"), 0.0)
 
     @property
@@ -197,7 +194,7 @@ class Trainer:
         """Sum over the ranks of what batch normalization gathers, in the midst of a step."""
         start = self.trace.now()
         with self.trace.span("exposed", "wait statistics"):
-            sums = self.ranks.total(values)
+            sums = self.queue.total(values)
         self.trace.seconds["compute"] -= self.trace.now() - start  # it is in the midst of what is computed
         return sums
 

@@ -20,10 +20,10 @@ LABELS = np.arange(40) % 4
 DIVIDE = """
 import sys
 from mpilayer import train
-def step(self, t, samples, real=train.Trainer.step):
+def step(self, t, *arguments, real=train.Trainer.step):
     if (t, self.ranks.rank) == (3, 1):
         return 1 / 0
-    return real(self, t, samples)
+    return real(self, t, *arguments)
 train.Trainer.step = step
 train.main(sys.argv[1:])
 """
@@ -88,7 +88,7 @@ def write(path, x=IMAGES, y=LABELS, names=("x", "y"), classes=None):
 @pytest.mark.parametrize(("options", "parts"), [
     (["--net", "vgg"], ["--net", "'vgg'", "alexnet-mini", "googlenet", "try:"]),
     (["--schedule", "later"], ["--schedule", "'later'", "oneshot", "layerwise", "delayed", "try:"]),
-    (["--data", "cifar"], ["cifar", "digits, synthetic or FILE.h5"]),
+    (["--data", "cifar"], ["cifar", "digits, synthetic, fashion-mnist", "text:FILE, FILE.h5"]),
     (["--schedule", "delayed", "--delay", "-1"], ["--delay", "not negative", "'-1'"]),
     (["--schedule", "delayed", "--delay", "one"], ["--delay", "whole number", "'one'"]),
     (["--delay", "2"], ["--delay 2", "--schedule delayed", "layerwise"]),
@@ -97,10 +97,25 @@ def write(path, x=IMAGES, y=LABELS, names=("x", "y"), classes=None):
     (["--batch", "5000"], ["at most 1437", "5000", "try:"]),
     (["--batch", "8", "--batch-per-rank", "8"], ["not allowed with"]),
     (["--lr", "nan"], ["--lr", "'nan'"]),
+    (["--clip", "0"], ["--clip", "positive number"]),
+    (["--momentum", "1"], ["--momentum", "less than 1"]),
+    (["--label-smoothing", "1.5"], ["--label-smoothing", "less than 1"]),
+    (["--momentum-correction"], ["--momentum-correction", "--schedule delayed"]),
+    (["--delay-warmup", "9"], ["--delay-warmup 9", "--schedule delayed", "layerwise"]),
+    (["--schedule", "delayed", "--delay", "auto", "--delay-warmup", "9"], ["--delay-warmup", "auto"]),
+    (["--width", "8"], ["--width", "--net transformer"]),
+    (["--net", "transformer-mini", "--heads", "5"], ["64", "5 heads"]),
+    (["--net", "transformer-mini", "--data", "digits"], ["takes tokens", "digits has images", "--data text"]),
+    (["--data", "text"], ["takes images", "text has tokens", "--data digits"]),
+    (["--data", "digits", "--context", "9"], ["digits", "no context"]),
+    (["--data", "text:/nowhere", "--net", "transformer-mini"], ["/nowhere", "cannot be read"]),
+    (["--data", "idx:/nowhere"], ["/nowhere", "train-labels-idx1-ubyte", "dataset-fashion-mnist"]),
+    (["--shape", "9x9x1"], ["at most", "smaller --shape"]),
+    (["--validation", "1"], ["samples on both sides", "--validation"]),
     (["--steps", "9" * 400], ["--steps", "positive whole number"]),
     (["--shape", "32x32"], ["HxWxC", "'32x32'"]),
     (["--data", "synthetic", "--shape", "2x2x1"], ["alexnet-mini", "(2, 2, 1)", "try:"]),
-    (["--classes", "10"], ["digits", "classes", "stored data"]),
+    (["--classes", "10"], ["digits", "classes", "has its own"]),
     (["--colour"], ["--colour", "--help"]),
     (["--data", "/proc/none.h5"], ["/proc/none.h5", "no such file"]),
     (["--data", "/proc/cpuinfo"], ["/proc/cpuinfo"]),

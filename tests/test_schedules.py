@@ -189,6 +189,23 @@ def test_the_delay_follows_what_is_exposed(ranks):
         assert chosen.delay == delay, number
 
 
+@on_ranks(2)
+def test_ranks_add_up_other_numbers_while_a_thread_moves_messages(ranks):
+    """MPI is initialised for one thread at a time; two at once hang or crash sooner or later."""
+    net, trace = build(), Trace()
+    queue = Queue(ranks, trace, Settings(bucket=0, chunk=2048, progress="thread"))
+    queue.open(net, slots=1)
+    for step in range(300):
+        net.whole.g[:] = 1
+        for layer in net.backward_layers:
+            queue.post(step, layer)
+            assert queue.total(np.array([1.0, step])).tolist() == [ranks.size, ranks.size * step]
+        for layer in net.layers:
+            for _, gradient in queue.settle(layer, step):
+                assert (gradient == ranks.size).all()
+    queue.close()
+
+
 @on_ranks(1, 3)
 def test_delayed_equals_the_published_rule(ranks):
     for delay in (1, 2, 3, 5):

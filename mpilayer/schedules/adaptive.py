@@ -60,7 +60,7 @@ class Adaptive(Delayed):
 
     def shares(self):
         """Means over the ranks of the shares of the time since the last look."""
-        total, exposed, busy = self.queue.ranks.total(self._readings() - self.start)
+        total, exposed, busy = self.queue.total(self._readings() - self.start)
         return {"exposed": exposed / total, "busy": busy / total}
 
     def turn(self, delay, share, *, lowered):
