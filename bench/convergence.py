@@ -170,33 +170,41 @@ def table(net, schedules):
     return result
 
 
+def _line(pair, schedule, found):
+    """A schedule in both panels: mean and range over seeds."""
+    epochs = list(zip(*(each["curve"] for each in found), strict=True))
+    steps = [found[0]["steps"] * (number + 1) / len(epochs) for number in range(len(epochs))]
+    seconds = [statistics.mean(at["seconds"] for at in epoch) for epoch in epochs]
+    scores = [[at["score"] for at in epoch] for epoch in epochs]
+    for axes, places in zip(pair, (steps, seconds), strict=True):
+        (line,) = axes.plot(places, [statistics.mean(some) for some in scores], label=schedule, linewidth=1, marker="o",
+                            markersize=2.5)
+        axes.fill_between(places, [min(some) for some in scores], [max(some) for some in scores], alpha=0.15,
+                          color=line.get_color(), linewidth=0)
+
+
 def draw(rows, path):
-    """A net a row: score against steps and against seconds; a line a schedule, its mean over seeds and their range."""
+    """A net a row: score against steps and against seconds."""
     groups = grouped(rows)
-    figure = plots.figure(figsize=(8, 2.8 * len(groups)))
+    figure = plots.figure(figsize=(8, 0.6 + 2.5 * len(groups)))
     panels = figure.subplots(len(groups), 2, squeeze=False)
     for (net, schedules), pair in zip(groups.items(), panels, strict=True):
         for schedule, found in schedules.items():
-            curves = [each["curve"] for each in found]
-            scores = [[at["score"] for at in points] for points in zip(*curves, strict=True)]
-            steps = [found[0]["steps"] * at["epoch"] / len(curves[0]) for at in curves[0]]
-            seconds = [statistics.mean(at["seconds"] for at in points) for points in zip(*curves, strict=True)]
-            for axes, places in zip(pair, (steps, seconds), strict=True):
-                (line,) = axes.plot(places, [statistics.mean(some) for some in scores], label=schedule, linewidth=1,
-                                    marker="o", markersize=2.5)
-                axes.fill_between(places, [min(some) for some in scores], [max(some) for some in scores], alpha=0.15,
-                                  color=line.get_color(), linewidth=0)
+            _line(pair, schedule, found)
         score = "bits per byte of the test part" if RECIPES[net].text else "accuracy on the test part"
         for axes, unit in zip(pair, ("steps", "seconds"), strict=True):
             axes.set_title(f"{net}: mean and range over {len(found)} seeds", loc="left", fontsize=8)
             plots.finish(axes, unit, score)
+            axes.get_legend().remove()
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7,
+                  frameon=False)
     plots.save(figure, path)
 
 
 def main(argv):
     """Measure, print, and save."""
     options, rows = parser().parse_args(argv), []
-    say = Console(highlight=False, soft_wrap=True).print
+    say = Console(highlight=False, soft_wrap=True, width=150).print
     setting = {"ranks": options.ranks, "hosts": options.hosts,
                "rate": options.rate if math.isfinite(options.rate) else None}
     with launcher(options) as launch:
