@@ -35,10 +35,12 @@ def layernorm_backward(dy, x, mean, rstd, gamma, *, out=None, dgamma=None, dbeta
     M, C = x.shape
     _vectors("layernorm_backward", C, "C", gamma=gamma)
     _vectors("layernorm_backward", M, "M", mean=mean, rstd=rstd)
-    dx = output("layernorm_backward", out, x.shape, apart=[x])
+    same = isinstance(out, np.ndarray) and out.ctypes.data == dy.ctypes.data
+    dx = output("layernorm_backward", out, x.shape, apart=[x] if same else [dy, x])
     dgamma = output("layernorm_backward", dgamma, (C,), apart=[dx])
     dbeta = output("layernorm_backward", dbeta, (C,), apart=[dx, dgamma])
     sums = np.empty((-(-M // cpu.ROWS), 2, C), np.float32)
-    share(len(sums), lambda a, b: cpu.layernorm_backward(dy, x, mean, rstd, gamma, dx, sums, a, b))
+    given = None if same else dy
+    share(len(sums), lambda a, b: cpu.layernorm_backward(given, x, mean, rstd, gamma, dx, sums, a, b))
     dgamma[:], dbeta[:] = sums.sum(0, dtype=np.float64)
     return dx, dgamma, dbeta

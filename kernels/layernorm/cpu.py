@@ -7,8 +7,8 @@ from kernels.hints import restrict
 from kernels.progress import tick
 
 jit = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
-# Fused, a value less itself would be what rounding took. Said outright: else Numba takes fastmath from the caller.
-exact = njit(nogil=True, cache=True, error_model="numpy", fastmath=False)
+# Fused, a value less itself would be what rounding took.
+unfused = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc"})
 ROWS = 128  # of a sum over tokens in one go: the rounding error grows with the longest sum
 ZERO, ONE = np.float32(0), np.float32(1)
 
@@ -42,35 +42,31 @@ def layernorm(x, gamma, beta, eps, y, means, rstds):
         tick(row.size // 4)
 
 
-@jit
+@unfused
 def layernorm_backward(dy, x, means, rstds, gamma, dx, sums, first, last):
-    """Write dx, which may be dy; pieces first to last of sums (pieces,2,C) get dgamma and dbeta of ROWS tokens each."""
-    block = np.empty(x.shape[1], np.float32)
+    """Write dx; pieces first to last of sums (pieces,2,C) get those for dgamma and dbeta of ROWS tokens each.
+
+    A dy that is dx is None: the compiler is promised that no other array is.
+    """
     for piece in range(first, last):
-        rows = range(piece * ROWS, min((piece + 1) * ROWS, x.shape[0]))
         sums[piece] = ZERO
-        _backward(rows, dy, x, means, rstds, gamma, dx, sums[piece], block)
+        rows = range(piece * ROWS, min((piece + 1) * ROWS, x.shape[0]))
+        _backward(rows, dy, x, means, rstds, gamma, dx, sums[piece])
 
 
-@jit
-def _backward(rows, dy, x, means, rstds, gamma, dx, sums, block):
-    dgamma, dbeta, block = restrict(sums[0]), restrict(sums[1]), restrict(block)
+@unfused
+def _backward(rows, dy, x, means, rstds, gamma, dx, sums):
+    dx, dgamma, dbeta, part = restrict(dx), restrict(sums[0]), restrict(sums[1]), ONE / np.float32(gamma.size)
+    given = dx if dy is None else dy
     for i in rows:
-        level, slope = ZERO, ZERO
+        mean, rstd, level, slope = means[i], rstds[i], ZERO, ZERO
         for c in range(gamma.size):
-            normal, by = (x[i, c] - means[i]) * rstds[i], dy[i, c] * gamma[c]
-            dgamma[c] += dy[i, c] * normal
-            dbeta[c] += dy[i, c]
+            normal, by = (x[i, c] - mean) * rstd, given[i, c] * gamma[c]
+            dgamma[c] += given[i, c] * normal
+            dbeta[c] += given[i, c]
             level += by
             slope += by * normal
-        level, slope = level / np.float32(gamma.size), slope / np.float32(gamma.size)
-        _centre(dy[i], x[i], means[i], rstds[i], gamma, level, slope, block)
+        level, slope = level * part, slope * part
         for c in range(gamma.size):
-            dx[i, c] = block[c]
+            dx[i, c] = rstd * (given[i, c] * gamma[c] - level - (x[i, c] - mean) * rstd * slope)
         tick(gamma.size // 2)
-
-
-@exact
-def _centre(dy, x, mean, rstd, gamma, level, slope, block):
-    for c in range(gamma.size):
-        block[c] = rstd * (dy[c] * gamma[c] - level - (x[c] - mean) * rstd * slope)

@@ -71,7 +71,7 @@ def test_one_channel_has_no_gradient():
     np.testing.assert_array_equal(kernels.layernorm_backward(dy, x, mean, rstd, random(1))[0], 0)
 
 
-X, C = random((3, 4)), random(4)
+X, C, TWICE = random((3, 4)), random(4), random((4, 4))
 
 
 @pytest.mark.parametrize(("call", "message"), [
@@ -80,6 +80,8 @@ X, C = random((3, 4)), random(4)
     (lambda: kernels.layernorm(X, C, C, out=X), "out must not overlap"),
     (lambda: kernels.layernorm_backward(X[:2], X, C, C, C), r"dy \(2,4\) and x \(3,4\) must agree"),
     (lambda: kernels.layernorm_backward(X, X, C[:3].copy(), C[:3].copy(), C, out=X), "out must not overlap"),
+    (lambda: kernels.layernorm_backward(TWICE[:3], X, C[:3].copy(), C[:3].copy(), C, out=TWICE[1:]),
+     "out must not overlap"),
     (lambda: kernels.layernorm_backward(X, X, C, C, C), "mean must have M=3 values, has 4"),
 ])
 def test_what_does_not_fit_is_refused(call, message):
