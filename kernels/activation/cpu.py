@@ -119,7 +119,8 @@ def _decay(x):
 @contracted
 def _gelu(x, block):
     for i in range(x.size):
-        block[i] = x[i] / (ONE + _decay(x[i]))
+        near = -FAR if x[i] < -FAR else x[i]  # exp of MOST is not enough to make nothing of the largest
+        block[i] = near / (ONE + _decay(near))
 
 
 @contracted

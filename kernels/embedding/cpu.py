@@ -9,6 +9,7 @@ from kernels.threads import share
 
 jit = njit(nogil=True, cache=True, error_model="numpy")
 TERMS = 256  # of a sum in one go: the rounding error grows with the longest sum
+RUN = 4096  # floats zeroed in one go at most
 ZERO = np.float32(0)
 
 
@@ -44,20 +45,37 @@ def _grouped(keys, rows):
 
 @jit
 def _sum(dy, order, begin, sums, first, last):
-    """Rows first to last of sums: those of dy (places,C) that each key has."""
+    """Rows first to last of sums: those of dy (places,C) that each key has. Runs of rows that have none are one."""
     part = restrict(np.empty(dy.shape[1], np.float32))
+    following, longest = first, max(1, RUN // dy.shape[1])
     for key in range(first, last):
-        row = restrict(sums[key])
-        row[:] = ZERO
-        for start in range(begin[key], begin[key + 1], TERMS):
-            part[:] = ZERO
-            for i in range(start, min(start + TERMS, begin[key + 1])):
-                source = dy[order[i]]
-                for c in range(row.size):
-                    part[c] += source[c]
+        absent = begin[key] == begin[key + 1]
+        if absent and key + 1 < last and key + 1 - following < longest:
+            continue
+        _zero(sums[following:key + 1].reshape(-1))
+        if not absent:
+            _add(dy, order[begin[key]:begin[key + 1]], part, sums[key])
+        tick(dy.shape[1] * (key - following + 1 + begin[key + 1] - begin[key]) // 8)
+        following = key + 1
+
+
+@jit
+def _zero(flat):
+    for i in range(flat.size):
+        flat[i] = ZERO
+
+
+@jit
+def _add(dy, places, part, row):
+    row = restrict(row)
+    for start in range(0, places.size, TERMS):
+        part[:] = ZERO
+        for i in range(start, min(start + TERMS, places.size)):
+            source = dy[places[i]]
             for c in range(row.size):
-                row[c] += part[c]
-        tick(row.size * (1 + begin[key + 1] - begin[key]) // 8)
+                part[c] += source[c]
+        for c in range(row.size):
+            row[c] += part[c]
 
 
 def sum_by(keys, dy, sums):

@@ -29,16 +29,18 @@ def layernorm(x, gamma, beta, *, eps=1e-5, out=None):
 
 
 def layernorm_backward(dy, x, mean, rstd, gamma, *, out=None, dgamma=None, dbeta=None):
-    """(dx, dgamma, dbeta): gradients by x, gamma and beta; into `out`, apart from dy and x, and the others if given."""
+    """(dx, dgamma, dbeta): gradients by x, gamma and beta; into `out`, which may be dy, and the others if given."""
     dy, x = (tensor("layernorm_backward", name, a, "MC") for name, a in (("dy", dy), ("x", x)))
     require(dy.shape == x.shape, "layernorm_backward", "dy {} and x {} must agree", dy, x)
     M, C = x.shape
     _vectors("layernorm_backward", C, "C", gamma=gamma)
     _vectors("layernorm_backward", M, "M", mean=mean, rstd=rstd)
-    dx = output("layernorm_backward", out, x.shape, apart=[dy, x])
-    dgamma = output("layernorm_backward", dgamma, (C,))
-    dbeta = output("layernorm_backward", dbeta, (C,), apart=[dgamma])
+    same = isinstance(out, np.ndarray) and out.ctypes.data == dy.ctypes.data
+    dx = output("layernorm_backward", out, x.shape, apart=[x] if same else [dy, x])
+    dgamma = output("layernorm_backward", dgamma, (C,), apart=[dx])
+    dbeta = output("layernorm_backward", dbeta, (C,), apart=[dx, dgamma])
     sums = np.empty((-(-M // cpu.ROWS), 2, C), np.float32)
-    share(len(sums), lambda a, b: cpu.layernorm_backward(dy, x, mean, rstd, gamma, dx, sums, a, b))
+    given = None if same else dy
+    share(len(sums), lambda a, b: cpu.layernorm_backward(given, x, mean, rstd, gamma, dx, sums, a, b))
     dgamma[:], dbeta[:] = sums.sum(0, dtype=np.float64)
     return dx, dgamma, dbeta

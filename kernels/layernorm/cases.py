@@ -19,7 +19,9 @@ class Case(NamedTuple):
 CASES = [
     Case("transformer", 16 * 256, 256),
     Case("transformer-mini", 64 * 64, 64),
+    Case("other channels", 64 * 64, 128),
     Case("few tokens, many channels", 7, 1000),
     Case("odd", 3, 17),
     Case("few channels", 5, 4),
+    Case("one channel", 5, 1),
 ]

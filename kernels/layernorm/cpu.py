@@ -7,6 +7,8 @@ from kernels.hints import restrict
 from kernels.progress import tick
 
 jit = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
+# Fused, a value less itself would be what rounding took.
+unfused = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc"})
 ROWS = 128  # of a sum over tokens in one go: the rounding error grows with the longest sum
 ZERO, ONE = np.float32(0), np.float32(1)
 
@@ -40,27 +42,31 @@ def layernorm(x, gamma, beta, eps, y, means, rstds):
         tick(row.size // 4)
 
 
-@jit
+@unfused
 def layernorm_backward(dy, x, means, rstds, gamma, dx, sums, first, last):
-    """Write dx; pieces first to last of sums (pieces,2,C) get those for dgamma and dbeta of ROWS tokens each."""
+    """Write dx; pieces first to last of sums (pieces,2,C) get those for dgamma and dbeta of ROWS tokens each.
+
+    A dy that is dx is None: the compiler is promised that no other array is.
+    """
     for piece in range(first, last):
-        dgamma, dbeta = restrict(sums[piece, 0]), restrict(sums[piece, 1])
-        dgamma[:], dbeta[:] = ZERO, ZERO
-        for i in range(piece * ROWS, min((piece + 1) * ROWS, x.shape[0])):
-            _backward(dy[i], x[i], means[i], rstds[i], gamma, dgamma, dbeta, dx[i])
-            tick(x.shape[1] // 2)
+        sums[piece] = ZERO
+        rows = range(piece * ROWS, min((piece + 1) * ROWS, x.shape[0]))
+        _backward(rows, dy, x, means, rstds, gamma, dx, sums[piece])
 
 
-@jit
-def _backward(dy, x, mean, rstd, gamma, dgamma, dbeta, dx):
-    dx, dgamma, dbeta = restrict(dx), restrict(dgamma), restrict(dbeta)
-    level, slope = ZERO, ZERO
-    for c in range(x.size):
-        normal = (x[c] - mean) * rstd
-        dgamma[c] += dy[c] * normal
-        dbeta[c] += dy[c]
-        level += dy[c] * gamma[c]
-        slope += dy[c] * gamma[c] * normal
-    level, slope = level / np.float32(x.size), slope / np.float32(x.size)
-    for c in range(x.size):
-        dx[c] = rstd * (dy[c] * gamma[c] - level - (x[c] - mean) * rstd * slope)
+@unfused
+def _backward(rows, dy, x, means, rstds, gamma, dx, sums):
+    dx, dgamma, dbeta, part = restrict(dx), restrict(sums[0]), restrict(sums[1]), ONE / np.float32(gamma.size)
+    given = dx if dy is None else dy
+    for i in rows:
+        mean, rstd, level, slope = means[i], rstds[i], ZERO, ZERO
+        for c in range(gamma.size):
+            normal, by = (x[i, c] - mean) * rstd, given[i, c] * gamma[c]
+            dgamma[c] += given[i, c] * normal
+            dbeta[c] += given[i, c]
+            level += by
+            slope += by * normal
+        level, slope = level * part, slope * part
+        for c in range(gamma.size):
+            dx[i, c] = rstd * (given[i, c] * gamma[c] - level - (x[i, c] - mean) * rstd * slope)
+        tick(gamma.size // 2)

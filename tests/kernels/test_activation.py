@@ -153,6 +153,9 @@ def test_bias_and_relu_in_one_pass():
     ("bias_relu_backward", (np.array(1, np.float32), np.array(1, np.float32)), {}, "no last dimension"),
     ("bias_relu_backward", (X, X), {"db": X[0]}, "out must not overlap"),
     ("bias_relu_backward", (X, X), {"db": np.empty(2, np.float32)}, r"out must be .* of shape \(3,\)"),
+    ("gelu", (X.astype(np.float64),), {}, "x must be .*float64"),
+    ("gelu", (X,), {"out": np.empty((3, 2), np.float32)}, "out must be .*shape"),
+    ("gelu_backward", (X, X[:1]), {}, r"dy \(2,3\) and x \(1,3\) must agree"),
     ("relu_backward", (X, X[:1]), {}, r"dy \(2,3\) and y \(1,3\) must agree"),
     ("relu_backward", (X, X.astype(int)), {}, "y must be .*int64"),
     ("dropout", (X, 1), {"seed": 0}, "rate must be at least 0 and less than 1, got 1"),
@@ -194,6 +197,12 @@ def test_gelu_of_extremes():
     x = np.array([np.nan, 1e30, -1e30, 30, -30, 0], np.float32)
     np.testing.assert_allclose(kernels.gelu(x), [np.nan, 1e30, 0, 30, 0, 0], atol=1e-4)
     np.testing.assert_allclose(kernels.gelu_backward(np.ones_like(x), x), [np.nan, 1, 0, 1, 0, 0.5], atol=1e-6)
+
+
+def test_gelu_of_the_largest_is_zero_or_they():
+    x = np.array([np.finfo(np.float32).min, -1e36, -np.inf, np.finfo(np.float32).max, np.inf], np.float32)
+    np.testing.assert_allclose(kernels.gelu(x), np.maximum(x, 0), atol=1e-30)
+    np.testing.assert_allclose(kernels.gelu_backward(np.ones_like(x), x), x > 0, atol=1e-30)
 
 
 def test_gelu_in_place():

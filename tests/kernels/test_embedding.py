@@ -37,6 +37,19 @@ def test_a_long_sum_keeps_its_precision():
     np.testing.assert_allclose(dtable, [[0, 0], dy[0].sum(0, dtype=np.float64), [0, 0]], rtol=2e-6)
 
 
+@pytest.mark.parametrize("tokens", [[0], [9999], [4999, 5000], [1, 3, 4000, 9998]])
+@pytest.mark.parametrize("C", [1, 7, 5000])
+def test_rows_of_tokens_that_do_not_occur_are_zero(tokens, C):
+    """Runs of them are zeroed in one go, shorter and longer than what goes at once."""
+    V = 10000 if C < 5000 else 12
+    tokens = np.array([tokens]) % V
+    dy, dtable = random((1, tokens.size, C)), np.full((V, C), np.nan, np.float32)
+    kernels.embedding_backward(dy, tokens, dtable)
+    want = np.zeros_like(dtable)
+    np.add.at(want, tokens, dy)
+    np.testing.assert_allclose(dtable, want, rtol=1e-6, atol=1e-6)
+
+
 X, TABLE, TOKENS = random((2, 3, 4)), random((5, 4)), np.zeros((2, 3), np.int64)
 
 

@@ -53,7 +53,25 @@ def test_out_is_written():
     assert all(got is want for got, want in zip(found, outs.values(), strict=True))
 
 
-X, C = random((3, 4)), random(4)
+@pytest.mark.parametrize("shape", [(5, 1), (3, 17), (300, 64)])
+def test_the_gradient_may_go_into_dy(shape):
+    x, dy, gamma = random(shape), random(shape, 1), random(shape[1], 2)
+    _, mean, rstd = kernels.layernorm(x, gamma, gamma)
+    want, into = kernels.layernorm_backward(dy, x, mean, rstd, gamma), dy.copy()
+    found = kernels.layernorm_backward(into, x, mean, rstd, gamma, out=into)
+    assert found[0] is into
+    for got, expected in zip(found, want, strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_one_channel_has_no_gradient():
+    """It is its own mean, whatever it is."""
+    x, dy = random((50, 1)), random((50, 1), 1)
+    _, mean, rstd = kernels.layernorm(x, *random((2, 1)))
+    np.testing.assert_array_equal(kernels.layernorm_backward(dy, x, mean, rstd, random(1))[0], 0)
+
+
+X, C, TWICE = random((3, 4)), random(4), random((4, 4))
 
 
 @pytest.mark.parametrize(("call", "message"), [
@@ -61,6 +79,9 @@ X, C = random((3, 4)), random(4)
     (lambda: kernels.layernorm(X, C[:3].copy(), C), "gamma must have C=4 values, has 3"),
     (lambda: kernels.layernorm(X, C, C, out=X), "out must not overlap"),
     (lambda: kernels.layernorm_backward(X[:2], X, C, C, C), r"dy \(2,4\) and x \(3,4\) must agree"),
+    (lambda: kernels.layernorm_backward(X, X, C[:3].copy(), C[:3].copy(), C, out=X), "out must not overlap"),
+    (lambda: kernels.layernorm_backward(TWICE[:3], X, C[:3].copy(), C[:3].copy(), C, out=TWICE[1:]),
+     "out must not overlap"),
     (lambda: kernels.layernorm_backward(X, X, C, C, C), "mean must have M=3 values, has 4"),
 ])
 def test_what_does_not_fit_is_refused(call, message):

@@ -57,7 +57,7 @@ def attended(qkv, heads):
 
 
 def embedded(dy, tokens):
-    tables = np.empty((9, 31), np.float32), np.empty((60, 31), np.float32)
+    tables = np.empty((900, 31), np.float32), np.empty((60, 31), np.float32)
     kernels.embedding_backward(dy, tokens, *tables)
     return [*tables, kernels.embedding(tokens, *tables)]
 

@@ -4,9 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kernels
+from kernels.check import BOUND
 from kernels.update.cases import CASES
 from kernels.update.check import ADAM, RATES, STEPS, adam_passes, passes
-from tests.kernels.oracle import all_close
+from tests.kernels.oracle import all_close, all_near
 
 
 def arrays(size, seed=0):
@@ -94,7 +95,7 @@ def test_errors_name_the_operation_and_the_shapes(w, g, v, message):
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 5000), st.integers(0, 4), st.sampled_from([0.0, 0.3, 1.0]), st.integers(0, 2**32))
 def test_scaled_and_late_gradients(size, late, scale, seed):
-    all_close(passes(*arrays(size, seed), scale=scale, late=late))
+    all_near(passes(*arrays(size, seed), scale=scale, late=late), BOUND)  # a weight may end next to zero
 
 
 def test_a_late_gradient_ends_where_it_would_have_been():
@@ -120,7 +121,7 @@ def test_one_step_late_is_nesterovs_method():
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 5000), st.integers(0, 2**32))
 def test_adamw(size, seed):
-    all_close(adam_passes(*arrays(size, seed)[:2]))
+    all_near(adam_passes(*arrays(size, seed)[:2]), BOUND)
 
 
 def test_the_first_step_of_adam_is_the_rate_whatever_the_gradient():
