@@ -17,6 +17,24 @@ def _gradient(operation, dy, name, saved, dtype=np.float32):
     return dy, saved
 
 
+def _each(operation, kernel, x, out):
+    """kernel(part of x, part of y) for every part; y."""
+    x = array(operation, "x", x)
+    y = output(operation, out, x.shape)
+    flat, into = x.reshape(-1), y.reshape(-1)
+    share(x.size, lambda a, b: kernel(flat[a:b], into[a:b]))
+    return y
+
+
+def _each_backward(operation, kernel, dy, name, saved, out):
+    """kernel(part of dy, of what was saved, of dx) for every part; dx."""
+    dy, saved = _gradient(operation, dy, name, saved)
+    dx = output(operation, out, dy.shape)
+    flat = dy.reshape(-1), saved.reshape(-1), dx.reshape(-1)
+    share(dy.size, lambda a, b: kernel(*(part[a:b] for part in flat)))
+    return dx
+
+
 def _uint64(name, value):
     good = isinstance(value, int | np.integer) and 0 <= value < 2**64
     require(good, "dropout", "{} must be an int in [0, 2^64), got {!r}", name, value)
@@ -30,20 +48,12 @@ def _scale(operation, rate):
 
 def relu(x, out=None):
     """max(x, 0), NaN where x is; into `out` if given, which may be x itself."""
-    x = array("relu", "x", x)
-    y = output("relu", out, x.shape)
-    flat, into = x.reshape(-1), y.reshape(-1)
-    share(x.size, lambda a, b: cpu.relu(flat[a:b], into[a:b]))
-    return y
+    return _each("relu", cpu.relu, x, out)
 
 
 def relu_backward(dy, y, out=None):
     """Gradient by the input: dy where y > 0, else 0; into `out` if given, which may be dy itself."""
-    dy, y = _gradient("relu_backward", dy, "y", y)
-    dx = output("relu_backward", out, y.shape)
-    flat = dy.reshape(-1), y.reshape(-1), dx.reshape(-1)
-    share(dy.size, lambda a, b: cpu.relu_backward(*(array[a:b] for array in flat)))
-    return dx
+    return _each_backward("relu_backward", cpu.relu_backward, dy, "y", y, out)
 
 
 def bias_relu_backward(dy, y, *, out=None, db=None):
@@ -70,20 +80,12 @@ def gelu(x, out=None):
 
     Into `out` if given, which may be x itself.
     """
-    x = array("gelu", "x", x)
-    y = output("gelu", out, x.shape)
-    flat, into = x.reshape(-1), y.reshape(-1)
-    share(x.size, lambda a, b: cpu.gelu(flat[a:b], into[a:b]))
-    return y
+    return _each("gelu", cpu.gelu, x, out)
 
 
 def gelu_backward(dy, x, out=None):
     """Gradient by the input, dy times gelu's slope at x; into `out` if given, which may be dy or x itself."""
-    dy, x = _gradient("gelu_backward", dy, "x", x)
-    dx = output("gelu_backward", out, x.shape)
-    flat = dy.reshape(-1), x.reshape(-1), dx.reshape(-1)
-    share(dy.size, lambda a, b: cpu.gelu_backward(*(array[a:b] for array in flat)))
-    return dx
+    return _each_backward("gelu_backward", cpu.gelu_backward, dy, "x", x, out)
 
 
 def dropout(x, rate, *, seed, first=0, out=None):

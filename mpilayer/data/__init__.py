@@ -46,7 +46,7 @@ def _kind(name):
     for key in SOURCES:
         if path and key.startswith(f"{prefix}:"):
             return key, path
-    if name in SOURCES and name.islower():
+    if name in SOURCES and name.islower():  # what is in capitals stands for a path
         return name, None
     known = name.lower().endswith((".h5", ".hdf5")) or os.path.exists(name)
     require(known, name, "unknown source", ", ".join(SOURCES))
