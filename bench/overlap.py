@@ -3,11 +3,10 @@
 from bench import options as shared
 from bench import plots
 from bench.rows import counting
-from mpilayer.pending import Settings
+from mpilayer.traffic import Settings
 from mpilayer.probe import Probe
 from mpilayer.progress import PROGRESS
 from mpilayer.reduction import REDUCTIONS
-from mpilayer.wire import WIRES
 
 SIZES = [2**20, 2**22, 2**24, 2**26]
 LINE = "{:>10}  {:9} {:>9} {:>9}  {:>9} {:>9} {:>9} {:>9}  {:>7} {:>9} {:>7}"
@@ -64,7 +63,7 @@ def parser():
                    help="bytes of float32 (default: 1 to 64 MiB by 4)")
     p.add_argument("--chunk", type=shared.count, default=2**20, help="bytes of a piece (default: 1 MiB)")
     p.add_argument("--reduction", choices=REDUCTIONS, default="native", help="default: native")
-    p.add_argument("--wire", choices=WIRES, default="float32", help="default: float32")
+    p.add_argument("--wire", choices=CODECS, default="float32", help="default: float32")
     shared.add(p, {}, rounds=5)
     p.add_argument("--plot", type=plots.picture, metavar="FILE", help="draw the hidden shares: .png, .svg, .pdf")
     return p

@@ -41,12 +41,13 @@ class Engine:
     stages   for each slot, for each message, its Stages, at most two       test   address of MPI_Test
     lanes    how many may be in flight; a message's is its number mod that  due    for each message, when it is needed
     vote     from an int64 array of one number, the Stage that replaces it by the least of all ranks'; goes with `due`
+    follow   for each message, the number of the one that is ready when it has arrived, or -1
     """
 
-    def __init__(self, stages, lanes, test, due=None, vote=None):
+    def __init__(self, stages, lanes, test, due=None, vote=None, follow=None):
         slots, messages = len(stages), len(stages[0])
         places = slots * messages
-        sizes = {loop.DUE: messages, loop.READY: places, loop.BEGAN: places, loop.ENDED: places, loop.LANE: 2 * lanes,
+        sizes = {loop.DUE: messages, loop.FOLLOW: messages, loop.READY: places, loop.BEGAN: places, loop.ENDED: places, loop.LANE: 2 * lanes,
                  loop.CALLS: places * loop.STAGES * loop.STAGE, None: loop.STAGE}
         ends = np.cumsum([loop.HEADER, *sizes.values()])
         self.words = words = np.zeros(ends[-1], np.int64)
@@ -58,6 +59,7 @@ class Engine:
             words[word] = value
         self.ready, self.began, self.ended = (words[words[part]:][:places].reshape(slots, messages)
                                               for part in (loop.READY, loop.BEGAN, loop.ENDED))
+        words[words[loop.FOLLOW]:][:messages] = -1 if follow is None else follow
         for place, message in enumerate(message for slot in stages for message in slot):
             for number, stage in enumerate(message):
                 self._record(words[loop.CALLS] + (place * loop.STAGES + number) * loop.STAGE, stage)

@@ -139,7 +139,7 @@ def show_probe(ranks):
     from rich.table import Table
 
     from mpilayer import probe
-    from mpilayer.pending import Settings
+    from mpilayer.traffic import Settings
 
     probe.kernels.dense(*probe.operands())  # compiled, or loaded, before ranks wait for each other
     found = probe.Probe(ranks, Settings())

@@ -4,7 +4,7 @@ Collectives must be started in one order on all ranks. That is the order of the 
 messages that are ready on every rank, the one that is needed first. How many are ready everywhere the ranks find out
 as they go, by a vote (the least of all ranks' counts, one number) that travels ahead of each message; from it every
 rank draws the same conclusion. At most `lanes` messages are in flight, since those share the link: what has not been
-started can be overtaken.
+started can be overtaken. A message may have one that follows it: that is ready when the first has arrived.
 
 The loop needs neither Python nor its lock, so that a kernel can call it from inside (kernels.set_progress), as can a
 thread, or the training loop.
@@ -24,7 +24,7 @@ ARGUMENTS = 10  # of the longest MPI call, MPI_Ialltoallv
 
 # words of the state
 (LENGTH, LOCK, ERROR, STOP, LANES, MESSAGES, SLOTS, FIRST, STARTED, ARRIVED, BUSY_SINCE, BUSY_NS, INSIDE_NS, TEST, FLAG,
- BY_NEED, POSTED, AGREED, VOTING, VOTE, NEXT, DUE, READY, BEGAN, ENDED, LANE, CALLS, STATUS) = range(28)
+ BY_NEED, POSTED, AGREED, VOTING, VOTE, NEXT, DUE, FOLLOW, READY, BEGAN, ENDED, LANE, CALLS, STATUS) = range(29)
 HEADER = 64  # the MPI status takes the rest
 # words of a stage
 WORK, WORK_ARGUMENTS, START, REQUEST, START_ARGUMENTS = 0, 1, 6, 7, 8
@@ -91,6 +91,11 @@ def _begin(words, lane, place, stage):
 @njit(nogil=True, cache=True)
 def _arrive(words, place, moment):
     words[words[READY] + place], words[words[ENDED] + place] = THERE, moment
+    message = place % words[MESSAGES]
+    following = words[words[FOLLOW] + message]
+    if following >= 0:
+        words[words[READY] + place - message + following] = READY_TO_GO
+        words[POSTED] += 1
     words[ARRIVED] += 1
     if words[ARRIVED] == words[STARTED]:
         words[BUSY_NS] += moment - words[BUSY_SINCE]

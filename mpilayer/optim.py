@@ -1,5 +1,6 @@
 """Optimisers, layer by layer, and the learning-rate policies."""
 
+import copy
 import math
 
 import numpy as np
@@ -48,19 +49,32 @@ class Optimizer:
     of a step may have, over all layers; None for no limit. norm(step) gives it, and waits for all of it: a clipped step
     is applied when its last layer has arrived. `correction`: a gradient that is D steps late brings along what its
     momentum would have moved since (Kosson et al. 2021, spike compensation; for D = 1 Nesterov's method, and with Adam
-    Dozat's). `constants` are the kernel's.
+    Dozat's). `compensation`: how far a late gradient is moved towards what it would be now (Zheng et al. 2017, DC-ASGD).
+    `constants` are the kernel's.
     """
 
-    def __init__(self, layers, rate, trace, *, clip=None, norm=None, correction=False, **constants):
+    def __init__(self, layers, rate, trace, *, clip=None, norm=None, correction=False, compensation=0.0, **constants):
         self.rate, self.trace, self.clip, self.norm, self.constants = rate, trace, clip, norm, constants
-        self.correction = correction
+        self.correction, self.compensation = correction, compensation
         self.prepare(layers)
 
-    def update(self, layer, gradient, step, late=0):
-        """Apply the effective batch's mean gradient of `step` to the layer's weights, `late` steps late."""
-        scale = 1.0 if self.clip is None else min(1.0, self.clip / max(self.norm(step), 1e-30))
+    def over(self, parts):
+        """One like this for other memory, its state at the beginning."""
+        other = copy.copy(self)
+        other.prepare(parts)
+        return other
+
+    def update(self, layer, gradient, step, late=0, *, scale=1.0, share=1.0, then=None):
+        """Apply the effective batch's mean gradient of `step` to the layer's weights, `late` steps late.
+
+        Or scale * gradient, as `share` of a step. `then`: the weights it was taken at, for the compensation.
+        """
+        if self.clip is not None:
+            scale *= min(1.0, self.clip / max(self.norm(step), 1e-30))
         with self.trace.span("update", f"update {layer.name}"):
-            self.apply(layer, gradient, lr=self.rate(step), scale=scale, late=late if self.correction else 0,
+            if then is not None:
+                kernels.compensate_delay(gradient, layer.w, then, self.compensation * scale)
+            self.apply(layer, gradient, lr=share * self.rate(step), scale=scale, late=late if self.correction else 0,
                        **self.constants)
 
 
@@ -96,7 +110,7 @@ OPTIMIZERS = {"sgd": MomentumSGD, "adamw": AdamW}
 def optimizer(layers, rate, trace, norm, options):
     """The optimiser that the options ask for."""
     constants = {"clip": options.clip, "norm": norm, "weight_decay": options.weight_decay,
-                 "correction": options.momentum_correction}
+                 "correction": options.momentum_correction, "compensation": options.delay_compensation}
     if options.optimizer == "sgd":
         constants |= {"momentum": options.momentum}
     else:

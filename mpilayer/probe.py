@@ -11,10 +11,11 @@ import kernels
 from mpilayer import engine
 from mpilayer.engine import Engine
 from mpilayer.messages import Network
-from mpilayer.pending import LANES, MOST_LANES, Settings
+from mpilayer.pending import MOST_LANES
 from mpilayer.progress import MOVING, PROGRESS
 from mpilayer.reduction import REDUCTIONS, Calls
-from mpilayer.wire import WIRES
+from mpilayer.traffic import LANES, Settings
+from mpilayer.wire import CODECS, Float32
 
 SIZES = (4 << 10, 64 << 10, 1 << 20, 4 << 20, 16 << 20)  # bytes of float32
 ENOUGH = 0.05  # seconds after which no larger message is tried
@@ -52,11 +53,11 @@ class Probe:
     def __init__(self, ranks, settings):
         self.ranks, self.settings, self.calls = ranks, settings, Calls(ranks)
         self.reduction = REDUCTIONS[settings.reduction](self.calls)
-        self.wire = WIRES[settings.wire]()
+        self.codec = CODECS.get(settings.wire, Float32)  # what is compressed is measured as if it were not
 
     def _engine(self, size, pieces, lanes):
         """An engine with one slot of `size` bytes of float32 in so many messages."""
-        buffer = self.wire.buffer(kernels.empty((size // 4,)))
+        buffer = self.codec.buffer(kernels.empty((size // 4,)))
         buffer[:] = 0
         stages = [self.reduction.stages(part, number % lanes)
                   for number, part in enumerate(np.array_split(buffer, pieces))]
@@ -162,10 +163,10 @@ def _timed(function):
 def warm(options):
     """Compile what messages need, or find it on disk."""
     engine.warm()
-    gradients, wire = np.zeros(1, np.float32), WIRES[options.wire](options.error_feedback)
-    buffer = wire.buffer(gradients)
-    wire.encode(gradients, buffer, "blank")
-    wire.decode(buffer, gradients)
+    gradients, codec = np.zeros(1, np.float32), CODECS.get(options.wire, Float32)
+    buffer = codec.buffer(gradients)
+    codec.encode(gradients, buffer, gradients.copy() if options.error_feedback else None)
+    codec.decode(buffer, gradients)
     REDUCTIONS[options.reduction].warm(buffer.dtype)
     kernels.dense(*operands())
 
@@ -198,7 +199,7 @@ def _given(options):
 
     return Settings(progress=unless(options.progress, "poll"), reduction=options.reduction, wire=options.wire,
                     feedback=options.error_feedback, bucket=unless(options.bucket, None),
-                    chunk=unless(options.chunk, None))
+                    chunk=unless(options.chunk, None), top_share=options.top_share, matrix_rank=options.matrix_rank)
 
 
 def _safe(ranks, settings, say):

@@ -56,6 +56,8 @@ class Calls:
         """Give up all that was made; nothing may be in flight."""
         while self.requests:
             self.requests.pop().Free()
+        while self.comms:
+            self.comms.popitem()[1].Free()
 
     def _flat(self, arguments, op):
         """The arguments as C takes them, up to the communicator."""
@@ -132,18 +134,26 @@ class Ordered:
 
     def stages(self, buffer, lane):
         """Of the sum of `buffer` (n,) float32, or uint16 with bfloat16's bits."""
-        calls, P = self.calls, self.calls.size
-        ends = np.arange(P + 1) * buffer.size // P
-        counts, starts = np.diff(ends), ends[:-1]
-        mine = int(counts[calls.rank])
-        parts = self._room(lane, P * mine, buffer.dtype)
-        kind = _datatype(calls.MPI, buffer)
-        scatter = calls.stage(lane, "Alltoallv", [buffer, counts, starts, kind],
-                              [parts, np.full(P, mine), np.arange(P) * mine, kind])
-        total = (kernels.ordered_sum_address(buffer.dtype), parts.ctypes.data, P, mine, mine * buffer.itemsize,
-                 buffer[starts[calls.rank]:].ctypes.data)
-        gather = calls.stage(lane, "Allgatherv", calls.MPI.IN_PLACE, [buffer, counts, starts, kind], work=total)
-        return scatter, gather._replace(keep=(*gather.keep, parts))
+        room = self._room(lane, self.calls.size * (buffer.size // self.calls.size + 1), buffer.dtype)
+        return scattered(self.calls, buffer, room, lane, lane)
+
+
+def scattered(calls, buffer, room, first, last):
+    """Two Stages in two lanes: the parts of all ranks of what is this rank's to add up; their sum, and all sums.
+
+    `room` has place for the parts.
+    """
+    P, kind = calls.size, _datatype(calls.MPI, buffer)
+    ends = np.arange(P + 1) * buffer.size // P
+    counts, starts = np.diff(ends), ends[:-1]
+    mine = int(counts[calls.rank])
+    parts = room[:P * mine]
+    scatter = calls.stage(first, "Alltoallv", [buffer, counts, starts, kind],
+                          [parts, np.full(P, mine), np.arange(P) * mine, kind])
+    total = (kernels.ordered_sum_address(buffer.dtype), parts.ctypes.data, P, mine, mine * buffer.itemsize,
+             buffer[starts[calls.rank]:].ctypes.data)
+    gather = calls.stage(last, "Allgatherv", calls.MPI.IN_PLACE, [buffer, counts, starts, kind], work=total)
+    return scatter, gather._replace(keep=(*gather.keep, parts))
 
 
 def _datatype(MPI, buffer):

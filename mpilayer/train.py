@@ -1,5 +1,6 @@
 """Train a network, data-parallel over MPI: `mpiexec -n P python -m mpilayer.train`, or without mpiexec for one rank."""
 
+import collections
 import json
 import math
 import sys
@@ -18,8 +19,9 @@ from mpilayer.errors import UserError
 from mpilayer.files import replacing
 from mpilayer.optim import learning_rate, optimizer
 from mpilayer.options import SIZES, parser, read_options
-from mpilayer.pending import Queue
-from mpilayer.schedules import schedule
+from mpilayer.schedules import SCHEDULES, schedule
+from mpilayer.straggler import slowed
+from mpilayer.tickets import Tickets
 from mpilayer.tracing import KINDS, Trace, Watched, write_timeline
 
 
@@ -123,11 +125,15 @@ class Trainer:
         epochs = options.epochs or math.ceil(options.steps / self.per_epoch)
         self.steps = min(options.steps or math.inf, epochs * self.per_epoch)
         self.trace = Trace()
-        self.queue = Queue(ranks, self.trace, settings, display.say)
+        self.traffic = SCHEDULES[options.schedule].traffic(ranks, self.trace, settings, display.say)
         for loss in net.losses:
             loss.smoothing = options.label_smoothing
-        self.optimizer = optimizer(net.layers, learning_rate(options, self.steps), self.trace, self.queue.norm, options)
-        self.schedule = schedule(Watched(net, self.trace), self.queue, self.optimizer, options)
+        self.optimizer = optimizer(net.layers, learning_rate(options, self.steps), self.trace, self.traffic.norm,
+                                   options)
+        self.schedule = schedule(Watched(slowed(net, self.traffic, options), self.trace), self.traffic, self.optimizer,
+                                 options)
+        self.workers = ranks.size - self.schedule.servers(options)
+        self.tickets = Tickets(ranks, self.traffic.engine) if self.schedule.asynchronous else None
         self.total = self.statistics if options.batch_statistics == "all" else None
         self.seconds = dict.fromkeys((*KINDS, "total"), 0.0)
 
@@ -146,24 +152,44 @@ class Trainer:
         first = number * self.per_epoch
         plan = batches(len(self.data.train), self.options.batch, seed=self.options.seed, epoch=number)
         plan = plan[:self.steps - first]
-        mine = share(self.options.batch, self.ranks.rank, self.ranks.size)
-        samples = prefetch(lambda indices: self.data.train.read(indices[mine], epoch=number), plan,
-                           ahead=self.ranks.neighbours < self.ranks.cores)
+
+        def read(part):
+            step, place = part
+            mine = share(self.options.batch, place, self.workers)
+            return first + step, mine.start, *self.data.train.read(plan[step][mine], epoch=number)
+
+        samples = prefetch(read, self.parts(len(plan)), ahead=self.ranks.neighbours < self.ranks.cores)
         self.trace.restart()
         start = self.trace.now()
-        loss = sum(self.step(first + i, samples, mine.start) for i in range(len(plan)))
+        loss = sum(self.step(*sample) for sample in self.input(samples))
         self.schedule.drain()
         return self.record(number, loss, len(plan), self.trace.now() - start)
 
-    def step(self, t, samples, first):
-        """Training step t on the next of this rank's samples, which begin at `first` in the effective batch; this
-        rank's part of its mean loss.
+    def parts(self, steps):
+        """(step, place) of each part of an effective batch that this rank computes: its own, or whichever is next."""
+        if not self.tickets:
+            yield from ((step, self.ranks.rank) for step in range(steps) if self.ranks.rank < self.workers)
+            return
+        self.tickets.restart()
+        while self.ranks.rank < self.workers and (ticket := self.tickets.draw()) < steps * self.workers:
+            yield divmod(ticket, self.workers)
+
+    def input(self, samples):
+        """The samples, each the beginning of a step."""
+        while True:
+            self.trace.next_step()
+            with self.trace.span("input", "read batch"):
+                sample = next(samples, None)
+            if sample is None:
+                self.trace.steps.pop()  # there was none
+                return
+            yield sample
+
+    def step(self, t, first, x, y):
+        """Training step t on this rank's samples, which begin at `first` in the effective batch; its part of the loss.
         """
         o = self.options
         self.ranks.where = f"{o.schedule} | step {t}"
-        self.trace.next_step()
-        with self.trace.span("input", "read batch"):
-            x, y = next(samples)
         self.schedule.step(t, Batch(x, y, o.batch, first, o.seed * 2**32 + t, total=self.total))
         if not math.isfinite(self.net.loss):
             raise UserError(self._diverged())
@@ -190,11 +216,25 @@ class Trainer:
         self.display.epoch(entry)
         return entry
 
+    def staleness(self):
+        """{updates by others that an applied gradient had not seen: how many such}, of all ranks; None if none can be.
+        """
+        mine = self.schedule.staleness
+        if mine is None:
+            return None
+        return dict(sorted(sum(self.ranks.gather(mine), collections.Counter()).items()))
+
+    def close(self):
+        """Give back what MPI made for this."""
+        if self.tickets:
+            self.tickets.close()
+        self.traffic.close()
+
     def statistics(self, values):
         """Sum over the ranks of what batch normalization gathers, in the midst of a step."""
         start = self.trace.now()
         with self.trace.span("exposed", "wait statistics"):
-            sums = self.queue.total(values)
+            sums = self.traffic.total(values)
         self.trace.seconds["compute"] -= self.trace.now() - start  # it is in the midst of what is computed
         return sums
 
@@ -251,9 +291,9 @@ def run(ranks, argv):
         epochs = trainer.run()
         final = {**{key: epochs[-1][key] for key in ("test_loss", "test_accuracy")},
                  "steps": trainer.steps, "weights_sha256": net.weights_sha256(), "planned_seconds": trainer.planned,
-                 "measured_seconds": trainer.trace.period()}
+                 "measured_seconds": trainer.trace.period(), "staleness": trainer.staleness()}
         display.end(epochs, trainer.seconds, final, ranks.gather(final["weights_sha256"]))
-        trainer.queue.close()
+        trainer.close()
     data.close()
     if options.out:
         save(options.out, ranks, trainer, epochs, final)

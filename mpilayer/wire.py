@@ -1,4 +1,4 @@
-"""What a gradient looks like on its way: as it is, or in half the bytes."""
+"""What numbers look like on their way: as they are, or in half the bytes."""
 
 import numpy as np
 
@@ -6,43 +6,48 @@ import kernels
 
 
 class Float32:
-    """The gradient buffer itself travels."""
+    """The numbers themselves travel."""
 
-    def __init__(self, feedback=False):
-        pass
+    dtype = np.dtype(np.float32)
 
-    def buffer(self, gradients):
-        """What travels instead of `gradients` (n,) float32."""
-        return gradients
+    @staticmethod
+    def buffer(numbers):
+        """What travels instead of `numbers` (n,) float32."""
+        return numbers
 
-    def encode(self, gradients, wire, layer):
-        """Before the sum, a layer's part of both."""
+    @staticmethod
+    def encode(numbers, wire, error=None):
+        """Before they travel; nothing to do where both are the same memory."""
+        if wire.ctypes.data != numbers.ctypes.data:
+            wire[:] = numbers
 
-    def decode(self, wire, gradients):
+    @staticmethod
+    def decode(wire, numbers):
         """After it."""
+        Float32.encode(wire, numbers)
 
 
 class BFloat16:
-    """Rounded to bfloat16, added in float32, rounded again; with `feedback`, what the first rounding loses is added to
-    the layer's next gradient (Seide et al. 2014, error feedback).
+    """Rounded to bfloat16, added in float32, rounded again; with an `error` (n,) float32, what the first rounding loses
+    is added to the next numbers (Seide et al. 2014, error feedback).
     """
 
-    def __init__(self, feedback=False):
-        self.feedback, self.errors = feedback, {}
+    dtype = np.dtype(np.uint16)
 
-    def buffer(self, gradients):
+    @staticmethod
+    def buffer(numbers):
         """Half the bytes: (n,) uint16 with bfloat16's bits."""
-        return np.zeros(gradients.size, np.uint16)
+        return np.zeros(numbers.size, np.uint16)
 
-    def encode(self, gradients, wire, layer):
+    @staticmethod
+    def encode(numbers, wire, error=None):
         """Round."""
-        if self.feedback and layer not in self.errors:
-            self.errors[layer] = np.zeros_like(gradients)
-        kernels.encode_bfloat16(gradients, wire, self.errors.get(layer))
+        kernels.encode_bfloat16(numbers, wire, error)
 
-    def decode(self, wire, gradients):
+    @staticmethod
+    def decode(wire, numbers):
         """Back to float32."""
-        kernels.decode_bfloat16(wire, gradients)
+        kernels.decode_bfloat16(wire, numbers)
 
 
-WIRES = {"float32": Float32, "bfloat16": BFloat16}
+CODECS = {"float32": Float32, "bfloat16": BFloat16}

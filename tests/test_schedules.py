@@ -8,7 +8,8 @@ import pytest
 import nets
 from mpilayer.data import open_data, share
 from mpilayer.optim import AdamW, MomentumSGD
-from mpilayer.pending import Queue, Settings
+from mpilayer.pending import Queue
+from mpilayer.traffic import Settings
 from mpilayer.reduction import REDUCTIONS
 from mpilayer.schedules import schedule
 from mpilayer.schedules.layerwise import APPLY

@@ -16,7 +16,7 @@ from mpilayer.progress import PROGRESS
 from mpilayer.reduction import REDUCTIONS
 from mpilayer.schedules import SCHEDULES
 from mpilayer.schedules.layerwise import APPLY
-from mpilayer.wire import WIRES
+from mpilayer.cargo import WIRES
 from tests.ranks import TOP
 
 HOUSE = {"kernels", "nets", "mpilayer", "bench", "tests"}

@@ -44,6 +44,17 @@ def adamw_update(w, g, m, v, *, lr, step, beta1=0.9, beta2=0.999, eps=1e-8, weig
     cpu.adamw_update(w, g, m, v, lr, beta1, beta2, eps, weight_decay, step, scale, beta1**late)
 
 
+def compensate_delay(g, w, then, factor):
+    """g = g + factor g^2 (w - then), in place: a gradient taken at `then` as it might be at w now.
+
+    First-order Taylor with g^2 for the diagonal of the Hessian (Zheng et al. 2017, equation 10). Raises ValueError for
+    arrays that are not float32, contiguous and of one size.
+    """
+    _check("compensate_delay", w=w, g=g, then=then)
+    require(g.flags.writeable, "compensate_delay", "g must be writeable: it is changed in place")
+    cpu.compensate_delay(g, w, then, factor)
+
+
 def sum_of_squares(x):
     """Of an array of any shape, a float, added in double precision."""
     return cpu.sum_of_squares(array("sum_of_squares", "x", x).reshape(-1))

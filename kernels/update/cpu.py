@@ -62,6 +62,18 @@ def adamw_update(w, g, m, v, lr, beta1, beta2, eps, weight_decay, step, scale, o
     share(w.size, lambda a, b: _adamw_update(w[a:b], g[a:b], m[a:b], v[a:b], constants))
 
 
+@jit
+def _compensate(g, w, then, factor):
+    for i in range(g.size):
+        g[i] += factor * g[i] * g[i] * (w[i] - then[i])
+
+
+def compensate_delay(g, w, then, factor):
+    """In place on g."""
+    factor = np.float32(factor)
+    share(g.size, lambda a, b: _compensate(g[a:b], w[a:b], then[a:b], factor))
+
+
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 def _squares(x, sums, first, last):
     """The sum of squares of each block first to last, in double precision."""

@@ -36,6 +36,8 @@ class Layerwise(Delayed):
         then, by --apply, at once or in the next forward: Wait(request[l]) ; w_l -= lr * g_l / P
     """
 
+    takes = {"apply": "lazy"}
+
     def __init__(self, net, queue, optimizer, options):
         super().__init__(net, queue, optimizer, options)
         self.apply_policy = APPLY[options.apply]

@@ -1,7 +1,9 @@
 """Synchronous SGD with one collective a step."""
 
+from mpilayer.schedules.base import Schedule
 
-class OneShot:
+
+class OneShot(Schedule):
     """The baseline (Daily, Vishnu, Siegel: synchronous, network-wise; "SGD, one communication per task").
 
         for l = L..1: backward(l)

@@ -17,6 +17,7 @@ class Planned(Delayed):
     It is simulated from a profile of the first steps; rank 0's plan is everyone's.
     """
 
+    takes = {}
     measured = 4  # steps that the plan is made from
 
     def __init__(self, net, queue, optimizer, options):

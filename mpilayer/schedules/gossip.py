@@ -1,0 +1,78 @@
+"""No collective at all: in every step each rank averages with one other."""
+
+import numpy as np
+
+from mpilayer.mail import Letter, Mail
+from mpilayer.schedules.local import Local
+from mpilayer.wire import CODECS
+
+
+def partner(rank, size, number):
+    """Whom a rank meets in a round, or None: in size - 1 rounds (size, if that is odd) it meets everyone once."""
+    players = size + size % 2
+    turn, last = number % max(1, players - 1), players - 1
+    if rank == last:  # stays at its place; the others go around (the circle method of tournaments)
+        other = next(r for r in range(last) if (turn - r) % last == r)
+    else:
+        other = (turn - rank) % last if last > 1 else last
+        other = last if other == rank else other
+    return other if other < size else None
+
+
+class Gossip(Local):
+    """Pairwise averaging on a rotating schedule (Lian et al. 2017, D-PSGD; Daily et al. 2018, GossipGraD).
+
+        for l = L..1: g_l = backward(l) ; ahead_l = w_l - lr * P * g_l ; exchange ahead_l with the partner of this step
+        next forward, just before layer l is read: w_l = ahead_l + (theirs_l - ahead_l) / 2
+
+    The mean over the ranks is that of their steps; each rank's weights are somewhere around it. A drain takes the mean.
+    """
+
+    traffic = Mail
+    wires, wires_because = ("float32", "bfloat16"), "weights are exchanged, and have neither few large numbers nor few ranks"
+
+    def __init__(self, net, queue, optimizer, options):
+        super().__init__(net, queue, optimizer, options)
+        codec, self.round = CODECS[queue.settings.wire], 0
+        self.mine, self.theirs = ({layer.name: Letter(layer.w.size, codec) for layer in net.layers} for _ in range(2))
+        self.tags = {layer.name: tag for tag, layer in enumerate(net.layers)}
+        self.lacking = dict.fromkeys(self.tags, 0)  # letters that have not come or not left
+        self.met = set()  # layers that were exchanged
+        queue.open()
+
+    def step(self, t, batch):
+        """With the next partner."""
+        self.partner = partner(self.queue.ranks.rank, self.queue.ranks.size, self.round)
+        super().step(t, batch)
+        self.round += 1
+
+    def tell(self, layer):
+        """Exchange."""
+        if self.partner is None:
+            return
+        name, tag = layer.name, self.tags[layer.name]
+
+        def done():
+            self.lacking[name] -= 1
+
+        self.lacking[name] = 2
+        self.met.add(name)
+        self.queue.receive(self.theirs[name], self.partner, tag, done)
+        self.queue.send(self.mine[name].write(self.ahead[name].w), self.partner, tag, done)
+
+    def hear(self, layer):
+        """Average. What the partner read of ours counts, not what we have: so the mean stays, however rounded."""
+        name = layer.name
+        self.queue.wait(lambda: self.lacking[name] == 0, name)
+        layer.w[:] = self.ahead[name].w
+        if name in self.met:
+            layer.w += np.float32(0.5) * (self.theirs[name].read() - self.mine[name].read())
+            self.met.remove(name)
+
+    def drain(self):
+        """The mean of all."""
+        for layer in self.net.layers:
+            self.hear(layer)
+        self.queue.mean(self.net.weights)
+        for layer in self.net.layers:
+            self.ahead[layer.name].w[:] = layer.w

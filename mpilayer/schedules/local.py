@@ -1,0 +1,157 @@
+"""Every rank makes steps of its own; now and then they agree."""
+
+import numpy as np
+
+import kernels
+from mpilayer import weights
+from mpilayer.schedules.base import Schedule
+from mpilayer.weights import Part
+
+CLIP = "the norm of a whole gradient is known only when parts of it are applied"
+
+
+class Local(Schedule):
+    """Steps on a rank's own gradient, made while backward still reads the old weights: in a copy, `ahead`.
+
+        for l = L..1: g_l = backward(l) ; ahead_l = w_l - lr * P * g_l ; tell others of ahead_l
+        next forward, just before layer l is read: w_l = ahead_l, and what others told
+    """
+
+    refuses = {"clip": CLIP}
+
+    def __init__(self, net, queue, optimizer, options):
+        self.net, self.queue, self.scale = net, queue, queue.ranks.size
+        self.ahead = {name: Part(name, w) for name, w in weights.copy(net)[0].items()}
+        self.optimizer = optimizer.over(self.ahead.values())
+
+    def step(self, t, batch):
+        """Forward hears, backward steps and tells."""
+        for layer in self.net.forward(batch):
+            self.hear(layer)
+            self.queue.test()
+        for layer in self.net.backward():
+            ahead = self.ahead[layer.name]
+            ahead.w[:] = layer.w
+            self.optimizer.update(ahead, layer.g, t, scale=self.scale)
+            self.tell(layer)
+            self.queue.test()
+
+
+class LocalSGD(Local):
+    """Averages every H steps (McMahan et al. 2017; Stich 2019); with H = 1 and SGD the numbers of one-shot.
+
+        every step:                      w_r -= lr * P g_r
+        every H-th, layer by layer:      request[l] = Iallreduce((anchor_l - w_r,l) / P)
+        k steps later, before l is read: then_l = w_r,l at that time ; anchor_l -= Wait(request[l])
+                                         w_r,l = anchor_l + (w_r,l - then_l)
+
+    With a delay of k < H steps the sum has k steps of computing to hide behind (Wang et al. 2020, CoCoD and overlapped
+    local SGD; Douillard et al. 2025, streaming). A drain averages.
+    """
+
+    takes = {"period": 10, "delay": 0}
+
+    def __init__(self, net, queue, optimizer, options):
+        super().__init__(net, queue, optimizer, options)
+        self.period, self.delay, self.since, self.round = options.period, options.delay, 0, 0
+        self.anchor, self.then = weights.copy(net)[0], weights.copy(net)[0]
+        queue.open(net, slots=1)
+        self.difference = queue.slots[0].cargo.gradient
+
+    def step(self, t, batch):
+        """A step of one's own; the last of a period tells the others."""
+        self.net.write_gradients_to(1)  # 0 is for what is told
+        super().step(t, batch)
+        self.since += 1
+        if self.since == self.period:
+            self.since, self.round = 0, self.round + 1
+
+    def tell(self, layer):
+        """At the end of a period: how far this rank has come."""
+        if self.since + 1 == self.period:
+            self.post(layer.name)
+
+    def post(self, name):
+        """Send a layer's share of the mean difference."""
+        difference, ahead = self.difference[name], self.ahead[name].w
+        np.subtract(self.anchor[name], ahead, out=difference)
+        difference /= self.scale
+        self.then[name][:] = ahead
+        self.queue.post(self.round, Part(name, g=difference))
+
+    def hear(self, layer):
+        """The rank's own step, and the mean when it is due."""
+        layer.w[:] = self.ahead[layer.name].w
+        if self.since >= self.delay:
+            for _, mean in self.queue.settle(layer, up_to=self.round):
+                since = layer.w - self.then[layer.name]
+                layer.w[:] = self.merge(layer.name, mean) + since
+
+    def merge(self, name, mean):
+        """The weights that the rank would have gone on from, from the mean of all differences."""
+        self.anchor[name] -= mean
+        return self.anchor[name]
+
+    def drain(self):
+        """What is in flight, then a last, shorter period."""
+        self.hear_all()
+        if self.since:
+            for layer in self.net.backward_layers:
+                self.post(layer.name)
+            self.hear_all()
+            self.since, self.round = 0, self.round + 1
+
+    def hear_all(self):
+        """What is in flight, at once."""
+        since, self.since = self.since, self.period
+        for layer in self.net.layers:
+            self.hear(layer)
+            self.ahead[layer.name].w[:] = layer.w
+        self.since = since
+
+
+class DiLoCo(LocalSGD):
+    """The mean difference as a gradient for Nesterov's momentum (Douillard et al. 2023, algorithm 1).
+
+        as local SGD, but:   V_l = m V_l + a D_l ; anchor_l -= m V_l + a D_l    D_l the mean difference
+    """
+
+    takes = {"period": 20, "delay": 0, "outer_lr": 0.7, "outer_momentum": 0.9}
+
+    def __init__(self, net, queue, optimizer, options):
+        super().__init__(net, queue, optimizer, options)
+        self.constants = {"lr": options.outer_lr, "momentum": options.outer_momentum, "late": 1}
+        self.velocity = {name: np.zeros_like(w) for name, w in self.anchor.items()}
+
+    def merge(self, name, mean):
+        """An outer step."""
+        kernels.momentum_update(self.anchor[name], mean, self.velocity[name], **self.constants)
+        return self.anchor[name]
+
+
+class Elastic(LocalSGD):
+    """Ranks explore, held by springs to a centre (Zhang, Choromanska, LeCun 2015, EASGD, synchronous).
+
+        every H-th step, layer by layer:   request[l] = Iallreduce((centre_l - w_r,l) / P)
+        k steps later, before l is read:   w_r,l -= a (then_l - centre_l) ; centre_l -= a P Wait(request[l])
+
+    A drain puts every rank at the centre, which is what is evaluated.
+    """
+
+    takes = {"period": 10, "delay": 0, "elasticity": 0.9}
+
+    def __init__(self, net, queue, optimizer, options):
+        super().__init__(net, queue, optimizer, options)
+        self.pull = options.elasticity  # of the centre, by all ranks; each is pulled by a P-th of that
+
+    def merge(self, name, mean):
+        """Both ends of the spring."""
+        own = self.then[name] - self.pull / self.scale * (self.then[name] - self.anchor[name])
+        self.anchor[name] -= self.pull * mean
+        return own
+
+    def drain(self):
+        """Back to the centre."""
+        super().drain()
+        for layer in self.net.layers:
+            layer.w[:] = self.ahead[layer.name].w[:] = self.anchor[layer.name]

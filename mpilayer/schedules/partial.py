@@ -1,0 +1,111 @@
+"""All-reduces that do not wait for stragglers: what is late goes with the next one."""
+
+import collections
+
+import numpy as np
+
+from mpilayer import weights
+from mpilayer.schedules.base import Schedule
+from mpilayer.weights import Part
+
+CLIP = "what is summed in a round is the gradient of no one step"
+
+
+class Partial(Schedule):
+    """Sums of those who are ready (Li et al. 2020, eager-SGD; backup workers, Chen et al. 2016, drop what is late).
+
+        vote, over and over, whenever MPI is looked at: how many ranks have a gradient?
+        at `quorum` of them: G = Allreduce(own gradient if there is one, else 0) ; w -= lr * G
+        a rank that is still computing takes part with nothing, updates a copy of its weights, and goes on computing
+        a rank with a gradient waits for the round that takes it
+
+    No gradient is lost, and none is summed twice; all ranks apply the same sums in the same order. With all ranks for a
+    quorum it is one-shot.
+    """
+
+    takes = {"quorum": None}
+    asynchronous = True
+    refuses = {"clip": CLIP}
+
+    def __init__(self, net, queue, optimizer, options):
+        self.net, self.queue = net, queue
+        ranks = queue.ranks
+        self.quorum = options.quorum or max(1, ranks.size - 1)
+        self.ahead = {name: Part(name, w) for name, w in weights.copy(net)[0].items()}
+        self.optimizer = optimizer.over(self.ahead.values())
+        queue.open(net, slots=1)
+        self.sums = queue.slots[0].cargo.gradient
+        self.booth, self.ballot, self.vote = ranks.world.Dup(), np.zeros(3), None
+        self.ready = self.finished = self.running = self.taken = self.over = False
+        self.round = self.at = self.missed = 0
+        self.staleness = collections.Counter()
+
+    def step(self, t, batch):
+        """Compute, voting meanwhile; then wait for the round that takes the gradient."""
+        self.net.write_gradients_to(1)
+        for layer in self.net.layers:
+            layer.w[:] = self.ahead[layer.name].w
+        self.missed = 0
+        for _ in self.net.forward(batch):
+            self.turn()
+        for _ in self.net.backward():
+            self.turn()
+        self.ready, self.at = True, t
+        self.queue.wait(lambda: self.turn() or not (self.ready or self.running), "the round")
+
+    def turn(self):
+        """Do what can be done: end a round, or begin a vote, or count it and begin a round."""
+        self.queue.test()
+        if self.running:
+            if all(self.queue.has_arrived(layer.name, self.round) for layer in self.net.layers):
+                self._end_round()
+        elif self.vote is None:
+            self._cast()
+        else:
+            with self.queue.engine.held():
+                counted = self.vote.Test()
+            if counted:
+                self._count()
+
+    def _cast(self):
+        """Ranks with a gradient, ranks that have no more, and the sum of the former's steps."""
+        if not self.over:
+            self.taken = self.ready
+            self.ballot[:] = self.ready, self.finished, self.at * self.ready
+            with self.queue.engine.held():
+                self.vote = self.booth.Iallreduce(self.queue.ranks.MPI.IN_PLACE, self.ballot)
+
+    def _count(self):
+        self.vote, (ready, finished, steps) = None, self.ballot
+        if ready and ready + finished >= self.quorum:
+            self._begin_round(ready, round(steps / ready))
+        self.over = finished == self.queue.ranks.size
+
+    def _begin_round(self, ready, step):
+        """Everyone takes part, with a gradient or without."""
+        self.running, self.of, self.by = True, step, int(ready)
+        for layer in self.net.backward_layers:
+            total = self.sums[layer.name]
+            total[:] = layer.g if self.taken else 0
+            self.queue.post(self.round, Part(layer.name, g=total))
+
+    def _end_round(self):
+        """Apply it: a part of a step, if not all took part."""
+        size = self.queue.ranks.size
+        for layer in self.net.layers:
+            for _, total in self.queue.settle(layer, up_to=self.round):
+                self.optimizer.update(self.ahead[layer.name], total, self.of, scale=size / self.by, share=self.by / size)
+        if self.taken:
+            self.staleness[self.missed] += 1
+            self.ready = False
+        else:
+            self.missed += 1
+        self.running, self.round = False, self.round + 1
+
+    def drain(self):
+        """Take part until nobody has a gradient left."""
+        self.finished = True
+        self.queue.wait(lambda: self.turn() or self.over, "the others' last rounds")
+        self.finished = self.over = False
+        for layer in self.net.layers:
+            layer.w[:] = self.ahead[layer.name].w

@@ -1,0 +1,197 @@
+"""Parameter servers: weights live elsewhere; gradients are sent there, new weights come back."""
+
+import collections
+
+import numpy as np
+
+from mpilayer import weights
+from mpilayer.mail import Letter, Mail
+from mpilayer.schedules.base import Schedule
+from mpilayer.schedules.local import CLIP
+from mpilayer.weights import Part
+from mpilayer.wire import CODECS
+
+
+class ParameterServer(Schedule):
+    """Workers push gradients and pull weights, layer by layer (Dean et al. 2012, DistBelief; Li et al. 2014).
+
+        worker:   for l = L..1: g_l = backward(l) ; send g_l to the servers of l ; the answer will be new weights
+                  next forward, just before layer l is read: w_l = Wait(answer)
+        server:   at a gradient of step c, by --staleness:
+                  0          keep it ; when all workers' are there: w -= lr * sum, in rank order ; answer all
+                  S or none  w -= lr * g at once ; answer when every worker has sent its of step c - S
+
+    With a bound of S no worker is more than S steps ahead of another (Ho et al. 2013, stale synchronous parallel). The
+    weights are cut into as many equal parts as there are servers: the last `--servers` ranks, or all workers as well.
+    """
+
+    traffic = Mail
+    takes = {"staleness": 0, "servers": 0}
+    refuses = {"clip": CLIP}
+    wires, wires_because = ("float32", "bfloat16"), "answers are weights, and have neither few large numbers nor few ranks"
+
+    @staticmethod
+    def servers(options):
+        """Ranks that do nothing else."""
+        return options.servers
+
+    def __init__(self, net, mail, optimizer, options):
+        self.net, self.mail, self.asynchronous = net, mail, options.staleness != 0
+        rank, size, codec = mail.ranks.rank, mail.ranks.size, CODECS[mail.settings.wire]
+        self.workers = size - options.servers
+        first = size - (options.servers or size)  # of the servers
+        self.shards = {name: [shard._replace(owner=first + shard.owner) for shard in found]
+                       for name, found in weights.shards(net, size - first).items()}
+        tags = {(name, shard): tag for tag, (name, shard) in enumerate(
+            (name, shard) for name, found in self.shards.items() for shard in found)}
+        self.letters = {name: [(shard, tags[name, shard], Letter(shard.end - shard.begin, codec)) for shard in found]
+                        for name, found in self.shards.items()}
+        self.lacking = dict.fromkeys(self.shards, 0)  # answers on their way
+        self.fresh = set()  # layers whose answer has not been read
+        mine = {tags[key]: Part(f"{key[0]} {key[1].begin}", self._weights(*key).copy()) for key in tags
+                if key[1].owner == rank}
+        self.server = Server(mail, mine, optimizer, codec, self.workers, options.staleness, len(tags))
+        self.owners = range(first, size)
+        mail.open(self.server.arrived)
+
+    def _weights(self, name, shard):
+        return next(layer.w for layer in self.net.layers if layer.name == name)[shard.begin:shard.end]
+
+    @property
+    def staleness(self):
+        """Of this rank's part of the weights."""
+        return self.server.staleness
+
+    def step(self, t, batch):
+        """Forward pulls, backward pushes."""
+        for layer in self.net.forward(batch):
+            self.pull(layer)
+            self.mail.test()
+        for layer in self.net.backward():
+            self.push(layer, t)
+            self.mail.test()
+
+    def push(self, layer, t):
+        """Send, then wait in the same letters for the answers."""
+        self.lacking[layer.name] = len(self.letters[layer.name])
+        self.fresh.add(layer.name)
+        for shard, tag, letter in self.letters[layer.name]:
+            letter.write(layer.g[shard.begin:shard.end], t)
+            self.mail.send(letter, shard.owner, tag, self._await(layer.name, shard, tag, letter), desk=True)
+
+    def _await(self, name, shard, tag, letter):
+        def answered():
+            self.lacking[name] -= 1
+
+        return lambda: self.mail.receive(letter, shard.owner, tag, answered)
+
+    def pull(self, layer):
+        """What the servers answered."""
+        if layer.name in self.fresh:
+            self.mail.wait(lambda: self.lacking[layer.name] == 0, layer.name)
+            self.fresh.remove(layer.name)
+            for shard, _, letter in self.letters[layer.name]:
+                layer.w[shard.begin:shard.end] = letter.read()
+
+    def drain(self):
+        """Serve until all workers have come here; then take the weights as they are."""
+        if self.mail.ranks.rank < self.workers:
+            for layer in self.net.layers:
+                self.pull(layer)
+            bye = Letter(0, CODECS["float32"])
+            for owner in self.owners:
+                self.mail.send(bye, owner, self.server.goodbye, desk=True)
+        self.mail.wait(lambda: self.server.idle and not self.mail.pending, "all workers")
+        self.server.begin_again()
+        self._take_all()
+
+    def _take_all(self):
+        parts, counts = self.server.parts, [0] * self.mail.ranks.size
+        for found in self.letters.values():
+            for shard, tag, _ in found:
+                counts[shard.owner] = max(counts[shard.owner], shard.at + shard.end - shard.begin)
+                if tag in parts:
+                    self.net.weights[shard.at:shard.at + shard.end - shard.begin] = parts[tag].w
+        ends = np.maximum.accumulate(counts)
+        self.mail.assemble(self.net.weights[:ends[-1]], np.diff(ends, prepend=0))
+
+
+class Server:
+    """Keeps `parts` {tag: Part} of the weights and answers every worker's gradients of them.
+
+    staleness: how many others' updates a part had seen since the worker was told the weights, counted
+    """
+
+    def __init__(self, mail, parts, optimizer, codec, workers, bound, goodbye):
+        self.mail, self.parts, self.workers, self.bound, self.goodbye = mail, parts, workers, bound, goodbye
+        self.optimizer = optimizer.over(parts.values())
+        self.letters = {(worker, tag): Letter(part.w.size, codec) for worker in range(workers)
+                        for tag, part in parts.items()}
+        self.updates, self.known = dict.fromkeys(parts, 0), dict.fromkeys(self.letters, 0)
+        self.told = {key: self.parts[key[1]].w.copy() for key in self.letters} if optimizer.compensation else {}
+        self.clocks = {tag: np.zeros(workers) for tag in parts}  # steps of which a worker has sent its gradient
+        self.waiting = {tag: [] for tag in parts}  # workers that have not been answered
+        self.staleness, self.gone = collections.Counter(), 0
+
+    @property
+    def idle(self):
+        """Whether all workers have gone; a rank that serves nothing is idle."""
+        return not self.parts or self.gone == self.workers
+
+    def begin_again(self):
+        """Workers are back."""
+        self.gone = 0
+        for clock in self.clocks.values():
+            clock[:] = 0
+
+    def arrived(self, worker, tag, message):
+        """A letter is at the desk."""
+        if tag == self.goodbye:
+            self.mail.accept(message, Letter(0, CODECS["float32"]), lambda: self._left(worker))
+        else:
+            self.mail.accept(message, self.letters[worker, tag], lambda: self._received(worker, tag))
+
+    def _left(self, worker):
+        self.gone += 1
+        for tag, clock in self.clocks.items():
+            clock[worker] = np.inf
+            self._answer(tag)
+
+    def _received(self, worker, tag):
+        self.clocks[tag][worker] += 1
+        self.waiting[tag].append(worker)
+        if self.bound == 0:
+            self._sum(tag)
+        else:
+            self._apply(worker, tag)
+            self._answer(tag)
+
+    def _sum(self, tag):
+        """Once all are there: one step, and an answer to everyone."""
+        if len(self.waiting[tag]) == self.workers:
+            total = self.letters[0, tag].read()
+            for worker in range(1, self.workers):
+                total += self.letters[worker, tag].read()
+            self.staleness[0] += self.workers
+            self.optimizer.update(self.parts[tag], total, self.letters[0, tag].head)
+            self._answer(tag)
+
+    def _apply(self, worker, tag):
+        """A part of a step, at once."""
+        key, part = (worker, tag), self.parts[tag]
+        late = self.updates[tag] - self.known[key]
+        self.staleness[late] += 1
+        self.optimizer.update(part, self.letters[key].read(), self.letters[key].head, late, scale=self.workers,
+                              share=1 / self.workers, then=self.told.get(key))
+        self.updates[tag] += 1
+
+    def _answer(self, tag):
+        """Those who may go on."""
+        clock, slowest = self.clocks[tag], self.clocks[tag].min()
+        free = [worker for worker in self.waiting[tag] if self.bound == "none" or clock[worker] - slowest <= self.bound]
+        self.waiting[tag] = [worker for worker in self.waiting[tag] if worker not in free]
+        for worker in free:
+            self.known[worker, tag] = self.updates[tag]
+            if self.told:
+                self.told[worker, tag][:] = self.parts[tag].w
+            self.mail.send(self.letters[worker, tag].write(self.parts[tag].w), worker, tag)

@@ -1,0 +1,114 @@
+"""One-sided: ranks add to weights in each other's memory, and nobody has to answer."""
+
+import collections
+
+import numpy as np
+
+from mpilayer import weights
+from mpilayer.mail import Mail
+from mpilayer.schedules.base import Schedule
+from mpilayer.schedules.local import CLIP
+from mpilayer.weights import Part
+
+
+class OneSided(Schedule):
+    """Asynchronous SGD by MPI windows, passive target (Recht et al. 2011, Hogwild, in distributed memory).
+
+        every rank's window holds a P-th of the weights
+        for l = L..1: g_l = backward(l) ; d_l = this rank's step from g_l
+                      request[l] = Rget_accumulate(d_l, SUM): fetch what is there, and add to it, atomic number by number
+        next forward, just before layer l is read: w_l = Wait(request[l]) + d_l
+
+    Momentum is each rank's own; the steps of all ranks add up to what momentum of the sum would do. Staleness has no
+    bound: no rank ever waits for another's step.
+    """
+
+    traffic = Mail
+    takes = {}
+    asynchronous = True
+    refuses = {"clip": CLIP}
+    wires, wires_because = ("float32",), "MPI's one-sided sums know the types of MPI only"
+
+    def __init__(self, net, mail, optimizer, options):
+        self.net, self.mail, self.size = net, mail, mail.ranks.size
+        self.shards = weights.shards(net, self.size)
+        self.steps, self.fetched = ({name: Part(name, w) for name, w in weights.copy(net)[0].items()} for _ in range(2))
+        self.optimizer = optimizer.over(self.steps.values())
+        self.lacking, self.fresh = dict.fromkeys(self.shards, 0), set()
+        self.places = {name: number for number, name in enumerate(self.shards)}
+        self.known, self.count = np.zeros(len(self.shards), np.int64), np.zeros(len(self.shards), np.int64)
+        self.staleness = collections.Counter()
+        mail.open()
+        self._windows()
+
+    def _windows(self):
+        """Of the weights, and of how often each layer was updated."""
+        MPI, rank = self.mail.ranks.MPI, self.mail.ranks.rank
+        self.begins = [min((s.at for found in self.shards.values() for s in found if s.owner == owner), default=0)
+                       for owner in range(self.size)]
+        end = max((s.at + s.end - s.begin for found in self.shards.values() for s in found if s.owner == rank),
+                  default=self.begins[rank])
+        self.mine = self.net.weights[self.begins[rank]:end].copy()
+        self.updates, self.one = np.zeros(len(self.shards), np.int64), np.ones(1, np.int64)
+        self.window, self.counters = (MPI.Win.Create(memory, memory.itemsize, comm=self.mail.comm)
+                                      for memory in (self.mine, self.updates))
+        for window in (self.window, self.counters):
+            window.Lock_all()
+            self.mail.belongings.callback(window.Free)
+            self.mail.belongings.callback(window.Unlock_all)
+
+    def step(self, t, batch):
+        """Forward takes what was fetched, backward adds."""
+        for layer in self.net.forward(batch):
+            self.take(layer)
+            self.mail.test()
+        for layer in self.net.backward():
+            self.add(layer, t)
+            self.mail.test()
+
+    def add(self, layer, t):
+        """Fetch and add."""
+        name, step, fetched = layer.name, self.steps[layer.name], self.fetched[layer.name].w
+        step.w[:] = layer.w
+        self.optimizer.update(step, layer.g, t, scale=self.size, share=1 / self.size)
+        step.w[:] -= layer.w
+        self.fresh.add(name)
+        self.lacking[name] = 1 + len(self.shards[name])
+        MPI = self.mail.ranks.MPI
+        for shard in self.shards[name]:
+            part, there = slice(shard.begin, shard.end), shard.at - self.begins[shard.owner]
+            self.mail.watch(lambda part=part, there=there, shard=shard: self.window.Rget_accumulate(
+                [step.w[part], MPI.FLOAT], [fetched[part], MPI.FLOAT], shard.owner,
+                [there, shard.end - shard.begin, MPI.FLOAT], MPI.SUM), self._came(name))
+        number = self.places[name]
+        self.mail.watch(lambda: self.counters.Rget_accumulate(
+            [self.one, MPI.INT64_T], [self.count[number:number + 1], MPI.INT64_T], self.shards[name][0].owner,
+            [number, 1, MPI.INT64_T], MPI.SUM), self._came(name))
+
+    def _came(self, name):
+        def came():
+            self.lacking[name] -= 1
+
+        return came
+
+    def take(self, layer):
+        """The weights that were there when this rank's step was added, and that step."""
+        name, number = layer.name, self.places[layer.name]
+        if name in self.fresh:
+            self.mail.wait(lambda: self.lacking[name] == 0, name)
+            self.fresh.remove(name)
+            np.add(self.fetched[name].w, self.steps[name].w, out=layer.w)
+            self.staleness[int(self.count[number] - self.known[number])] += 1
+            self.known[number] = self.count[number] + 1
+
+    def drain(self):
+        """When everybody's steps are in, take the weights as they are."""
+        for layer in self.net.layers:
+            self.take(layer)
+        with self.mail.engine.held():
+            self.mail.ranks.meet()
+            self.window.Sync()
+        begin = self.begins[self.mail.ranks.rank]
+        self.net.weights[begin:begin + self.mine.size] = self.mine
+        counts = self.mail.ranks.gather(self.mine.size)
+        self.mail.assemble(self.net.weights[:sum(counts)], counts)

@@ -1,0 +1,52 @@
+"""Layers in other memory than the net's: copies of its weights, and what of each belongs to which rank."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+import kernels
+
+LINE = 16  # floats of a cache line
+
+
+class Part(NamedTuple):
+    """What an optimiser and the request queue want of a layer: flat weights and gradient, one of them perhaps None."""
+
+    name: str
+    w: np.ndarray | None = None
+    g: np.ndarray | None = None
+
+
+def place(net, layer):
+    """Where a layer's numbers begin and end in the net's memory."""
+    begin = (layer.g.ctypes.data - net.whole.g.ctypes.data) // 4
+    return begin, begin + layer.g.size
+
+
+def copy(net):
+    """({layer's name: its weights}, flat memory) of a copy of the net's weights."""
+    flat = kernels.empty((net.weights.size,))
+    flat[:] = net.weights
+    return {layer.name: flat[slice(*place(net, layer))] for layer in net.layers}, flat
+
+
+class Shard(NamedTuple):
+    """Numbers `begin` to `end` of a layer, which the owner keeps; in the net's memory they begin at `at`."""
+
+    owner: int
+    begin: int
+    end: int
+    at: int
+
+
+def shards(net, owners):
+    """{layer's name: its Shards}: the net's memory in as many parts as there are owners, equal to a cache line."""
+    lines = net.weights.size // LINE
+    cuts = [LINE * (lines * number // owners) for number in range(owners)] + [net.weights.size]
+    found = {}
+    for layer in net.layers:
+        first, last = place(net, layer)
+        pieces = ((number, max(a, first), min(b, last)) for number, (a, b) in
+                  enumerate(zip(cuts[:-1], cuts[1:], strict=True)))
+        found[layer.name] = [Shard(number, a - first, b - first, a) for number, a, b in pieces if a < b]
+    return found
