@@ -20,8 +20,8 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from bench import entrants, plots
 from bench import options as shared
-from bench import plots
 from bench.cluster import Hosts, mpiexec
 from mpilayer.errors import UserError
 
@@ -52,13 +52,6 @@ RECIPES = {
                                " --warmup 50 --clip 1 --weight-decay 0.1", 2.0, text=True),
 }
 SCHEDULES = "oneshot,layerwise,delayed:1,delayed:2,delayed:3,delayed:auto"
-
-
-def entrant(text):
-    """The options of NAME or NAME:DELAY, and of each +OPTION, as in delayed:1+momentum-correction+delay-warmup=400."""
-    name, *flags = text.split("+")
-    name, _, delay = name.partition(":")
-    return ["--schedule", name, *(["--delay", delay] if delay else []), *(f"--{flag}" for flag in flags)]
 
 
 def names(known):
@@ -93,23 +86,30 @@ def parser():
 
 @contextlib.contextmanager
 def launcher(options):
-    """A function that runs words on the ranks and returns the exit status."""
+    """(a function that runs words on the ranks and returns the exit status, one for the bytes all hosts have sent)."""
     if options.hosts:
         with Hosts(options.hosts, options.rate) as hosts:
-            yield lambda words: hosts.run(words, options.ranks, OMP_NUM_THREADS="1")
+            yield lambda words: hosts.run(words, options.ranks, OMP_NUM_THREADS="1"), lambda: sum(hosts.sent())
     else:
         line, environment = [mpiexec(), "-n", str(options.ranks)], {**os.environ, "OMP_NUM_THREADS": "1"}
-        yield lambda words: subprocess.run([*line, *words], env=environment, check=False).returncode
+        yield lambda words: subprocess.run([*line, *words], env=environment, check=False).returncode, None
 
 
 def trained(launch, net, schedule, seed, more):
-    """The record of one run. Raises UserError if it fails."""
+    """The record of one run, with the bytes sent. Raises UserError if it fails."""
+    launch, sent = launch
+    before = sent and sent()
     with tempfile.TemporaryDirectory() as folder:
         words = [sys.executable, "-m", "mpilayer.train", "--net", net, *RECIPES[net].words.split(), *more,
-                 *entrant(schedule), "--seed", str(seed), "--quiet", "--out", folder]
+                 *entrants.words(schedule), "--seed", str(seed), "--quiet", "--out", folder]
         if launch(words):
             raise UserError(f"this run failed: {' '.join(words[1:-2])}")
-        return json.loads(Path(folder, "run.json").read_text())
+        return json.loads(Path(folder, "run.json").read_text()) | {"bytes": sent and sent() - before}
+
+
+def _mean(counts):
+    """Of {staleness: how many}; None where nothing is stale or counted."""
+    return counts and sum(int(late) * count for late, count in counts.items()) / sum(counts.values())
 
 
 def row(net, schedule, seed, record):
@@ -120,7 +120,8 @@ def row(net, schedule, seed, record):
         curve.append({"epoch": epoch["epoch"], "seconds": seconds, "train_loss": epoch["train_loss"],
                       "test_loss": epoch["test_loss"], "score": recipe.score(epoch)})
     return {"net": net, "schedule": schedule, "seed": seed, "steps": record["final"]["steps"], "curve": curve,
-            "final_score": curve[-1]["score"], "seconds": seconds,
+            "final_score": curve[-1]["score"], "seconds": seconds, "bytes": record["bytes"],
+            "staleness": _mean(record["final"]["staleness"]),
             "seconds_to_target": next((at["seconds"] for at in curve if recipe.reached(at["score"])), None)}
 
 
@@ -146,6 +147,11 @@ def _spread(values, form):
     return f"{form(statistics.mean(values))}" + (f" ± {form(half)}" if len(values) > 1 else "")
 
 
+def _some(form, values):
+    """Their mean; nothing if there are none."""
+    return "" if None in values else form.format(statistics.mean(values))
+
+
 def grouped(rows):
     """{net: {schedule: its rows}}."""
     groups = defaultdict(lambda: defaultdict(list))
@@ -157,7 +163,7 @@ def grouped(rows):
 def table(net, schedules):
     """Scores, times and times to the target, means over seeds."""
     title = f"{net}, {len(next(iter(schedules.values())))} seeds; target {show(net, RECIPES[net].target)}"
-    result = Table("schedule", "at the end", "seconds", "to the target", "speed-up", title=title)
+    result = Table("schedule", "at the end", "seconds", "to the target", "speed-up", "late", "MB a step", title=title)
     base = statistics.mean(found["seconds"] for found in next(iter(schedules.values())))
     for schedule, found in schedules.items():
         reached = [each["seconds_to_target"] for each in found]
@@ -166,7 +172,8 @@ def table(net, schedules):
             schedule, _spread([each["final_score"] for each in found], lambda score: show(net, score)),
             _spread(seconds, "{:.1f}".format),
             "not all reach it" if None in reached else _spread(reached, "{:.1f}".format),
-            f"{base / statistics.mean(seconds):.2f}")
+            f"{base / statistics.mean(seconds):.2f}", _some("{:.1f}", [each["staleness"] for each in found]),
+            _some("{:.2f}", [each["bytes"] and each["bytes"] / each["steps"] / 1e6 for each in found]))
     return result
 
 

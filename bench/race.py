@@ -1,6 +1,7 @@
 """Schedules in turn on the ranks of this job, on one net and one batch: the times of their steps."""
 
 import statistics
+import time
 from collections import defaultdict
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -9,17 +10,18 @@ import numpy as np
 import psutil
 
 import nets
-from mpilayer.errors import UserError
+from bench.entrants import entrant
 from mpilayer.optim import MomentumSGD
 from mpilayer.pending import Queue
 from mpilayer.schedules import SCHEDULES, schedule
-from mpilayer.schedules.layerwise import APPLY
+from mpilayer.straggler import slowed
 from mpilayer.tracing import Trace, Watched
 from mpilayer.train import Batch
 
 SGD = {"momentum": 0.9, "weight_decay": 5e-4}
 FILLING = 3  # steps for each step of delay, until waiting shows what the link cannot carry
 RATE = 1e-6  # so slow that all schedules compute on nearly the same weights
+SUMS = {"oneshot", "layerwise", "planned", "split", "delayed"}  # that every step sum all gradients as they are
 ALONE = {"compute": "computing alone", "communication": "communication alone"}
 START, CORRECTIONS = 16, 3  # to find the balanced batch: what is tried first, and how often that is corrected
 
@@ -32,47 +34,46 @@ class Reading(NamedTuple):
     mpi: float = 0.0
 
 
+SERVER = Reading(float("nan"), float("nan"), float("nan"))  # of a rank that makes no steps
+
+
 def sent():
     """Bytes that have left this host, but for those to itself."""
     return sum(count.bytes_sent for name, count in psutil.net_io_counters(pernic=True).items() if name != "lo")
-
-
-def entrant(text):
-    """A schedule as its options: oneshot, layerwise[:apply], planned, delayed[:k]. Raises UserError."""
-    name, _, more = text.partition(":")
-    known = (name in SCHEDULES and not more) or (name == "layerwise" and more in APPLY) or (
-        name == "delayed" and (more.isdecimal() or more == "auto"))
-    if not known:
-        raise UserError(f"no schedule {text!r} | expected {', '.join(SCHEDULES)}, layerwise:{'|'.join(APPLY)},"
-                        " delayed:K or delayed:auto")
-    delay = (more if more == "auto" else int(more or 1)) if name == "delayed" else 0
-    apply = more if name == "layerwise" and more else "lazy"
-    return SimpleNamespace(schedule=name, delay=delay, delay_warmup=0, apply=apply)
 
 
 class Entrant:
     """A schedule and its queue; they rest between their turns."""
 
     def __init__(self, track, text):
-        self.track, self.trace = track, Trace()
-        self.queue = Queue(track.ranks, self.trace, track.settings)
-        optimizer = MomentumSGD(track.net.layers, lambda step: RATE, self.trace, **SGD)
-        self.schedule = schedule(Watched(track.net, self.trace), self.queue, optimizer, entrant(text))
-        self.queue.pause()
+        self.track, self.trace, ranks = track, Trace(), track.ranks
+        options = entrant(text, ranks.size, *track.words)
+        settings = track.settings._replace(wire=options.wire, feedback=options.error_feedback,
+                                           top_share=options.top_share, matrix_rank=options.matrix_rank)
+        self.traffic = SCHEDULES[options.schedule].traffic(ranks, self.trace, settings)
+        optimizer = MomentumSGD(track.net.layers, lambda step: RATE, self.trace, **SGD,
+                                correction=options.momentum_correction, compensation=options.delay_compensation)
+        net = slowed(track.net, self.traffic, track.options)
+        self.schedule = schedule(Watched(net, self.trace), self.traffic, optimizer, options)
+        self.traffic.pause()
+        self.serves = ranks.rank >= ranks.size - self.schedule.servers(options)
+        self.period = options.period or 1
+        self.filling = self.period + FILLING * getattr(self.schedule, "delay", 0)
         self.steps, self.bytes = 0, []
 
     def turn(self, count):
-        """Readings of so many steps, after those that fill the pipeline."""
-        filling = 1 + FILLING * getattr(self.schedule, "delay", 0)
+        """So many readings, after the steps that fill the pipeline: of a step, or the mean of a period of steps."""
+        filling = self.filling
         filling += 0 if self.steps else getattr(self.schedule, "measured", 0)
         self.track.net.write_gradients_to(0)
-        self.queue.resume()
+        self.traffic.resume()
         left = sent()
-        readings = [self._step() for _ in range(filling + count)][filling:]
+        number = filling + count * self.period
+        steps = [SERVER if self.serves else self._step() for _ in range(number)][filling:]
         self.schedule.drain()
-        self.bytes.append((sent() - left) / (filling + count))
-        self.queue.pause()
-        return readings
+        self.bytes.append((sent() - left) / number)
+        self.traffic.pause()
+        return [Reading(*np.mean(steps[at:at + self.period], 0).tolist()) for at in range(0, len(steps), self.period)]
 
     def _step(self):
         before, start = dict(self.trace.seconds), self.trace.now()
@@ -86,8 +87,9 @@ class Entrant:
 class Track:
     """A net, a random batch, and who takes turns on it."""
 
-    def __init__(self, ranks, name, size):
-        self.ranks, self.net, self.settings = ranks, nets.build(name), None
+    def __init__(self, ranks, name, size, options):
+        self.ranks, self.net, self.settings, self.options = ranks, nets.build(name), None, options
+        self.words = ["--wire", options.wire, *(["--error-feedback"] if options.error_feedback else [])]
         self.resize(size)
         self.trace = Trace()
         self.optimizer = MomentumSGD(self.net.layers, lambda step: RATE, self.trace, **SGD)
@@ -102,10 +104,9 @@ class Track:
         return [self._alone() for _ in range(count + 1)][1:]
 
     def _alone(self):
+        net = slowed(self.net, SimpleNamespace(ranks=self.ranks, rest=time.sleep), self.options)
         start = self.trace.now()
-        for _ in self.net.forward(self.batch):
-            pass
-        for _ in self.net.backward():
+        for _ in (*net.forward(self.batch), *net.backward()):
             pass
         for layer in self.net.layers:
             self.optimizer.update(layer, layer.g, 0)
@@ -144,8 +145,18 @@ class Track:
         return max(self.ranks.gather(statistics.median(reading.seconds for reading in readings)))
 
 
+def _mean(ranks, staleness):
+    """Of all ranks' counts; None where there are none."""
+    mine = staleness or {}
+    late, count = ranks.total(np.array([sum(key * n for key, n in mine.items()), sum(mine.values())], float))
+    return late / count if count else None
+
+
 def race(ranks, track, names, rounds, steps, say):
-    """{name: (readings, bytes a step)} of the two alone and of every schedule, in turn; {name: its prediction}."""
+    """In turn the two alone and every schedule.
+
+    {name: (readings, bytes a step)}, {name: its prediction}, {name: its mean staleness}.
+    """
     entrants = {name: Entrant(track, name) for name in names}
     turns = {**{name: getattr(track, name) for name in ALONE}, **{name: e.turn for name, e in entrants.items()}}
     readings = defaultdict(list)
@@ -157,22 +168,32 @@ def race(ranks, track, names, rounds, steps, say):
             say(f"round {number + 1}/{rounds}  {ALONE.get(name, name):22}"
                 f" {1e3 * statistics.median(r.seconds for r in readings[name][-steps:]):9.1f} ms a step")
     found = {name: (of, entrants[name].bytes if name in entrants else []) for name, of in readings.items()}
-    return found, {name: e.schedule.prediction for name, e in entrants.items() if hasattr(e.schedule, "prediction")}
+    for each in entrants.values():
+        each.traffic.close()
+    late = {name: _mean(ranks, e.schedule.staleness) for name, e in entrants.items()}
+    predicted = {name: e.schedule.prediction for name, e in entrants.items() if hasattr(e.schedule, "prediction")}
+    return found, predicted, late
 
 
-def rows(ranks, track, readings):
-    """A dictionary for each schedule, on every rank; METRICS.md has the formulas."""
-    means = {}
+def rows(ranks, track, readings, late):
+    """A dictionary for each schedule, on every rank; METRICS.md has the formulas. `late`: its mean staleness."""
+    means, paces = {}, {}
     for name, (found, left) in readings.items():
         mine = [statistics.median(column) for column in zip(*found, strict=True)] + [sum(left) / max(1, len(left))]
         everyone = np.array(ranks.gather(mine))
-        means[name] = [everyone[:, 0].max(), *everyone[:, 1:].mean(0)]
+        means[name] = [np.nanmax(everyone[:, 0]), *np.nanmean(everyone[:, 1:], 0)]
+        paces[name] = np.nansum(len(track.batch.x) / everyone[:, 0])
     compute, communication = means.pop("compute")[0], means.pop("communication")[0]
-    first = next(iter(means.values()))[0]
+    first = paces[next(iter(means))]
     for name, (seconds, exposed, mpi, left) in means.items():
-        bound = compute + communication if name == "oneshot" else max(compute, communication)
-        yield {"schedule": name, "iteration_seconds": seconds,
-               "images_per_second": len(track.batch.x) * ranks.size / seconds,
+        row = {"schedule": name, "iteration_seconds": seconds, "images_per_second": paces[name],
+               "alone_images_per_second": paces["compute"],
                "compute_seconds": compute, "communication_seconds": communication, "exposed_seconds": exposed,
-               "mpi_seconds": mpi, "bound_seconds": bound, "bound_share": bound / seconds, "speedup": first / seconds,
-               "efficiency": compute / seconds, "bytes_on_wire": left}
+               "mpi_seconds": mpi, "speedup": paces[name] / first,
+               "efficiency": paces[name] / paces["compute"], "bytes_on_wire": left}
+        if name.partition(":")[0] in SUMS:
+            bound = compute + communication if name == "oneshot" else max(compute, communication)
+            row |= {"bound_seconds": bound, "bound_share": bound / seconds}
+        if late.get(name) is not None:
+            row["staleness"] = late[name]
+        yield row

@@ -14,10 +14,11 @@ from rich.table import Table
 import nets
 from bench import options as shared
 from bench import plots, race
+from bench.entrants import entrant
 from bench.kernels import open_torch
 from mpilayer import probe
 from mpilayer.errors import UserError
-from mpilayer.options import add_messages, check_messages
+from mpilayer.options import add_disturbance, add_messages, check_messages
 from mpilayer.train import warm
 
 ENTRANTS = "oneshot,layerwise,planned,delayed:1"
@@ -27,7 +28,7 @@ COLUMNS = {  # heading: (key of a row, factor, format)
     "exposed": ("exposed_seconds", 1e3, ".1f"), "in MPI": ("mpi_seconds", 1e3, ".1f"),
     "bound": ("bound_seconds", 1e3, ".1f"), "of bound": ("bound_share", 1, ".0%"),
     "speed-up": ("speedup", 1, ".2f"), "efficiency": ("efficiency", 1, ".2f"),
-    "MB sent": ("bytes_on_wire", 1e-6, ".1f")}
+    "late": ("staleness", 1, ".1f"), "MB sent": ("bytes_on_wire", 1e-6, ".1f")}
 
 
 MODULE = (sys.executable, "-m")
@@ -62,10 +63,12 @@ def parser():
     p.add_argument("--batch", type=_batch, default=16,
                    help="images a rank, or balance: as many as make computing as long as communication (default: 16)")
     p.add_argument("--schedules", type=lambda text: text.split(","), default=ENTRANTS.split(","), metavar="A,B,...",
-                   help=f"the first is the baseline; layerwise:all, delayed:auto are others (default: {ENTRANTS})")
+                   help="the first is the baseline; NAME:DELAY+OPTION=VALUE with options of the main"
+                   " job, as in delayed:auto, layerwise+apply=all, ps+staleness=2 (default: {ENTRANTS})")
     p.add_argument("--steps", type=shared.count, default=3, help="steps of a turn that count (default: 3)")
     p.add_argument("--rounds", type=shared.count, default=3, help="turns of each (default: 3)")
     add_messages(p)
+    add_disturbance(p)
     return p
 
 
@@ -73,25 +76,26 @@ def complete(options, ranks):
     """Check the options. Raises UserError."""
     check_messages(options)
     for name in options.schedules:
-        race.entrant(name)
+        entrant(name, ranks.size, "--wire", options.wire)
     if ranks.rank > 0:
         options.json = options.plot = None
 
 
 def measure(ranks, options, say):
     """All figures on the ranks of this job; METRICS.md has the formulas."""
-    track = ranks.agree(lambda: race.Track(ranks, options.net, 1 if options.batch == "balance" else options.batch))
+    track = ranks.agree(lambda: race.Track(ranks, options.net, 1 if options.batch == "balance" else options.batch,
+                                            options))
     warm(ranks, track.net, say, lambda: probe.warm(options))
     track.settings = probe.choose(ranks, options, track.net.weights.nbytes, say)
     batch = track.balance() if options.batch == "balance" else options.batch
     say(f"{options.net}, batch {batch} a rank, {ranks.size} ranks, progress {track.settings.progress},"
         f" reduction {options.reduction}, wire {options.wire}")
-    readings, predictions = race.race(ranks, track, options.schedules, options.rounds, options.steps, say)
+    readings, predictions, late = race.race(ranks, track, options.schedules, options.rounds, options.steps, say)
     for name, prediction in predictions.items():
         say(f"{name}: {1e3 * prediction.seconds:.1f} ms a step predicted, {1e3 * prediction.exposed:.1f} of it exposed")
     return {"net": options.net, "batch": batch, "ranks": ranks.size, "settings": track.settings._asdict(),
             "predicted_seconds": {name: prediction.seconds for name, prediction in predictions.items()},
-            "rows": list(race.rows(ranks, track, readings))}
+            "rows": list(race.rows(ranks, track, readings, late))}
 
 
 def show(figures, say):

@@ -13,7 +13,7 @@ from kernels.conv2d import winograd
 
 BOUND, TRANSFORMED = 2e-6, 2e-5  # the error allowed, and where transforms are (KERNELS_WINOGRAD=0 switches them off)
 ROOMS = dict.fromkeys(("conv2d", "dense", "matmul", "pool", "norm", "batchnorm", "layernorm", "attention", "embedding",
-                       "activation", "loss", "update", "wire"), BOUND)
+                       "activation", "loss", "update", "wire", "compress"), BOUND)
 if winograd.ENABLED:
     ROOMS["conv2d"] = TRANSFORMED
 LINE = "{room:10}  {case:29}  {part:22}  {error:>7}  {bound:>7}  {verdict}"

@@ -134,7 +134,7 @@ class TopK(Cargo):
 
 
 class Factors(NamedTuple):
-    """Of a matrix g (n,m) that travels as P (n,r) and Q (m,r); e (n,m) is what has not travelled yet."""
+    """Of a matrix g (n,m) that travels as P (n,r) and Q (r,m); e (n,m) is what has not travelled yet."""
 
     g: np.ndarray
     e: np.ndarray
@@ -153,12 +153,20 @@ def _matrices(layer, rank):
         yield part, (n * m, 0) if small else (n * rank, m * rank)
 
 
+def _matrix(layer, part, flat):
+    """A parameter's matrix in a layer's flat memory."""
+    names = list(layer.shapes)
+    begin = sum(math.prod(layer.shapes[name]) for name in names[:names.index(part)])
+    shape = layer.shapes[part]
+    return flat[begin:begin + math.prod(shape)].reshape(-1, shape[-1])
+
+
 class PowerSGD(Cargo):
     """Each weight matrix as the product of two thin ones; what that lacks is added to its next gradient.
 
     Vogels et al. 2019, algorithms 1 and 2, with Q of the step before to begin with:
 
-        M = g + e ; P = Allreduce(M Q) ; orthonormalize P ; Q = Allreduce(M^T P) ; g = P Q^T ; e = M - g / ranks
+        M = g + e ; P = Allreduce(M Q^T) ; orthonormalize P ; Q = Allreduce(P^T M) ; g = P Q ; e = M - g / ranks
     """
 
     @staticmethod
@@ -181,43 +189,34 @@ class PowerSGD(Cargo):
         first, second = message.begin, message.begin + sum(P for _, _, P, _ in found)
         self.ends.append((message.begin, second, second + sum(Q for _, _, _, Q in found)))
         for layer, part, P, Q in found:
-            g, e = (self._of(layer, part, flat) for flat in (self.gradient[layer.name], self.error(layer.name)))
+            g, e = (_matrix(layer, part, flat) for flat in (self.gradient[layer.name], self.error(layer.name)))
             head, tail = self.buffer[first:first + P], self.buffer[second:second + Q]
             first, second = first + P, second + Q
             if Q:
                 tail[:] = np.random.default_rng(int(second)).standard_normal(Q, np.float32)
-                matrices.append(Factors(g, e, head.reshape(-1, rank), tail.reshape(-1, rank)))
+                matrices.append(Factors(g, e, head.reshape(-1, rank), tail.reshape(rank, -1)))
                 self.factors.setdefault(layer.name, []).append(matrices[-1])
             else:
                 self.plain.setdefault(layer.name, []).append((g.reshape(-1), head))
         self.tables.append(np.array([[g.ctypes.data, *g.shape, P.ctypes.data, Q.ctypes.data, rank]
                                      for g, _, P, Q in matrices], np.int64))
 
-    def _of(self, layer, part, flat):
-        """A parameter's matrix in a layer's flat memory."""
-        begin = 0
-        for name, shape in layer.shapes.items():
-            size = math.prod(shape)
-            if name == part:
-                return flat[begin:begin + size].reshape(-1, shape[-1])
-            begin += size
-
     def encode(self, name):
-        """P = (g + e) Q."""
+        """P = (g + e) Q^T."""
         for g, e, P, Q in self.factors.get(name, ()):
             kernels.lowrank_project(g, e, Q, P)
         for g, head in self.plain.get(name, ()):
             head[:] = g
 
     def decode(self, name):
-        """g = P Q^T."""
+        """g = P Q."""
         for g, e, P, Q in self.factors.get(name, ()):
             kernels.lowrank_expand(g, e, P, Q, self.route.calls.size)
         for g, head in self.plain.get(name, ()):
             g[:] = head
 
     def stages(self, number, lane):
-        """The sum of the first factors, Q = M^T P, the sum of the second."""
+        """The sum of the first factors, Q = P^T M, the sum of the second."""
         begin, middle, end = self.ends[number]
         table = self.tables[number]
         first = self.route.reduction.stages(self.buffer[begin:middle], lane)

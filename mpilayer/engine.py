@@ -47,7 +47,8 @@ class Engine:
     def __init__(self, stages, lanes, test, due=None, vote=None, follow=None):
         slots, messages = len(stages), len(stages[0])
         places = slots * messages
-        sizes = {loop.DUE: messages, loop.FOLLOW: messages, loop.READY: places, loop.BEGAN: places, loop.ENDED: places, loop.LANE: 2 * lanes,
+        sizes = {loop.DUE: messages, loop.FOLLOW: messages, loop.READY: places, loop.BEGAN: places, loop.ENDED: places,
+                 loop.LANE: 2 * lanes,
                  loop.CALLS: places * loop.STAGES * loop.STAGE, None: loop.STAGE}
         ends = np.cumsum([loop.HEADER, *sizes.values()])
         self.words = words = np.zeros(ends[-1], np.int64)

@@ -68,7 +68,7 @@ class Mail(Traffic):
         if self.engine is None or self.engine.quiet:
             return
         if self.pending and not self.engine.error:
-            raise RuntimeError(f"mail was stopped with {len(self.pending)} requests in flight | expected a drain before")
+            raise RuntimeError(f"{len(self.pending)} requests in flight | expected a drain before mail is stopped")
         with self.engine.held():
             self.self.Send([np.zeros(1, np.uint8), self.ranks.MPI.BYTE], 0)
         while not self.engine.quiet:

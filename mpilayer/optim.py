@@ -49,8 +49,8 @@ class Optimizer:
     of a step may have, over all layers; None for no limit. norm(step) gives it, and waits for all of it: a clipped step
     is applied when its last layer has arrived. `correction`: a gradient that is D steps late brings along what its
     momentum would have moved since (Kosson et al. 2021, spike compensation; for D = 1 Nesterov's method, and with Adam
-    Dozat's). `compensation`: how far a late gradient is moved towards what it would be now (Zheng et al. 2017, DC-ASGD).
-    `constants` are the kernel's.
+    Dozat's). `compensation`: how far a late gradient is moved towards what it would be now (Zheng et al. 2017,
+    DC-ASGD). `constants` are the kernel's.
     """
 
     def __init__(self, layers, rate, trace, *, clip=None, norm=None, correction=False, compensation=0.0, **constants):

@@ -124,7 +124,8 @@ def add_schedules(p):
     p.add_argument("--outer-lr", type=amount, help="diloco: learning rate of the mean difference (default: 0.7)")
     p.add_argument("--outer-momentum", type=amount, help="diloco: its Nesterov momentum (default: 0.9)")
     p.add_argument("--elasticity", type=amount, help="elastic: pull on the centre, by all ranks (default: 0.9)")
-    p.add_argument("--quorum", type=count, metavar="N", help="partial: ranks that a sum waits for (default: all but one)")
+    p.add_argument("--quorum", type=count, metavar="N",
+                   help="partial: ranks that a sum waits for (default: all but one)")
     p.add_argument("--staleness", type=_staleness, metavar="S", help="ps: steps a rank may be ahead of another, or none"
                    " for no bound; 0 sums all ranks' gradients (default: 0)")
     p.add_argument("--servers", type=natural, metavar="N", help="ps: ranks, the last ones, that do nothing else; 0: all"

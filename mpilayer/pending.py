@@ -169,7 +169,7 @@ class Queue(Traffic):
 
     def _arrived(self, name, step):
         """A layer's sum of a step, when it is there."""
-        self._wait(lambda: self.has_arrived(name, step), name)
+        self.wait(lambda: self.has_arrived(name, step), name)
         slot, (begin, end) = self.slots[step % len(self.slots)], self.places[name]
         if name not in slot.decoded:
             slot.cargo.decode(name)
@@ -180,19 +180,19 @@ class Queue(Traffic):
         """The layers, each when its sum of that step has arrived."""
         left = list(layers)
         while left:
-            self._wait(lambda: any(self.has_arrived(layer.name, step) for layer in left), "any layer")  # noqa: B023
+            self.wait(lambda: any(self.has_arrived(layer.name, step) for layer in left), "any layer")  # noqa: B023
             arrived = [layer for layer in left if self.has_arrived(layer.name, step)]
             yield from arrived
             left = [layer for layer in left if layer not in arrived]
 
-    def _wait(self, arrived, what):
+    def wait(self, arrived, what):
         """Return when arrived() is true; do nothing else meanwhile."""
         def moved():
             self.engine.advance()
             self._check()
             return arrived()
 
-        self.wait(moved, what)
+        super().wait(moved, what)
 
     def _note(self, layer, step):
         """Tell the trace when this layer's messages were on their way; a message of many layers is its first one's."""

@@ -8,7 +8,7 @@ import numpy as np
 class Slowed:
     """A net that computes `factor` times as long as it does, and in each step longer by a random share.
 
-    The share has an exponential distribution with mean `jitter`; it depends on seed, rank and the number of the step.
+    The share has an exponential distribution with mean `jitter`; it depends on the seed and the number of the step.
     rest(seconds) is how the time passes.
     """
 
@@ -43,4 +43,4 @@ def slowed(net, traffic, options):
     factor = dict(options.slow or ()).get(rank, 1.0)
     if factor == 1 and not options.jitter:
         return net
-    return Slowed(net, factor, options.jitter, [options.seed, rank], traffic.rest)
+    return Slowed(net, factor, options.jitter, rank, traffic.rest)

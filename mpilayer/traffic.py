@@ -1,9 +1,8 @@
 """What all ways of sending share: who makes messages move meanwhile, waiting, and sums of a few numbers."""
 
 import contextlib
-from typing import NamedTuple
-
 import time
+from typing import NamedTuple
 
 from mpilayer.messages import Network
 from mpilayer.progress import PROGRESS

@@ -132,6 +132,7 @@ class Trainer:
                                    options)
         self.schedule = schedule(Watched(slowed(net, self.traffic, options), self.trace), self.traffic, self.optimizer,
                                  options)
+        self.traffic.pause()
         self.workers = ranks.size - self.schedule.servers(options)
         self.tickets = Tickets(ranks, self.traffic.engine) if self.schedule.asynchronous else None
         self.total = self.statistics if options.batch_statistics == "all" else None
@@ -160,10 +161,13 @@ class Trainer:
 
         samples = prefetch(read, self.parts(len(plan)), ahead=self.ranks.neighbours < self.ranks.cores)
         self.trace.restart()
+        self.traffic.resume()
         start = self.trace.now()
         loss = sum(self.step(*sample) for sample in self.input(samples))
         self.schedule.drain()
-        return self.record(number, loss, len(plan), self.trace.now() - start)
+        seconds = self.trace.now() - start
+        self.traffic.pause()
+        return self.record(number, loss, len(plan), seconds)
 
     def parts(self, steps):
         """(step, place) of each part of an effective batch that this rank computes: its own, or whichever is next."""

@@ -5,8 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 import kernels
-
-LINE = 16  # floats of a cache line
+from mpilayer.messages import LINE
 
 
 class Part(NamedTuple):
@@ -39,14 +38,18 @@ class Shard(NamedTuple):
     at: int
 
 
-def shards(net, owners):
-    """{layer's name: its Shards}: the net's memory in as many parts as there are owners, equal to a cache line."""
+def cuts(net, owners):
+    """Where the parts of the net's memory begin, and its end: a part for each owner, equal to a cache line."""
     lines = net.weights.size // LINE
-    cuts = [LINE * (lines * number // owners) for number in range(owners)] + [net.weights.size]
-    found = {}
+    return [LINE * (lines * number // owners) for number in range(owners)] + [net.weights.size]
+
+
+def shards(net, owners):
+    """{layer's name: its Shards}, of the parts of so many owners."""
+    ends, found = cuts(net, owners), {}
     for layer in net.layers:
         first, last = place(net, layer)
         pieces = ((number, max(a, first), min(b, last)) for number, (a, b) in
-                  enumerate(zip(cuts[:-1], cuts[1:], strict=True)))
+                  enumerate(zip(ends[:-1], ends[1:], strict=True)))
         found[layer.name] = [Shard(number, a - first, b - first, a) for number, a, b in pieces if a < b]
     return found

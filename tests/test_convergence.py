@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from bench import convergence
-from bench.convergence import RECIPES, entrant, grouped, row, table
+from bench import convergence, entrants
+from bench.convergence import RECIPES, grouped, row, table
 from mpilayer.errors import UserError
 from mpilayer.options import read_options
 from nets import NETS
@@ -39,7 +39,7 @@ def test_runs_are_written_and_drawn(monkeypatch, tmp_path, capfd, where):
 def record(accuracies, seconds):
     epochs = [{"epoch": n + 1, "seconds": seconds, "train_loss": 1.0, "test_loss": 1.0, "test_accuracy": accuracy}
               for n, accuracy in enumerate(accuracies)]
-    return {"epochs": epochs, "final": {"steps": 30}}
+    return {"epochs": epochs, "final": {"steps": 30, "staleness": {"0": 1, "3": 1}}, "bytes": 6e7}
 
 
 def test_times_to_the_target_and_speed_ups(capsys):
@@ -53,14 +53,14 @@ def test_times_to_the_target_and_speed_ups(capsys):
     Console(width=120).print(table("alexnet-mini", grouped(rows)["alexnet-mini"]))
     lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()
              if "│" in line]
-    assert lines == [["oneshot", "91.00% ± 1.00%", "33.0 ± 3.0", "28.0 ± 8.0", "1.00"],
-                     ["delayed:1", "59.00% ± 29.00%", "16.5 ± 1.5", "not all reach it", "2.00"]]
+    assert lines == [["oneshot", "91.00% ± 1.00%", "33.0 ± 3.0", "28.0 ± 8.0", "1.00", "1.5", "2.00"],
+                     ["delayed:1", "59.00% ± 29.00%", "16.5 ± 1.5", "not all reach it", "2.00", "1.5", "2.00"]]
 
 
 @pytest.mark.parametrize("net", RECIPES)
 def test_recipes_are_options_of_the_main_job(net):
     for schedule in ("oneshot", "delayed:auto", "delayed:2"):
-        options = read_options(["--net", net, *RECIPES[net].words.split(), *entrant(schedule)], NETS, 2)
+        options = read_options(["--net", net, *RECIPES[net].words.split(), *entrants.words(schedule)], NETS, 2)
         assert options.schedule == schedule.split(":")[0]
 
 

@@ -9,11 +9,11 @@ import nets
 from mpilayer.data import open_data, share
 from mpilayer.optim import AdamW, MomentumSGD
 from mpilayer.pending import Queue
-from mpilayer.traffic import Settings
 from mpilayer.reduction import REDUCTIONS
 from mpilayer.schedules import schedule
 from mpilayer.schedules.layerwise import APPLY
 from mpilayer.tracing import Trace, Watched
+from mpilayer.traffic import Settings
 from mpilayer.train import Batch
 from tests.ranks import on_ranks
 

@@ -9,6 +9,7 @@ import pytest
 import nets
 from bench import __main__ as bench
 from bench import kernels, memory, step
+from mpilayer.cargo import WIRES
 from mpilayer.data import AUGMENTS
 from mpilayer.optim import OPTIMIZERS, POLICIES
 from mpilayer.options import parser
@@ -16,7 +17,6 @@ from mpilayer.progress import PROGRESS
 from mpilayer.reduction import REDUCTIONS
 from mpilayer.schedules import SCHEDULES
 from mpilayer.schedules.layerwise import APPLY
-from mpilayer.cargo import WIRES
 from tests.ranks import TOP
 
 HOUSE = {"kernels", "nets", "mpilayer", "bench", "tests"}

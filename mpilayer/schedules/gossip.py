@@ -29,7 +29,8 @@ class Gossip(Local):
     """
 
     traffic = Mail
-    wires, wires_because = ("float32", "bfloat16"), "weights are exchanged, and have neither few large numbers nor few ranks"
+    wires = "float32", "bfloat16"
+    wires_because = "weights are exchanged, and a few numbers or factors do not stand for those"
 
     def __init__(self, net, queue, optimizer, options):
         super().__init__(net, queue, optimizer, options)

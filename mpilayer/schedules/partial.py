@@ -35,7 +35,7 @@ class Partial(Schedule):
         self.optimizer = optimizer.over(self.ahead.values())
         queue.open(net, slots=1)
         self.sums = queue.slots[0].cargo.gradient
-        self.booth, self.ballot, self.vote = ranks.world.Dup(), np.zeros(3), None
+        self.booth, self.ballot, self.vote = queue.calls.comm("booth"), np.zeros(3), None
         self.ready = self.finished = self.running = self.taken = self.over = False
         self.round = self.at = self.missed = 0
         self.staleness = collections.Counter()
@@ -94,7 +94,8 @@ class Partial(Schedule):
         size = self.queue.ranks.size
         for layer in self.net.layers:
             for _, total in self.queue.settle(layer, up_to=self.round):
-                self.optimizer.update(self.ahead[layer.name], total, self.of, scale=size / self.by, share=self.by / size)
+                self.optimizer.update(self.ahead[layer.name], total, self.of, scale=size / self.by,
+                                      share=self.by / size)
         if self.taken:
             self.staleness[self.missed] += 1
             self.ready = False

@@ -16,7 +16,7 @@ class OneSided(Schedule):
 
         every rank's window holds a P-th of the weights
         for l = L..1: g_l = backward(l) ; d_l = this rank's step from g_l
-                      request[l] = Rget_accumulate(d_l, SUM): fetch what is there, and add to it, atomic number by number
+                      request[l] = Rget_accumulate(d_l, SUM): fetch what is there, and add to it, each number at once
         next forward, just before layer l is read: w_l = Wait(request[l]) + d_l
 
     Momentum is each rank's own; the steps of all ranks add up to what momentum of the sum would do. Staleness has no
@@ -44,11 +44,9 @@ class OneSided(Schedule):
     def _windows(self):
         """Of the weights, and of how often each layer was updated."""
         MPI, rank = self.mail.ranks.MPI, self.mail.ranks.rank
-        self.begins = [min((s.at for found in self.shards.values() for s in found if s.owner == owner), default=0)
-                       for owner in range(self.size)]
-        end = max((s.at + s.end - s.begin for found in self.shards.values() for s in found if s.owner == rank),
-                  default=self.begins[rank])
-        self.mine = self.net.weights[self.begins[rank]:end].copy()
+        self.begins = weights.cuts(self.net, self.size)
+        self.own = slice(*self.begins[rank:rank + 2])
+        self.mine = self.net.weights[self.own].copy()
         self.updates, self.one = np.zeros(len(self.shards), np.int64), np.ones(1, np.int64)
         self.window, self.counters = (MPI.Win.Create(memory, memory.itemsize, comm=self.mail.comm)
                                       for memory in (self.mine, self.updates))
@@ -108,7 +106,5 @@ class OneSided(Schedule):
         with self.mail.engine.held():
             self.mail.ranks.meet()
             self.window.Sync()
-        begin = self.begins[self.mail.ranks.rank]
-        self.net.weights[begin:begin + self.mine.size] = self.mine
-        counts = self.mail.ranks.gather(self.mine.size)
-        self.mail.assemble(self.net.weights[:sum(counts)], counts)
+        self.net.weights[self.own] = self.mine
+        self.mail.assemble(self.net.weights, np.diff(self.begins))

@@ -1,0 +1,91 @@
+"""What a gradient goes through to take fewer bytes: its largest numbers, or two thin factors of a matrix.
+
+    gradient, error (size,) or (n,m) float32: what is to travel, and what of earlier ones has not yet
+    packed (2k,) int32: places of k numbers, then the bits of these float32      P (n,r)  Q (r,m) float32: factors
+"""
+
+import numpy as np
+
+from kernels.arguments import require
+from kernels.compress import cpu
+
+
+def _check(operation, axes, dtype=np.float32, **arrays):
+    """All contiguous, writeable, and of that dtype and number of dimensions."""
+    for name, value in arrays.items():
+        good = isinstance(value, np.ndarray) and value.dtype == dtype and value.ndim == 1 + axes.count(",")
+        require(good and value.size and value.flags.c_contiguous and value.flags.writeable, operation,
+                "{} must be a writeable, contiguous, not empty ({}) {} array", name, axes, np.dtype(dtype))
+
+
+def topk_encode(gradient, error, packed):
+    """error += gradient; the k numbers of largest magnitude leave it for packed (2k,), places ascending.
+
+    Largest to bfloat16's precision: of numbers with the same upper 16 bits the first ones go. NaN counts as largest.
+    What is left and what leaves add up to the sum, bit by bit (Aji and Heafield 2017; Stich et al. 2018). Raises
+    ValueError for arrays that do not fit, and unless 1 <= k <= size.
+    """
+    operation = "topk_encode"
+    _check(operation, "size", gradient=gradient, error=error)
+    _check(operation, "2k", np.int32, packed=packed)
+    require(gradient.shape == error.shape, operation, "gradient {} and error {} must have one size", gradient, error)
+    require(packed.size % 2 == 0 and packed.size // 2 <= error.size, operation,
+            "packed {} must have two words for each of at most {} numbers", packed, error.size)
+    cpu.topk_encode(gradient, error, packed)
+
+
+def topk_decode(packed, gradient):
+    """gradient = the numbers in packed (P,2k) at their places, added up in the order of rows, and 0 elsewhere.
+
+    Raises ValueError for arrays that do not fit and for places outside.
+    """
+    _check("topk_decode", "P,2k", np.int32, packed=packed)
+    _check("topk_decode", "size", gradient=gradient)
+    places = packed[:, :packed.shape[1] // 2]
+    require(packed.shape[1] % 2 == 0 and places.min() >= 0 and places.max() < gradient.size, "topk_decode",
+            "packed {} must have two words for each number, and places in 0..{}", packed, gradient.size - 1)
+    cpu.topk_decode(packed, gradient)
+
+
+def _factors(operation, gradient, P, Q, **like):
+    _check(operation, "n,m", gradient=gradient, **like)
+    _check(operation, "n,r", P=P)
+    _check(operation, "r,m", Q=Q)
+    fits = (P.shape[0], Q.shape[1], P.shape[1]) == (*gradient.shape, Q.shape[0])
+    require(fits and all(other.shape == gradient.shape for other in like.values()), operation,
+            "gradient {}, P {} and Q {} must be (n,m), (n,r) and (r,m)", gradient, P, Q)
+
+
+def lowrank_project(gradient, error, Q, P):
+    """gradient += error; error = 0; P = gradient Q^T (Vogels et al. 2019, PowerSGD, algorithm 1).
+
+    Raises ValueError for arrays that do not fit.
+    """
+    _factors("lowrank_project", gradient, P, Q, error=error)
+    cpu.lowrank_project(gradient, error, Q, P)
+
+
+def lowrank_turn(gradient, P, Q):
+    """Orthonormalize P's columns in place (one that vanishes becomes 0); Q = P^T gradient.
+
+    Raises ValueError for arrays that do not fit.
+    """
+    _factors("lowrank_turn", gradient, P, Q)
+    cpu.lowrank_turn(gradient, P, Q)
+
+
+def lowrank_turn_address():
+    """Address of a C function that does what lowrank_turn does, for code that has neither Python nor its lock.
+
+        void f(int64 table, int64 rows)      table: address of rows of int64: gradient, n, m, P, Q (addresses), r
+    """
+    return cpu.turn_function().address
+
+
+def lowrank_expand(gradient, error, P, Q, ranks):
+    """M = P Q; error += gradient - M / ranks; gradient = M: each rank is thought to have sent as much.
+
+    Raises ValueError for arrays that do not fit.
+    """
+    _factors("lowrank_expand", gradient, P, Q, error=error)
+    cpu.lowrank_expand(gradient, error, P, Q, 1 / ranks)
