@@ -1,11 +1,7 @@
 """Train a network, data-parallel over MPI: `mpiexec -n P python -m mpilayer.train`, or without mpiexec for one rank."""
 
-import collections
 import json
-import math
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,32 +10,12 @@ from numba.core import event
 import kernels
 import nets
 from mpilayer import comm, info, probe, report
-from mpilayer.data import batches, open_data, prefetch, share
+from mpilayer.data import batches, open_data
 from mpilayer.errors import UserError
 from mpilayer.files import replacing
-from mpilayer.optim import learning_rate, optimizer
 from mpilayer.options import SIZES, parser, read_options
-from mpilayer.schedules import SCHEDULES, schedule
-from mpilayer.straggler import slowed
-from mpilayer.tickets import Tickets
-from mpilayer.tracing import KINDS, Trace, Watched, write_timeline
-
-
-@dataclass
-class Batch:
-    """This rank's samples x (n,H,W,C), y (n,), and what of the effective batch a net needs to know.
-
-    size: samples in the effective batch, over all ranks   first: where this rank's begin in it   seed: of the step
-    total: sums a float64 array over the ranks, for statistics of the whole batch; None for those of this rank's part
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-    size: int
-    first: int = 0
-    seed: int = 0
-    training: bool = True
-    total: Callable | None = None
+from mpilayer.tracing import write_timeline
+from mpilayer.trainer import Batch, Trainer
 
 
 def _unwritable(path, error):
@@ -114,149 +90,6 @@ def warm(ranks, net, say, also=lambda: None):
             kernels.adamw_update(*np.zeros((4, 1), np.float32), lr=0, step=1)
             also()
     ranks.meet(ranks.node)
-
-
-class Trainer:
-    """One run: the schedule, what it works on, and the record of its epochs."""
-
-    def __init__(self, ranks, options, settings, data, net, display):
-        self.ranks, self.options, self.data, self.net, self.display = ranks, options, data, net, display
-        self.per_epoch = len(batches(len(data.train), options.batch, seed=0, epoch=0))
-        epochs = options.epochs or math.ceil(options.steps / self.per_epoch)
-        self.steps = min(options.steps or math.inf, epochs * self.per_epoch)
-        self.trace = Trace()
-        self.traffic = SCHEDULES[options.schedule].traffic(ranks, self.trace, settings, display.say)
-        for loss in net.losses:
-            loss.smoothing = options.label_smoothing
-        self.optimizer = optimizer(net.layers, learning_rate(options, self.steps), self.trace, self.traffic.norm,
-                                   options)
-        self.schedule = schedule(Watched(slowed(net, self.traffic, options), self.trace), self.traffic, self.optimizer,
-                                 options)
-        self.traffic.pause()
-        self.workers = ranks.size - self.schedule.servers(options)
-        self.tickets = Tickets(ranks, self.traffic.engine) if self.schedule.asynchronous else None
-        self.total = self.statistics if options.batch_statistics == "all" else None
-        self.seconds = dict.fromkeys((*KINDS, "total"), 0.0)
-
-    @property
-    def planned(self):
-        """Seconds a step that the schedule has predicted, or None."""
-        prediction = getattr(self.schedule, "prediction", None)
-        return prediction and prediction.seconds
-
-    def run(self):
-        """Train; return the record of each epoch."""
-        return [self.epoch(number) for number in range(math.ceil(self.steps / self.per_epoch))]
-
-    def epoch(self, number):
-        """All samples once, in an order that depends on seed and epoch alone; then the accuracy on the test part."""
-        first = number * self.per_epoch
-        plan = batches(len(self.data.train), self.options.batch, seed=self.options.seed, epoch=number)
-        plan = plan[:self.steps - first]
-
-        def read(part):
-            step, place = part
-            mine = share(self.options.batch, place, self.workers)
-            return first + step, mine.start, *self.data.train.read(plan[step][mine], epoch=number)
-
-        samples = prefetch(read, self.parts(len(plan)), ahead=self.ranks.neighbours < self.ranks.cores)
-        self.trace.restart()
-        self.traffic.resume()
-        start = self.trace.now()
-        loss = sum(self.step(*sample) for sample in self.input(samples))
-        self.schedule.drain()
-        seconds = self.trace.now() - start
-        self.traffic.pause()
-        return self.record(number, loss, len(plan), seconds)
-
-    def parts(self, steps):
-        """(step, place) of each part of an effective batch that this rank computes: its own, or whichever is next."""
-        if not self.tickets:
-            yield from ((step, self.ranks.rank) for step in range(steps) if self.ranks.rank < self.workers)
-            return
-        self.tickets.restart()
-        while self.ranks.rank < self.workers and (ticket := self.tickets.draw()) < steps * self.workers:
-            yield divmod(ticket, self.workers)
-
-    def input(self, samples):
-        """The samples, each the beginning of a step."""
-        while True:
-            self.trace.next_step()
-            with self.trace.span("input", "read batch"):
-                sample = next(samples, None)
-            if sample is None:
-                self.trace.steps.pop()  # there was none
-                return
-            yield sample
-
-    def step(self, t, first, x, y):
-        """Training step t on this rank's samples, which begin at `first` in the effective batch; its part of the loss.
-        """
-        o = self.options
-        self.ranks.where = f"{o.schedule} | step {t}"
-        self.schedule.step(t, Batch(x, y, o.batch, first, o.seed * 2**32 + t, total=self.total))
-        if not math.isfinite(self.net.loss):
-            raise UserError(self._diverged())
-        self.display.step(t + 1, self.net.loss * o.batch / len(x))
-        return self.net.loss
-
-    def _diverged(self):
-        found = self.net.first_not_finite()
-        layer, what = (found[0].name, found[1]) if found else ("loss", "value")
-        return (f"{layer} | expected finite numbers, its {what} and so the loss ({self.net.loss}) are not"
-                " | try: a smaller --lr, a longer --warmup, or check the data")
-
-    def record(self, number, loss, steps, seconds):
-        """Means over the ranks of an epoch's times, its loss, and the accuracy after it."""
-        times = np.array([*(self.trace.seconds[kind] for kind in KINDS), seconds])
-        sums = self.ranks.total(np.array([loss, *times / self.ranks.size]))
-        for kind, value in zip(self.seconds, sums[1:], strict=True):
-            self.seconds[kind] += value
-        means = dict(zip(("loss", *self.seconds), sums, strict=True))
-        test_loss, test_accuracy = self.evaluate()
-        entry = {"epoch": number + 1, "train_loss": means["loss"] / steps, "test_loss": test_loss,
-                 "test_accuracy": test_accuracy, "seconds": means["total"],
-                 "images_per_second": steps * self.options.batch / means["total"], "exposed_seconds": means["exposed"]}
-        self.display.epoch(entry)
-        return entry
-
-    def staleness(self):
-        """{updates by others that an applied gradient had not seen: how many such}, of all ranks; None if none can be.
-        """
-        mine = self.schedule.staleness
-        if mine is None:
-            return None
-        return dict(sorted(sum(self.ranks.gather(mine), collections.Counter()).items()))
-
-    def close(self):
-        """Give back what MPI made for this."""
-        if self.tickets:
-            self.tickets.close()
-        self.traffic.close()
-
-    def statistics(self, values):
-        """Sum over the ranks of what batch normalization gathers, in the midst of a step."""
-        start = self.trace.now()
-        with self.trace.span("exposed", "wait statistics"):
-            sums = self.traffic.total(values)
-        self.trace.seconds["compute"] -= self.trace.now() - start  # it is in the midst of what is computed
-        return sums
-
-    def evaluate(self):
-        """(mean loss, share that is classified right) of the test part; each rank looks at a part of it."""
-        self.ranks.where = "evaluation"
-        net, total = self.net, len(self.data.test)
-        if net.state.size:
-            net.state[:] = self.ranks.total(net.state / self.ranks.size)
-        mine, sums = share(total, self.ranks.rank, self.ranks.size), np.zeros(3)
-        chunk = max(1, self.options.batch // self.ranks.size)
-        for start in range(mine.start, mine.stop, chunk):
-            x, y = self.data.test.read(np.arange(start, min(start + chunk, mine.stop)))
-            for _ in net.forward(Batch(x, y, total, training=False)):
-                pass
-            sums += net.losses[-1].loss, (net.logits.argmax(-1) == y).sum(), y.size
-        loss, right, answers = self.ranks.total(sums)
-        return loss, right / answers
 
 
 def save(folder, ranks, trainer, epochs, final):
