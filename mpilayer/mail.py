@@ -34,6 +34,32 @@ class Letter:
         return numbers
 
 
+class Awaited:
+    """How many requests of each layer are still to come."""
+
+    def __init__(self, mail):
+        self.mail, self.lacking = mail, {}
+
+    def expect(self, name, step, count):
+        """So many requests, from now on; a function to be called when one has completed."""
+        self.lacking[name], began = count, self.mail.trace.now()
+
+        def came():
+            self.lacking[name] -= 1
+            if self.lacking[name] == 0:
+                self.mail.trace.request(name, step, began, self.mail.trace.now())
+
+        return came
+
+    def arrived(self, name):
+        """Wait for what was expected, and forget it; False if nothing was."""
+        if name not in self.lacking:
+            return False
+        self.mail.wait(lambda: self.lacking[name] == 0, name)
+        del self.lacking[name]
+        return True
+
+
 class Mail(Traffic):
     """Requests in flight, each with what is to be done when it has completed.
 

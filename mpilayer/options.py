@@ -100,7 +100,7 @@ def check_messages(options):
     """Complete the options of add_messages. Raises UserError for those that do not go together."""
     for name, (wire, default) in BELONGING.items():
         if getattr(options, name) and options.wire != wire:
-            raise UserError(f"--{name.replace('_', '-')} goes with --wire {wire}, not {options.wire}")
+            raise UserError(f"{_flag(name)} goes with --wire {wire}, not {options.wire}")
         setattr(options, name, getattr(options, name) or default)
     if options.top_share > 1:
         raise UserError(f"--top-share {options.top_share}: expected at most 1")
@@ -140,31 +140,35 @@ def add_disturbance(p):
                    help="let every rank compute longer, in each step by a random share with this mean")
 
 
-def _own(kinds):
-    """{option: every default it has with some schedule}."""
-    return {name for kind in kinds for name in kind.takes}
+def _flag(option):
+    return f"--{option.replace('_', '-')}"
 
 
 def complete_schedule(options, ranks):
     """Give the schedule's options their defaults. Raises UserError for what does not go with it."""
     kind, name = SCHEDULES[options.schedule], options.schedule
-    for option in sorted(_own(SCHEDULES.values())):
-        value, flag = getattr(options, option), f"--{option.replace('_', '-')}"
-        if value is None and option in kind.takes:
-            setattr(options, option, kind.takes[option])
-        elif value is not None and option not in kind.takes:
-            users = " or ".join(other for other, its in SCHEDULES.items() if option in its.takes)
-            raise UserError(f"{flag} {value} goes with --schedule {users}, not {name}")
+    for option in sorted({option for other in SCHEDULES.values() for option in other.takes}):
+        _complete(options, option, kind)
     for option, why in kind.refuses.items():
         if getattr(options, option):
-            raise UserError(f"--{option.replace('_', '-')} does not go with --schedule {name}: {why}")
+            raise UserError(f"{_flag(option)} does not go with --schedule {name}: {why}")
     for option in ("momentum_correction", "delay_compensation"):
         if getattr(options, option) and name not in ("delayed", "ps"):
-            raise UserError(f"--{option.replace('_', '-')} goes with --schedule delayed or ps: nothing else is late")
+            raise UserError(f"{_flag(option)} goes with --schedule delayed or ps: nothing else is late")
     if kind.wires and options.wire not in kind.wires:
         raise UserError(f"--wire {options.wire} does not go with --schedule {name}: {kind.wires_because}"
                         f" | try: --wire {' or '.join(kind.wires)}")
     _check_schedule(options, kind, ranks)
+
+
+def _complete(options, option, kind):
+    """Give an option the schedule's default. Raises UserError if it is given and belongs to others."""
+    value = getattr(options, option)
+    if value is None:
+        setattr(options, option, kind.takes.get(option))
+    elif option not in kind.takes:
+        users = " or ".join(name for name, other in SCHEDULES.items() if option in other.takes)
+        raise UserError(f"{_flag(option)} {value} goes with --schedule {users}, not {options.schedule}")
 
 
 def _check_schedule(options, kind, ranks):

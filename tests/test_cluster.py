@@ -14,8 +14,9 @@ from bench import options as shared
 from mpilayer.errors import UserError
 from tests.ranks import TOP, environment
 
-ROWS = {"schedule", "iteration_seconds", "images_per_second", "compute_seconds", "communication_seconds",
-        "exposed_seconds", "mpi_seconds", "bound_seconds", "bound_share", "speedup", "efficiency", "bytes_on_wire"}
+ROWS = {"schedule", "iteration_seconds", "images_per_second", "alone_images_per_second", "compute_seconds",
+        "communication_seconds", "exposed_seconds", "mpi_seconds", "bound_seconds", "bound_share", "speedup",
+        "efficiency", "bytes_on_wire"}
 needs_hosts = pytest.mark.skipif(os.geteuid() != 0 or not (shutil.which("ip") and shutil.which("tc")),
                                  reason="making network namespaces needs root, ip and tc")
 

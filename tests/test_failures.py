@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
+from mpilayer.schedules import SCHEDULES
 from tests.ranks import environment, mpiexec, train
 
 LIMIT = 10  # seconds for every rank to be gone: the requirement
@@ -91,7 +92,23 @@ def write(path, x=IMAGES, y=LABELS, names=("x", "y"), classes=None):
     (["--data", "cifar"], ["cifar", "digits, synthetic, fashion-mnist", "text:FILE, FILE.h5"]),
     (["--schedule", "delayed", "--delay", "-1"], ["--delay", "not negative", "'-1'"]),
     (["--schedule", "delayed", "--delay", "one"], ["--delay", "whole number", "'one'"]),
-    (["--delay", "2"], ["--delay 2", "--schedule delayed", "layerwise"]),
+    (["--delay", "2"], ["--delay 2", "--schedule delayed or local-sgd", "layerwise"]),
+    (["--staleness", "2"], ["--staleness 2", "--schedule ps", "layerwise"]),
+    (["--schedule", "ps", "--servers", "3"], ["--servers 3", "none of the 3 ranks", "mpiexec -n 4"]),
+    (["--schedule", "ps", "--clip", "1"], ["--clip", "--schedule ps", "whole gradient"]),
+    (["--schedule", "ps", "--wire", "topk"], ["--wire topk", "--schedule ps", "answers are weights", "bfloat16"]),
+    (["--schedule", "rma", "--wire", "bfloat16"], ["--wire bfloat16", "--schedule rma", "one-sided", "float32"]),
+    (["--schedule", "split", "--wire", "powersgd"], ["--wire powersgd", "--schedule split", "halves"]),
+    (["--wire", "topk", "--reduction", "ordered"], ["--wire topk", "--reduction native"]),
+    (["--wire", "topk", "--top-share", "2"], ["--top-share 2", "at most 1"]),
+    (["--matrix-rank", "2"], ["--matrix-rank", "--wire powersgd"]),
+    (["--schedule", "local-sgd", "--delay", "10"], ["--delay 10", "--period of 10"]),
+    (["--schedule", "local-sgd", "--delay", "auto"], ["--delay auto", "--period of 10"]),
+    (["--schedule", "partial", "--quorum", "4"], ["--quorum 4", "3 ranks"]),
+    (["--schedule", "diloco", "--outer-momentum", "1"], ["--outer-momentum", "less than 1"]),
+    (["--slow", "3:2"], ["--slow 3", "0..2"]),
+    (["--slow", "1:0.5"], ["--slow", "1 or more"]),
+    (["--delay-compensation", "1"], ["--delay-compensation", "--schedule delayed or ps"]),
     (["--batch", "2"], ["batch of 2", "3 ranks", "--batch 3"]),
     (["--batch", "0"], ["--batch", "positive whole number"]),
     (["--batch", "5000"], ["at most 1437", "5000", "try:"]),
@@ -100,7 +117,7 @@ def write(path, x=IMAGES, y=LABELS, names=("x", "y"), classes=None):
     (["--clip", "0"], ["--clip", "positive number"]),
     (["--momentum", "1"], ["--momentum", "less than 1"]),
     (["--label-smoothing", "1.5"], ["--label-smoothing", "less than 1"]),
-    (["--momentum-correction"], ["--momentum-correction", "--schedule delayed"]),
+    (["--momentum-correction"], ["--momentum-correction", "--schedule delayed or ps"]),
     (["--delay-warmup", "9"], ["--delay-warmup 9", "--schedule delayed", "layerwise"]),
     (["--schedule", "delayed", "--delay", "auto", "--delay-warmup", "9"], ["--delay-warmup", "auto"]),
     (["--width", "8"], ["--width", "--net transformer"]),
@@ -173,7 +190,7 @@ def test_memory(place, count):
     refused(count, place, ["--data", "synthetic", "--shape", "90000000x90000000x3"], "not enough memory", "--shape")
 
 
-@pytest.mark.parametrize("schedule", ["oneshot", "layerwise", "delayed"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_loss_that_is_not_finite(place, schedule):
     refused(2, place, ["--schedule", schedule, "--lr", "1e30", "--warmup", "0", "--steps", "9"],
             "rank ", f"{schedule} | step ", "conv", "expected finite", "try: a smaller --lr")
@@ -186,7 +203,7 @@ def test_a_sample_that_is_not_finite(place):
     refused(2, place, ["--data", path, "--batch", "36"], "rank ", "layerwise | step 0", "samples [3]", "try:")
 
 
-@pytest.mark.parametrize(("count", "schedule"), [(2, "oneshot"), (3, "layerwise"), (4, "delayed")])
+@pytest.mark.parametrize(("count", "schedule"), [(2 + number % 3, name) for number, name in enumerate(SCHEDULES)])
 def test_an_exception_on_one_rank(place, count, schedule):
     (place / "divide.py").write_text(DIVIDE)
     started = time.monotonic()

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kernels.update import adamw_update, momentum_update, ref, sum_of_squares
+from kernels.update import adamw_update, compensate_delay, momentum_update, ref, sum_of_squares
 
 STEPS = 5
 RATES = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
@@ -37,4 +37,7 @@ def passes_of(case, some):
     yield from passes(w, g, v)
     yield from passes(w, g, v, scale=0.3, late=2)
     yield from adam_passes(w, g)
+    moved = g.copy()
+    compensate_delay(moved, w, v, 0.5)
+    yield "compensate_delay", moved, ref.compensate_delay(g.astype(np.float64), w, v, 0.5)
     yield "sum_of_squares", np.array([sum_of_squares(g)], np.float32), np.square(g, dtype=np.float64).sum(keepdims=True)

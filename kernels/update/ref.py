@@ -10,6 +10,11 @@ def momentum_update(w, g, v, lr, momentum, weight_decay, scale=1, late=0):
     return w - momentum**late * v - sum(momentum**i for i in range(late)) * u, v
 
 
+def compensate_delay(g, w, then, factor):
+    """g as it might be at w."""
+    return g + factor * g**2 * (w - then)
+
+
 def adamw_update(w, g, m, v, lr, beta1, beta2, eps, weight_decay, step, scale=1, late=0):
     """New (w, m, v)."""
     g = scale * g

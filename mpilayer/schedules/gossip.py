@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mpilayer.mail import Letter, Mail
+from mpilayer.mail import Awaited, Letter, Mail
 from mpilayer.schedules.local import Local
 from mpilayer.wire import CODECS
 
@@ -37,8 +37,7 @@ class Gossip(Local):
         codec, self.round = CODECS[queue.settings.wire], 0
         self.mine, self.theirs = ({layer.name: Letter(layer.w.size, codec) for layer in net.layers} for _ in range(2))
         self.tags = {layer.name: tag for tag, layer in enumerate(net.layers)}
-        self.lacking = dict.fromkeys(self.tags, 0)  # letters that have not come or not left
-        self.met = set()  # layers that were exchanged
+        self.exchanges = Awaited(queue)
         queue.open()
 
     def step(self, t, batch):
@@ -52,23 +51,16 @@ class Gossip(Local):
         if self.partner is None:
             return
         name, tag = layer.name, self.tags[layer.name]
-
-        def done():
-            self.lacking[name] -= 1
-
-        self.lacking[name] = 2
-        self.met.add(name)
-        self.queue.receive(self.theirs[name], self.partner, tag, done)
-        self.queue.send(self.mine[name].write(self.ahead[name].w), self.partner, tag, done)
+        came = self.exchanges.expect(name, self.now, 2)
+        self.queue.receive(self.theirs[name], self.partner, tag, came)
+        self.queue.send(self.mine[name].write(self.ahead[name].w), self.partner, tag, came)
 
     def hear(self, layer):
         """Average. What the partner read of ours counts, not what we have: so the mean stays, however rounded."""
         name = layer.name
-        self.queue.wait(lambda: self.lacking[name] == 0, name)
         layer.w[:] = self.ahead[name].w
-        if name in self.met:
+        if self.exchanges.arrived(name):
             layer.w += np.float32(0.5) * (self.theirs[name].read() - self.mine[name].read())
-            self.met.remove(name)
 
     def drain(self):
         """The mean of all."""

@@ -20,12 +20,13 @@ class Local(Schedule):
     refuses = {"clip": CLIP}
 
     def __init__(self, net, queue, optimizer, options):
-        self.net, self.queue, self.scale = net, queue, queue.ranks.size
+        self.net, self.queue, self.scale, self.now = net, queue, queue.ranks.size, 0
         self.ahead = {name: Part(name, w) for name, w in weights.copy(net)[0].items()}
         self.optimizer = optimizer.over(self.ahead.values())
 
     def step(self, t, batch):
         """Forward hears, backward steps and tells."""
+        self.now = t
         for layer in self.net.forward(batch):
             self.hear(layer)
             self.queue.test()
@@ -53,7 +54,7 @@ class LocalSGD(Local):
 
     def __init__(self, net, queue, optimizer, options):
         super().__init__(net, queue, optimizer, options)
-        self.period, self.delay, self.since, self.round = options.period, options.delay, 0, 0
+        self.period, self.delay, self.since = options.period, options.delay, 0
         self.anchor, self.then = weights.copy(net)[0], weights.copy(net)[0]
         queue.open(net, slots=1)
         self.difference = queue.slots[0].cargo.gradient
@@ -64,7 +65,7 @@ class LocalSGD(Local):
         super().step(t, batch)
         self.since += 1
         if self.since == self.period:
-            self.since, self.round = 0, self.round + 1
+            self.since = 0
 
     def tell(self, layer):
         """At the end of a period: how far this rank has come."""
@@ -77,13 +78,13 @@ class LocalSGD(Local):
         np.subtract(self.anchor[name], ahead, out=difference)
         difference /= self.scale
         self.then[name][:] = ahead
-        self.queue.post(self.round, Part(name, g=difference))
+        self.queue.post(self.now, Part(name, g=difference))
 
     def hear(self, layer):
         """The rank's own step, and the mean when it is due."""
         layer.w[:] = self.ahead[layer.name].w
         if self.since >= self.delay:
-            for _, mean in self.queue.settle(layer, up_to=self.round):
+            for _, mean in self.queue.settle(layer, up_to=self.now):
                 since = layer.w - self.then[layer.name]
                 layer.w[:] = self.merge(layer.name, mean) + since
 
@@ -99,7 +100,7 @@ class LocalSGD(Local):
             for layer in self.net.backward_layers:
                 self.post(layer.name)
             self.hear_all()
-            self.since, self.round = 0, self.round + 1
+            self.since = 0
 
     def hear_all(self):
         """What is in flight, at once."""

@@ -1,9 +1,11 @@
 """Parameter servers: weights live elsewhere; gradients are sent there, new weights come back."""
 
+import functools
+
 import numpy as np
 
 from mpilayer import weights
-from mpilayer.mail import Letter, Mail
+from mpilayer.mail import Awaited, Letter, Mail
 from mpilayer.schedules.base import Schedule
 from mpilayer.schedules.local import CLIP
 from mpilayer.server import Server
@@ -46,8 +48,7 @@ class ParameterServer(Schedule):
             (name, shard) for name, found in self.shards.items() for shard in found)}
         self.letters = {name: [(shard, tags[name, shard], Letter(shard.end - shard.begin, codec)) for shard in found]
                         for name, found in self.shards.items()}
-        self.lacking = dict.fromkeys(self.shards, 0)  # answers on their way
-        self.fresh = set()  # layers whose answer has not been read
+        self.answers = Awaited(mail)
         mine = {tags[key]: Part(f"{key[0]} {key[1].begin}", self._weights(*key).copy()) for key in tags
                 if key[1].owner == rank}
         self.server = Server(mail, mine, optimizer, codec, self.workers, options.staleness, len(tags))
@@ -73,23 +74,16 @@ class ParameterServer(Schedule):
 
     def push(self, layer, t):
         """Send, then wait in the same letters for the answers."""
-        self.lacking[layer.name] = len(self.letters[layer.name])
-        self.fresh.add(layer.name)
-        for shard, tag, letter in self.letters[layer.name]:
+        letters = self.letters[layer.name]
+        came = self.answers.expect(layer.name, t, len(letters))
+        for shard, tag, letter in letters:
             letter.write(layer.g[shard.begin:shard.end], t)
-            self.mail.send(letter, shard.owner, tag, self._await(layer.name, shard, tag, letter), desk=True)
-
-    def _await(self, name, shard, tag, letter):
-        def answered():
-            self.lacking[name] -= 1
-
-        return lambda: self.mail.receive(letter, shard.owner, tag, answered)
+            receive = functools.partial(self.mail.receive, letter, shard.owner, tag, came)
+            self.mail.send(letter, shard.owner, tag, receive, desk=True)
 
     def pull(self, layer):
         """What the servers answered."""
-        if layer.name in self.fresh:
-            self.mail.wait(lambda: self.lacking[layer.name] == 0, layer.name)
-            self.fresh.remove(layer.name)
+        if self.answers.arrived(layer.name):
             for shard, _, letter in self.letters[layer.name]:
                 layer.w[shard.begin:shard.end] = letter.read()
 

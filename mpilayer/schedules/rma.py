@@ -5,7 +5,7 @@ import collections
 import numpy as np
 
 from mpilayer import weights
-from mpilayer.mail import Mail
+from mpilayer.mail import Awaited, Mail
 from mpilayer.schedules.base import Schedule
 from mpilayer.schedules.local import CLIP
 from mpilayer.weights import Part
@@ -34,7 +34,7 @@ class OneSided(Schedule):
         self.shards = weights.shards(net, self.size)
         self.steps, self.fetched = ({name: Part(name, w) for name, w in weights.copy(net)[0].items()} for _ in range(2))
         self.optimizer = optimizer.over(self.steps.values())
-        self.lacking, self.fresh = dict.fromkeys(self.shards, 0), set()
+        self.fetches = Awaited(mail)
         self.places = {name: number for number, name in enumerate(self.shards)}
         self.known, self.count = np.zeros(len(self.shards), np.int64), np.zeros(len(self.shards), np.int64)
         self.staleness = collections.Counter()
@@ -70,31 +70,22 @@ class OneSided(Schedule):
         step.w[:] = layer.w
         self.optimizer.update(step, layer.g, t, scale=self.size, share=1 / self.size)
         step.w[:] -= layer.w
-        self.fresh.add(name)
-        self.lacking[name] = 1 + len(self.shards[name])
+        came = self.fetches.expect(name, t, 1 + len(self.shards[name]))
         MPI = self.mail.ranks.MPI
         for shard in self.shards[name]:
             part, there = slice(shard.begin, shard.end), shard.at - self.begins[shard.owner]
             self.mail.watch(lambda part=part, there=there, shard=shard: self.window.Rget_accumulate(
                 [step.w[part], MPI.FLOAT], [fetched[part], MPI.FLOAT], shard.owner,
-                [there, shard.end - shard.begin, MPI.FLOAT], MPI.SUM), self._came(name))
+                [there, shard.end - shard.begin, MPI.FLOAT], MPI.SUM), came)
         number = self.places[name]
         self.mail.watch(lambda: self.counters.Rget_accumulate(
             [self.one, MPI.INT64_T], [self.count[number:number + 1], MPI.INT64_T], self.shards[name][0].owner,
-            [number, 1, MPI.INT64_T], MPI.SUM), self._came(name))
-
-    def _came(self, name):
-        def came():
-            self.lacking[name] -= 1
-
-        return came
+            [number, 1, MPI.INT64_T], MPI.SUM), came)
 
     def take(self, layer):
         """The weights that were there when this rank's step was added, and that step."""
         name, number = layer.name, self.places[layer.name]
-        if name in self.fresh:
-            self.mail.wait(lambda: self.lacking[name] == 0, name)
-            self.fresh.remove(name)
+        if self.fetches.arrived(name):
             np.add(self.fetched[name].w, self.steps[name].w, out=layer.w)
             self.staleness[int(self.count[number] - self.known[number])] += 1
             self.known[number] = self.count[number] + 1

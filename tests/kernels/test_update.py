@@ -152,3 +152,12 @@ def test_what_adamw_and_late_steps_refuse():
         kernels.adamw_update(*arrays(4), np.zeros(4, np.float32), lr=1, step=0)
     with pytest.raises(ValueError, match="momentum_update: momentum must be less than 1, got 1"):
         kernels.momentum_update(*arrays(4), lr=1, momentum=1, late=1)
+
+
+def test_a_gradient_is_moved_by_its_square_and_the_way_since():
+    w, g, then = arrays(1000)
+    moved = g.copy()
+    kernels.compensate_delay(moved, w, then, 0.3)
+    np.testing.assert_allclose(moved, g + 0.3 * g * g * (w - then), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="compensate_delay: .* one size"):
+        kernels.compensate_delay(moved, w[:9].copy(), then, 0.3)
