@@ -185,7 +185,7 @@ def _line(pair, schedule, found):
     scores = [[at["score"] for at in epoch] for epoch in epochs]
     for axes, places in zip(pair, (steps, seconds), strict=True):
         (line,) = axes.plot(places, [statistics.mean(some) for some in scores], label=schedule, linewidth=1, marker="o",
-                            markersize=2.5)
+                            markersize=2.5, **plots.style(len(axes.lines)))
         axes.fill_between(places, [min(some) for some in scores], [max(some) for some in scores], alpha=0.15,
                           color=line.get_color(), linewidth=0)
 
@@ -200,7 +200,7 @@ def draw(rows, path):
             _line(pair, schedule, found)
         score = "bits per byte of the test part" if RECIPES[net].text else "accuracy on the test part"
         for axes, unit in zip(pair, ("steps", "seconds"), strict=True):
-            axes.set_title(f"{net}: mean and range over {len(found)} seeds", loc="left", fontsize=8)
+            axes.set_title(f"{net}: mean and range, seeds: {len(found)}", loc="left", fontsize=8)
             plots.finish(axes, unit, score)
             axes.get_legend().remove()
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7,

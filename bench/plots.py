@@ -6,6 +6,7 @@ from pathlib import Path
 from mpilayer.errors import UserError
 
 FORMATS = (".png", ".svg", ".pdf")
+STYLES = ("-", "--", ":")  # of lines, when the colours have been used up
 
 
 def picture(text):
@@ -23,6 +24,11 @@ def figure(**options):
     except ImportError:
         raise UserError('drawing needs Matplotlib | try: pip install -e ".[plot]"') from None
     return Figure(layout="constrained", **options)
+
+
+def style(number):
+    """Of the line with that number: colours first, then other strokes."""
+    return {"color": f"C{number % 10}", "linestyle": STYLES[number // 10 % len(STYLES)]}
 
 
 def save(figure, path):

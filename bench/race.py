@@ -1,5 +1,6 @@
 """Schedules in turn on the ranks of this job, on one net and one batch: the times of their steps."""
 
+import re
 import statistics
 import time
 from collections import defaultdict
@@ -191,7 +192,7 @@ def rows(ranks, track, readings, late):
                "compute_seconds": compute, "communication_seconds": communication, "exposed_seconds": exposed,
                "mpi_seconds": mpi, "speedup": paces[name] / first,
                "efficiency": paces[name] / paces["compute"], "bytes_on_wire": left}
-        if name.partition(":")[0] in SUMS:
+        if re.split("[:+]", name)[0] in SUMS and "wire=" not in name:
             bound = compute + communication if name == "oneshot" else max(compute, communication)
             row |= {"bound_seconds": bound, "bound_share": bound / seconds}
         if late.get(name) is not None:

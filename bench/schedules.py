@@ -117,7 +117,8 @@ def draw(found, path):
             ratio = row["communication_seconds"] / row["compute_seconds"]
             lines[row["schedule"]].append((ratio, row["speedup"]))
     for name, points in lines.items():
-        axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=4, label=name)
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=4, label=name,
+                  **plots.style(len(axes.lines)))
     most = max(ratio for points in lines.values() for ratio, _ in points)
     ratios = np.linspace(0, 1.1 * most, 200)
     axes.plot(ratios, (1 + ratios) / np.maximum(1, ratios), "--", color="black", linewidth=0.8,

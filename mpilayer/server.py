@@ -31,8 +31,12 @@ class Server:
         return not self.parts or self.gone == self.workers
 
     def begin_again(self):
-        """Workers are back."""
+        """Workers are back, and know the weights."""
         self.gone = 0
+        for worker, tag in self.letters:
+            self.known[worker, tag] = self.updates[tag]
+            if self.told:
+                self.told[worker, tag][:] = self.parts[tag].w
         for clock in self.clocks.values():
             clock[:] = 0
 

@@ -80,7 +80,7 @@ class Trainer:
         self.trace.restart()
         self.traffic.resume()
         start = self.trace.now()
-        loss = sum(self.step(*sample) for sample in self.input(samples))
+        loss = sum(self.step(*sample) for sample in self.input(samples, first))
         self.schedule.drain()
         seconds = self.trace.now() - start
         self.traffic.pause()
@@ -95,15 +95,17 @@ class Trainer:
         while self.ranks.rank < self.workers and (ticket := self.tickets.draw()) < steps * self.workers:
             yield divmod(ticket, self.workers)
 
-    def input(self, samples):
-        """The samples, each the beginning of a step."""
+    def input(self, samples, step):
+        """The samples, each the beginning of a step, from the given one on."""
         while True:
+            self.ranks.where = f"{self.options.schedule} | step {step}"
             self.trace.next_step()
             with self.trace.span("input", "read batch"):
                 sample = next(samples, None)
             if sample is None:
                 self.trace.steps.pop()  # there was none
                 return
+            step = sample[0] + 1
             yield sample
 
     def step(self, t, first, x, y):

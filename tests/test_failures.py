@@ -190,7 +190,7 @@ def test_memory(place, count):
     refused(count, place, ["--data", "synthetic", "--shape", "90000000x90000000x3"], "not enough memory", "--shape")
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", ["oneshot", "delayed", "partial", "gossip", "ps"])
 def test_a_loss_that_is_not_finite(place, schedule):
     refused(2, place, ["--schedule", schedule, "--lr", "1e30", "--warmup", "0", "--steps", "9"],
             "rank ", f"{schedule} | step ", "conv", "expected finite", "try: a smaller --lr")

@@ -37,7 +37,7 @@ class OneSided(Schedule):
         self.fetches = Awaited(mail)
         self.places = {name: number for number, name in enumerate(self.shards)}
         self.known, self.count = np.zeros(len(self.shards), np.int64), np.zeros(len(self.shards), np.int64)
-        self.staleness = collections.Counter()
+        self.staleness, self.made = collections.Counter(), 0
         mail.open()
         self._windows()
 
@@ -63,6 +63,7 @@ class OneSided(Schedule):
         for layer in self.net.backward():
             self.add(layer, t)
             self.mail.test()
+        self.made += 1
 
     def add(self, layer, t):
         """Fetch and add."""
@@ -99,3 +100,4 @@ class OneSided(Schedule):
             self.window.Sync()
         self.net.weights[self.own] = self.mine
         self.mail.assemble(self.net.weights, np.diff(self.begins))
+        self.known[:] = self.mail.total(np.array([self.made], float))
