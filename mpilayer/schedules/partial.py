@@ -46,16 +46,15 @@ class Partial(Schedule):
         for layer in self.net.layers:
             layer.w[:] = self.ahead[layer.name].w
         self.missed = 0
-        for _ in self.net.forward(batch):
-            self.turn()
-        for _ in self.net.backward():
-            self.turn()
+        for layers in (self.net.forward(batch), self.net.backward()):
+            for _ in layers:
+                self.queue.test()
+                self.turn()
         self.ready, self.at = True, t
         self.queue.wait(lambda: self.turn() or not (self.ready or self.running), "the round")
 
     def turn(self):
         """Do what can be done: end a round, or begin a vote, or count it and begin a round."""
-        self.queue.test()
         if self.running:
             if all(self.queue.has_arrived(layer.name, self.round) for layer in self.net.layers):
                 self._end_round()
