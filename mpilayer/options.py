@@ -158,6 +158,7 @@ def complete_schedule(options, ranks):
     if kind.wires and options.wire not in kind.wires:
         raise UserError(f"--wire {options.wire} does not go with --schedule {name}: {kind.wires_because}"
                         f" | try: --wire {' or '.join(kind.wires)}")
+    options.delay = options.delay or 0
     _check_schedule(options, kind, ranks)
 
 

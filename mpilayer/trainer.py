@@ -99,12 +99,12 @@ class Trainer:
         """The samples, each the beginning of a step, from the given one on."""
         while True:
             self.ranks.where = f"{self.options.schedule} | step {step}"
-            self.trace.next_step()
-            with self.trace.span("input", "read batch"):
-                sample = next(samples, None)
+            begin = self.trace.moment()
+            sample = next(samples, None)
             if sample is None:
-                self.trace.steps.pop()  # there was none
                 return
+            self.trace.next_step()
+            self.trace.add("input", "read batch", begin)
             step = sample[0] + 1
             yield sample
 

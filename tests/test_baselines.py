@@ -349,7 +349,7 @@ POINTS = [(pending.Queue, "post"), (pending.Queue, "test"), (pending.Queue, "has
 def test_nothing_deadlocks_whoever_is_late(ranks):
     """Hundreds of short runs with pauses at random at every point of communication."""
     originals = [(owner, name, getattr(owner, name)) for owner, name in POINTS]
-    for seed in range(3):
+    for seed in range(2):
         random = np.random.default_rng([seed, ranks.rank])
         for owner, name, original in originals:
             setattr(owner, name, sleepy(original, random))
