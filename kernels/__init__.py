@@ -13,7 +13,13 @@ from kernels.activation import (
     relu_backward,
 )
 from kernels.attention import attention, attention_backward
-from kernels.batchnorm import batchnorm, batchnorm_dgrad, batchnorm_statistics, batchnorm_wgrad
+from kernels.batchnorm import (
+    batchnorm,
+    batchnorm_dgrad,
+    batchnorm_running,
+    batchnorm_statistics,
+    batchnorm_wgrad,
+)
 from kernels.compress import (
     lowrank_expand,
     lowrank_project,
@@ -46,9 +52,9 @@ from kernels.wire import bfloat16_op_address, decode_bfloat16, encode_bfloat16, 
 
 __all__ = [
     "adamw_update", "attention", "attention_backward", "avgpool2d", "avgpool2d_backward", "batchnorm",
-    "batchnorm_dgrad", "batchnorm_statistics", "batchnorm_wgrad", "bfloat16_op_address", "bias_grad",
-    "bias_relu_backward", "compensate_delay", "conv2d", "conv2d_dgrad", "conv2d_wgrad", "decode_bfloat16", "dense",
-    "dense_dgrad", "dense_wgrad", "dropout", "dropout_backward", "embedding", "embedding_backward", "empty",
+    "batchnorm_dgrad", "batchnorm_running", "batchnorm_statistics", "batchnorm_wgrad", "bfloat16_op_address",
+    "bias_grad", "bias_relu_backward", "compensate_delay", "conv2d", "conv2d_dgrad", "conv2d_wgrad", "decode_bfloat16",
+    "dense", "dense_dgrad", "dense_wgrad", "dropout", "dropout_backward", "embedding", "embedding_backward", "empty",
     "encode_bfloat16", "gelu", "gelu_backward", "global_avgpool", "global_avgpool_backward", "layernorm",
     "layernorm_backward", "lowrank_expand", "lowrank_project", "lowrank_turn", "lowrank_turn_address", "lrn",
     "lrn_backward", "matmul", "maxpool2d", "maxpool2d_backward", "momentum_update", "num_threads", "ordered_sum",

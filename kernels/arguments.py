@@ -1,13 +1,34 @@
-"""What every public signature checks before any memory is touched; each failure names the operation."""
+"""What every public signature checks before any memory is touched; each failure names the operation.
+
+An array is NumPy's, or on the GPU CuPy's. Activations, what flows from layer to layer, are float32, on the GPU
+bfloat16, too; everything else is float32 on both.
+"""
+
+import importlib
 
 import numpy as np
 
+from kernels import gpu
 from kernels.layout import empty
+
+ACTIVATION = "float32, or on the GPU bfloat16"  # in the place of a dtype
+
+
+def is_array(value):
+    """Whether it is an array at all."""
+    return isinstance(value, np.ndarray) or gpu.is_array(value)
+
+
+def implementation(room, operation, *arrays):
+    """kernels.ROOM.cpu, or kernels.ROOM.cuda for arrays on the GPU, where all or none must be; None is no array."""
+    places = {gpu.is_array(array) for array in arrays if array is not None}
+    require(len(places) == 1, operation, "the arrays must all be NumPy's, or all on the GPU")
+    return importlib.import_module(f"kernels.{room}.{'cuda' if places == {True} else 'cpu'}")
 
 
 def _show(value):
     """An array as users write its shape, (2,8,8,3); anything else as it is."""
-    return "(" + ",".join(map(str, value.shape)) + ")" if isinstance(value, np.ndarray) else value
+    return "(" + ",".join(map(str, value.shape)) + ")" if is_array(value) else value
 
 
 def require(condition, operation, message, *values):
@@ -18,14 +39,32 @@ def require(condition, operation, message, *values):
 
 def _found(value):
     """What was given, for a message."""
-    return f"{_show(value)} {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+    return f"{_show(value)} {value.dtype}" if is_array(value) else type(value).__name__
+
+
+def _is(value, dtype):
+    """Whether it is an array of that dtype."""
+    if not is_array(value):
+        return False
+    if dtype is ACTIVATION:
+        return value.dtype == np.float32 or (gpu.is_array(value) and value.dtype.name == "bfloat16")
+    return value.dtype == dtype
+
+
+def _dtype_name(dtype):
+    return "float32" if dtype is ACTIVATION else np.dtype(dtype)
+
+
+def _contiguous(value):
+    """The array itself, or a copy in C order."""
+    return np.asarray(value, order="C") if isinstance(value, np.ndarray) else gpu.cupy().ascontiguousarray(value)
 
 
 def array(operation, name, value, dtype=np.float32):
     """A C-contiguous array of any shape and the given dtype, not empty. Raises ValueError for anything else."""
-    if not (isinstance(value, np.ndarray) and value.dtype == dtype and value.size > 0):
-        require(False, operation, "{} must be a non-empty {} array, got {}", name, np.dtype(dtype), _found(value))
-    return np.asarray(value, order="C")
+    if not (_is(value, dtype) and value.size > 0):
+        require(False, operation, "{} must be a non-empty {} array, got {}", name, _dtype_name(dtype), _found(value))
+    return _contiguous(value)
 
 
 def tensor(operation, name, value, axes, dtype=np.float32):
@@ -33,24 +72,34 @@ def tensor(operation, name, value, axes, dtype=np.float32):
 
     Non-contiguous input is copied. Raises ValueError for anything else.
     """
-    if not (isinstance(value, np.ndarray) and value.dtype == dtype and value.ndim == len(axes)):
-        wanted = f"({','.join(axes)}) {np.dtype(dtype)}"
+    if not (_is(value, dtype) and value.ndim == len(axes)):
+        wanted = f"({','.join(axes)}) {_dtype_name(dtype)}"
         require(False, operation, "{} must be {}, got {}", name, wanted, _found(value))
     require(value.size > 0, operation, "{} {} is empty", name, value)
-    return np.asarray(value, order="C")
+    return _contiguous(value)
 
 
-def output(operation, out, wanted, dtype=np.float32, *, apart=()):
-    """An array of shape `wanted` to write into: `out` itself if it fits, a new one if it is None.
+def writeable(value):
+    """Whether an array may be written to; on the GPU every one may."""
+    return gpu.is_array(value) or value.flags.writeable
+
+
+def overlap(a, b):
+    """Whether two arrays may share memory."""
+    return (np if isinstance(a, np.ndarray) else gpu.cupy()).may_share_memory(a, b)
+
+
+def output(operation, out, wanted, dtype=np.float32, *, like, apart=()):
+    """An array of shape `wanted` to write into: `out` itself if it fits, a new one where `like` is if it is None.
 
     Raises ValueError if it does not fit, or may share memory with one of the arrays `apart`.
     """
     if out is None:
-        return empty(wanted, dtype)
-    fits = isinstance(out, np.ndarray) and out.dtype == dtype and out.shape == tuple(wanted)
-    require(fits and out.flags.c_contiguous and out.flags.writeable, operation,
+        return gpu.cupy().empty(wanted, dtype) if gpu.is_array(like) else empty(wanted, dtype)
+    fits = _is(out, dtype) and gpu.is_array(out) == gpu.is_array(like) and out.shape == tuple(wanted)
+    require(fits and out.flags.c_contiguous and writeable(out), operation,
             "out must be a writeable, C-contiguous {} array of shape {}", np.dtype(dtype), tuple(wanted))
-    require(not any(np.may_share_memory(out, other) for other in apart), operation,
+    require(not any(overlap(out, other) for other in apart), operation,
             "out must not overlap what it is computed from")
     return out
 

@@ -22,11 +22,13 @@ from tests.ranks import TOP
 HOUSE = {"kernels", "nets", "mpilayer", "bench", "tests"}
 FILES = {file.relative_to(TOP).as_posix(): file
          for package in HOUSE - {"tests"} for file in (TOP / package).rglob("*.py")}
-ROOMS = sorted(folder.name for folder in (TOP / "kernels").iterdir() if list(folder.glob("*.py")))
+ROOMS = sorted(folder.name for folder in (TOP / "kernels").iterdir() if list(folder.glob("*.py"))
+               and folder.name != "cuda")  # which holds what their cuda.cu share
 
 MAY_IMPORT = {"kernels": set(), "nets": {"kernels"}, "mpilayer": {"kernels"}, "bench": {"kernels", "nets", "mpilayer"},
               "mpilayer/train.py": {"kernels", "nets"}}
 LIBRARIES = {"kernels": {"numpy", "numba", "llvmlite"}, "nets": {"numpy"}}  # those not listed may use any
+LATER = {"cupy", "ml_dtypes"}  # when a GPU is wanted, and no earlier
 
 
 def imports(tree):
@@ -63,8 +65,8 @@ def test_imports_go_one_way(name):
     assert set(imports(tree)) & HOUSE <= allowed
     if package in LIBRARIES:
         libraries = set(imports(tree)) - HOUSE - set(sys.stdlib_module_names)
-        assert libraries <= LIBRARIES[package] | ({"cupy"} if package == "kernels" else set())
-    assert "cupy" not in at_once(tree)
+        assert libraries <= LIBRARIES[package] | (LATER if package == "kernels" else set())
+    assert not LATER & set(at_once(tree))
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
@@ -75,7 +77,8 @@ def test_files_are_short(name):
 @pytest.mark.parametrize("room", ROOMS)
 def test_every_room_has_its_furniture(room):
     found = {file.name for file in (TOP / "kernels" / room).iterdir()}
-    assert {"__init__.py", "ref.py", "cpu.py", "cases.py", "check.py"} <= found
+    assert {"__init__.py", "ref.py", "cpu.py", "cases.py", "check.py", "cuda.py"} <= found
+    assert "cuda.cu" in found or room == "dense"  # which has the products of matmul
 
 
 @pytest.mark.parametrize(("registry", "text"), [

@@ -1,37 +1,36 @@
-"""Rectifiers and dropout, on float32 arrays of any shape.
+"""Rectifiers and dropout, on arrays of any shape: float32, or on the GPU bfloat16.
 
 Every function raises ValueError, naming the operation and the shapes, for anything that does not fit.
 """
 
 import numpy as np
 
-from kernels.activation import cpu
-from kernels.arguments import array, output, require, two_outputs
-from kernels.threads import share
+from kernels.arguments import ACTIVATION, array, implementation, output, require, two_outputs
 
 
-def _gradient(operation, dy, name, saved, dtype=np.float32):
-    """dy and the array `name` saved by the forward pass, of the same shape."""
-    dy, saved = array(operation, "dy", dy), array(operation, name, saved, dtype)
+def _gradient(operation, dy, name, saved, dtype=None):
+    """dy and the array `name` saved by the forward pass, of the same shape and, unless it is given, dtype."""
+    dy = array(operation, "dy", dy, ACTIVATION)
+    saved = array(operation, name, saved, dtype or dy.dtype)
     require(dy.shape == saved.shape, operation, "dy {} and {} {} must agree", dy, name, saved)
     return dy, saved
 
 
-def _each(operation, kernel, x, out):
-    """kernel(part of x, part of y) for every part; y."""
-    x = array(operation, "x", x)
-    y = output(operation, out, x.shape)
-    flat, into = x.reshape(-1), y.reshape(-1)
-    share(x.size, lambda a, b: kernel(flat[a:b], into[a:b]))
+def _each(operation, x, out):
+    """The operation on every number of x."""
+    x = array(operation, "x", x, ACTIVATION)
+    kernel = implementation("activation", operation, x)
+    y = output(operation, out, x.shape, x.dtype, like=x)
+    getattr(kernel, operation)(x.reshape(-1), y.reshape(-1))
     return y
 
 
-def _each_backward(operation, kernel, dy, name, saved, out):
-    """kernel(part of dy, of what was saved, of dx) for every part; dx."""
+def _each_backward(operation, dy, name, saved, out):
+    """The operation on every number of dy and of what was saved."""
     dy, saved = _gradient(operation, dy, name, saved)
-    dx = output(operation, out, dy.shape)
-    flat = dy.reshape(-1), saved.reshape(-1), dx.reshape(-1)
-    share(dy.size, lambda a, b: kernel(*(part[a:b] for part in flat)))
+    kernel = implementation("activation", operation, dy, saved)
+    dx = output(operation, out, dy.shape, dy.dtype, like=dy)
+    getattr(kernel, operation)(*(array.reshape(-1) for array in (dy, saved, dx)))
     return dx
 
 
@@ -48,12 +47,12 @@ def _scale(operation, rate):
 
 def relu(x, out=None):
     """max(x, 0), NaN where x is; into `out` if given, which may be x itself."""
-    return _each("relu", cpu.relu, x, out)
+    return _each("relu", x, out)
 
 
 def relu_backward(dy, y, out=None):
     """Gradient by the input: dy where y > 0, else 0; into `out` if given, which may be dy itself."""
-    return _each_backward("relu_backward", cpu.relu_backward, dy, "y", y, out)
+    return _each_backward("relu_backward", dy, "y", y, out)
 
 
 def bias_relu_backward(dy, y, *, out=None, db=None):
@@ -63,15 +62,11 @@ def bias_relu_backward(dy, y, *, out=None, db=None):
     """
     dy, y = _gradient("bias_relu_backward", dy, "y", y)
     require(dy.ndim > 0, "bias_relu_backward", "dy {} has no last dimension", dy)
+    kernel = implementation("activation", "bias_relu_backward", dy, y)
     K = dy.shape[-1]
-    dx = output("bias_relu_backward", out, y.shape)
-    db = output("bias_relu_backward", db, (K,), apart=[dy, y, dx])
-    rows = [array.reshape(-1, K) for array in (dy, y, dx)]
-    pieces = -(-len(rows[0]) // cpu.ROWS)
-    sums = np.empty((pieces, K), np.float32) if pieces > 1 else db.reshape(1, K)
-    share(pieces, lambda first, last: cpu.bias_relu_backward(*rows, sums, first, last))
-    if pieces > 1:
-        np.sum(sums, axis=0, out=db)
+    dx = output("bias_relu_backward", out, y.shape, y.dtype, like=y)
+    db = output("bias_relu_backward", db, (K,), like=y, apart=[dy, y, dx])
+    kernel.bias_relu_backward(*(array.reshape(-1, K) for array in (dy, y, dx)), db)
     return dx, db
 
 
@@ -80,12 +75,12 @@ def gelu(x, out=None):
 
     Into `out` if given, which may be x itself.
     """
-    return _each("gelu", cpu.gelu, x, out)
+    return _each("gelu", x, out)
 
 
 def gelu_backward(dy, x, out=None):
     """Gradient by the input, dy times gelu's slope at x; into `out` if given, which may be dy or x itself."""
-    return _each_backward("gelu_backward", cpu.gelu_backward, dy, "x", x, out)
+    return _each_backward("gelu_backward", dy, "x", x, out)
 
 
 def dropout(x, rate, *, seed, first=0, out=None):
@@ -96,29 +91,19 @@ def dropout(x, rate, *, seed, first=0, out=None):
     ref.uniform spells out the random numbers, a SplitMix64 stream (Steele, Lea and Flood 2014).
     Into the pair `out` if given, whose first may be x itself.
     """
-    x, scale = array("dropout", "x", x), _scale("dropout", rate)
+    x, scale = array("dropout", "x", x, ACTIVATION), _scale("dropout", rate)
     seed, first, threshold = _uint64("seed", seed), _uint64("first", first), np.uint64(round(rate * 2**32))
-    y, mask = two_outputs("dropout", out)
-    y, mask = output("dropout", y, x.shape), output("dropout", mask, x.shape, np.uint8, apart=[x])
-    flat = x.reshape(-1), y.reshape(-1), mask.reshape(-1)
-
-    def work(a, b):
-        x, y, mask = (array[a:b] for array in flat)
-        cpu.dropout(x, threshold, scale, seed, np.uint64((int(first) + a) % 2**64), y, mask)
-
-    share(x.size, work)
+    kernel, (y, mask) = implementation("activation", "dropout", x), two_outputs("dropout", out)
+    y = output("dropout", y, x.shape, x.dtype, like=x)
+    mask = output("dropout", mask, x.shape, np.uint8, like=x, apart=[x])
+    kernel.dropout(x.reshape(-1), threshold, scale, seed, first, y.reshape(-1), mask.reshape(-1))
     return y, mask
 
 
 def dropout_backward(dy, mask, rate, out=None):
     """Gradient by the input: dy * mask / (1 - rate); into `out` if given, which may be dy itself."""
     dy, mask = _gradient("dropout_backward", dy, "mask", mask, np.uint8)
-    scale, dx = _scale("dropout_backward", rate), output("dropout_backward", out, dy.shape, apart=[mask])
-    flat = dy.reshape(-1), mask.reshape(-1), dx.reshape(-1)
-
-    def work(a, b):
-        dy, mask, dx = (array[a:b] for array in flat)
-        cpu.dropout_backward(dy, mask, scale, dx)
-
-    share(dy.size, work)
+    scale, kernel = _scale("dropout_backward", rate), implementation("activation", "dropout_backward", dy, mask)
+    dx = output("dropout_backward", out, dy.shape, dy.dtype, like=dy, apart=[mask])
+    kernel.dropout_backward(dy.reshape(-1), mask.reshape(-1), scale, dx.reshape(-1))
     return dx

@@ -12,16 +12,19 @@ from kernels.activation import (
     relu,
     relu_backward,
 )
+from kernels.places import HOST
 
 
-def passes(x, dy, rate, seed, first):
+def passes(x, dy, rate, seed, first, place=HOST):
     """Yield (pass, result, reference)."""
-    x64, dy64, y = x.astype(np.float64), dy.astype(np.float64), relu(x)
-    yield "relu", y, ref.relu(x64)
-    yield "relu_backward", relu_backward(dy, y), ref.relu_backward(dy64, y)
+    x64, dy64, y64 = x.astype(np.float64), dy.astype(np.float64), ref.relu(x.astype(np.float64))
+    x, dy = map(place.x, (x, dy))
+    y = relu(x)
+    yield "relu", y, y64
+    yield "relu_backward", relu_backward(dy, y), ref.relu_backward(dy64, y64)
     if x.ndim:
         dx, db = bias_relu_backward(dy, y)
-        dx64, db64 = ref.bias_relu_backward(dy64, y)
+        dx64, db64 = ref.bias_relu_backward(dy64, y64)
         yield "bias_relu_backward", dx, dx64
         yield "bias_relu_backward db", db, db64
     y, mask = dropout(x, rate, seed=seed, first=first)
@@ -31,16 +34,17 @@ def passes(x, dy, rate, seed, first):
     yield "dropout_backward", dropout_backward(dy, mask, rate), ref.dropout_backward(dy64, mask64, rate)
 
 
-def gelu_passes(x, dy):
+def gelu_passes(x, dy, place=HOST):
     """The same of the smooth rectifier."""
     x64, dy64 = x.astype(np.float64), dy.astype(np.float64)
+    x, dy = map(place.x, (x, dy))
     yield "gelu", gelu(x), ref.gelu(x64)
     yield "gelu_backward", gelu_backward(dy, x), ref.gelu_backward(dy64, x64)
 
 
-def passes_of(case, some):
+def passes_of(case, some, place=HOST):
     """Both for two samples of a case at most; `some` makes an array of a shape."""
     shape = tuple(min(size, 2) if axis == 0 else size for axis, size in enumerate(case.shape))
     x, dy = some(shape), some(shape)
-    yield from passes(x, dy, 0.5, 7, 0)
-    yield from gelu_passes(x, dy)
+    yield from passes(x, dy, 0.5, 7, 0, place)
+    yield from gelu_passes(x, dy, place)

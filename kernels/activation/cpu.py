@@ -9,12 +9,18 @@ from numba import njit
 
 from kernels.exponential import exp
 from kernels.progress import tick
+from kernels.threads import share
 
 jit = njit(nogil=True, cache=True, error_model="numpy")
 contracted = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 BLOCK = 2048
 ROWS = 256  # of a sum over rows in one go: the rounding error grows with the longest sum
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _each(kernel, *arrays):
+    """kernel(part of each array) for every part."""
+    share(arrays[0].size, lambda a, b: kernel(*(array[a:b] for array in arrays)))
 
 
 @jit
@@ -30,8 +36,7 @@ def _mask(dy, y, block):
 
 
 @jit
-def relu(x, y):
-    """max(x, 0) to y, which may be x."""
+def _relu(x, y):
     block = np.empty(BLOCK, np.float32)
     for start in range(0, x.size, BLOCK):
         part = x[start:start + BLOCK]
@@ -41,9 +46,13 @@ def relu(x, y):
         tick(BLOCK)
 
 
+def relu(x, y):
+    """max(x, 0) to y, which may be x."""
+    _each(_relu, x, y)
+
+
 @jit
-def relu_backward(dy, y, dx):
-    """dy where y > 0 to dx, which may be dy or y."""
+def _relu_backward(dy, y, dx):
     block = np.empty(BLOCK, np.float32)
     for start in range(0, dy.size, BLOCK):
         _mask(dy[start:start + BLOCK], y[start:start + BLOCK], block)
@@ -51,9 +60,14 @@ def relu_backward(dy, y, dx):
         tick(BLOCK)
 
 
+def relu_backward(dy, y, dx):
+    """dy where y > 0 to dx, which may be dy or y."""
+    _each(_relu_backward, dy, y, dx)
+
+
 @jit
-def bias_relu_backward(dy, y, dx, sums, first, last):
-    """The same for rows of K values, ROWS at a time, and their sums over rows: pieces first to last of sums."""
+def _bias_relu_backward(dy, y, dx, sums, first, last):
+    """Pieces first to last of sums, each of ROWS rows."""
     K = dy.shape[1]
     block = np.empty(max(1, BLOCK // K) * K, np.float32)
     rows = block.size // K
@@ -70,6 +84,15 @@ def bias_relu_backward(dy, y, dx, sums, first, last):
             tick(block.size)
 
 
+def bias_relu_backward(dy, y, dx, db):
+    """The same for rows (M,K), and their sums to db."""
+    pieces = -(-len(dy) // ROWS)
+    sums = np.empty((pieces, db.size), np.float32) if pieces > 1 else db.reshape(1, -1)
+    share(pieces, lambda first, last: _bias_relu_backward(dy, y, dx, sums, first, last))
+    if pieces > 1:
+        np.sum(sums, axis=0, out=db)
+
+
 @jit
 def _mix(z):
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -78,13 +101,20 @@ def _mix(z):
 
 
 @jit
-def dropout(x, threshold, scale, seed, first, y, mask):
-    """Write both outputs; see ref.uniform for the random numbers."""
+def _dropout_blocks(x, threshold, scale, seed, first, y, mask):
     begin = _mix(seed) + GOLDEN * (first + np.uint64(1))
     for start in range(0, x.size, BLOCK):
         end = start + BLOCK
         _dropout(x[start:end], threshold, scale, begin + GOLDEN * np.uint64(start), y[start:end], mask[start:end])
         tick(BLOCK)
+
+
+def dropout(x, threshold, scale, seed, first, y, mask):
+    """Write both outputs; see ref.uniform for the random numbers."""
+    def work(a, b):
+        _dropout_blocks(x[a:b], threshold, scale, seed, np.uint64((int(first) + a) % 2**64), y[a:b], mask[a:b])
+
+    share(x.size, work)
 
 
 @jit
@@ -96,13 +126,17 @@ def _dropout(x, threshold, scale, begin, y, mask):
 
 
 @jit
-def dropout_backward(dy, mask, scale, dx):
-    """dy * mask * scale to dx."""
+def _dropout_backward(dy, mask, scale, dx):
     for start in range(0, dy.size, BLOCK):
         part, kept, into = dy[start:start + BLOCK], mask[start:start + BLOCK], dx[start:start + BLOCK]
         for i in range(part.size):
             into[i] = part[i] * (np.float32(kept[i]) * scale)
         tick(BLOCK)
+
+
+def dropout_backward(dy, mask, scale, dx):
+    """dy * mask * scale to dx."""
+    share(dy.size, lambda a, b: _dropout_backward(dy[a:b], mask[a:b], scale, dx[a:b]))
 
 
 ONE, MOST, FAR = np.float32(1), np.float32(80), np.float32(20)  # exp of MOST is finite; beyond FAR gelu is 0 or x
@@ -133,8 +167,7 @@ def _gelu_slope(x, dy, block):
 
 
 @jit
-def gelu(x, y):
-    """Write to y, which may be x."""
+def _gelu_blocks(x, y):
     block = np.empty(BLOCK, np.float32)
     for start in range(0, x.size, BLOCK):
         _gelu(x[start:start + BLOCK], block)
@@ -142,11 +175,20 @@ def gelu(x, y):
         tick(BLOCK)
 
 
+def gelu(x, y):
+    """Write to y, which may be x."""
+    _each(_gelu_blocks, x, y)
+
+
 @jit
-def gelu_backward(dy, x, dx):
-    """Write to dx, which may be dy or x."""
+def _gelu_backward(dy, x, dx):
     block = np.empty(BLOCK, np.float32)
     for start in range(0, dy.size, BLOCK):
         _gelu_slope(x[start:start + BLOCK], dy[start:start + BLOCK], block)
         _copy(block, dx[start:start + BLOCK])
         tick(BLOCK)
+
+
+def gelu_backward(dy, x, dx):
+    """Write to dx, which may be dy or x."""
+    _each(_gelu_backward, dy, x, dx)

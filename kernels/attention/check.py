@@ -3,20 +3,22 @@
 import numpy as np
 
 from kernels.attention import attention, attention_backward, ref
+from kernels.places import HOST
 
 
-def passes(qkv, dy, heads):
+def passes(qkv, dy, heads, place=HOST):
     """Yield (pass, result, reference)."""
-    qkv64, (y, lse) = qkv.astype(np.float64), attention(qkv, heads)
+    qkv64, dy64 = qkv.astype(np.float64), dy.astype(np.float64)
+    qkv, dy = map(place.x, (qkv, dy))
+    y, lse = attention(qkv, heads)
     y64, lse64 = ref.attention(qkv64, heads)
     yield "attention", y, y64
     yield "lse", lse, lse64
-    yield ("attention_backward", attention_backward(dy, qkv, y, lse),
-           ref.attention_backward(dy.astype(np.float64), qkv64, heads))
+    yield "attention_backward", attention_backward(dy, qkv, y, lse), ref.attention_backward(dy64, qkv64, heads)
 
 
-def passes_of(case, some):
+def passes_of(case, some, place=HOST):
     """The same for two sequences of a case at most; `some` makes an array of a shape."""
     N, T, C3 = case.shape
     shape = (min(N, 2), T, C3)
-    return passes(some(shape), some((*shape[:2], C3 // 3)), case.heads)
+    return passes(some(shape), some((*shape[:2], C3 // 3)), case.heads, place)

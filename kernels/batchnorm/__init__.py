@@ -4,54 +4,65 @@
 
     y = relu(gamma * (x - mean) / sqrt(var + eps) + beta + add)
 
-All arrays are float32. Statistics come in and go out, so that they may be of this batch, of the batches of several
-ranks, or running ones. Every function raises ValueError, naming the operation and the shapes, for anything that does
-not fit.
+All arrays are float32; on the GPU x, y, add and their gradients may all be bfloat16. Statistics come in and go out, so
+that they may be of this batch, of the batches of several ranks, or running ones. Every function raises ValueError,
+naming the operation and the shapes, for anything that does not fit.
 """
 
 import numpy as np
 
-from kernels.arguments import array, output, require, tensor
-from kernels.batchnorm import cpu
+from kernels.arguments import ACTIVATION, array, implementation, is_array, output, overlap, require, tensor, writeable
 
 
 def _rows(operation, name, value):
     """The array as (M,C)."""
-    value = array(operation, name, value)
+    value = array(operation, name, value, ACTIVATION)
     require(value.ndim > 1, operation, "{} must be (...,C), got {}", name, value)
     return value.reshape(-1, value.shape[-1])
 
 
 def _like(operation, name, value, x):
-    value = array(operation, name, value)
+    value = array(operation, name, value, x.dtype)
     require(value.shape == x.shape, operation, "{} {} and x {} must agree", name, value, x)
-    return _rows(operation, name, value)
+    return value.reshape(-1, value.shape[-1])
 
 
-def _channels(operation, x, **values):
+def _channels(operation, C, **values):
+    """Vectors of so many channels."""
     for name, value in values.items():
-        tensor(operation, name, value, "C")
-        require(value.shape == x.shape[-1:], operation, "{} must have C={} values, has {}", name, x.shape[-1],
-                value.size)
+        values[name] = tensor(operation, name, value, "C")
+        require(value.shape == (C,), operation, "{} must have C={} values, has {}", name, C, value.size)
     return values.values()
-
-
-def _rstd(var, eps):
-    return 1 / np.sqrt(var.astype(np.float64) + eps)
 
 
 def batchnorm_statistics(x):
     """(mean (C,), var (C,)): of every channel over all rows; the variance is divided by M."""
-    return cpu.statistics(_rows("batchnorm_statistics", "x", x))
+    rows = _rows("batchnorm_statistics", "x", x)
+    return implementation("batchnorm", "batchnorm_statistics", rows).statistics(rows)
+
+
+def batchnorm_running(state, mean, var, *, count, momentum):
+    """One step of running statistics: state (1 + 2C,) float64, changed in place, has steps, means and variances.
+
+    mean and var (C,), float32 or both float64, are of a batch of `count` rows. They join with the weight `momentum`, in
+    the first steps 1 / steps; the variance as that divided by count - 1.
+    """
+    operation, dtype = "batchnorm_running", np.float64 if is_array(mean) and mean.dtype == np.float64 else np.float32
+    mean, var = tensor(operation, "mean", mean, "C", dtype), tensor(operation, "var", var, "C", dtype)
+    require(mean.shape == var.shape, operation, "mean {} and var {} must agree", mean, var)
+    require(count >= 1, operation, "count must be at least 1, got {!r}", count)
+    kernel = implementation("batchnorm", operation, state, mean, var)
+    kernel.running(output(operation, state, (1 + 2 * mean.size,), np.float64, like=mean), mean, var, count, momentum)
 
 
 def batchnorm(x, mean, var, gamma, beta, *, eps=1e-5, add=None, relu=False, out=None):
     """The normalized y, of x's shape, with these statistics; into `out` if given, apart from x and `add`."""
     rows = _rows("batchnorm", "x", x)
-    mean, var, gamma, beta = _channels("batchnorm", x, mean=mean, var=var, gamma=gamma, beta=beta)
+    vectors = _channels("batchnorm", x.shape[-1], mean=mean, var=var, gamma=gamma, beta=beta)
     more = None if add is None else _like("batchnorm", "add", add, x)
-    y = output("batchnorm", out, x.shape, apart=[rows] if more is None else [rows, more])
-    cpu.normalize(rows, mean, np.float32(gamma * _rstd(var, eps)), beta, more, relu, y.reshape(rows.shape))
+    kernel = implementation("batchnorm", "batchnorm", rows, more, *vectors)
+    y = output("batchnorm", out, x.shape, x.dtype, like=x, apart=[rows] if more is None else [rows, more])
+    kernel.normalize(rows, *vectors, float(eps), more, relu, y.reshape(rows.shape))
     return y
 
 
@@ -60,15 +71,16 @@ def batchnorm_wgrad(dy, x, mean, var, *, eps=1e-5, y=None, dgamma=None, dbeta=No
 
     With `y`, what a rectifier made of it, dy becomes 0 in place where y is: then it is the gradient of `add`, too.
     """
+    rows = _rows("batchnorm_wgrad", "x", x)
     masked = _like("batchnorm_wgrad", "dy", dy, x)
-    require(y is None or (np.may_share_memory(masked, dy) and masked.flags.writeable), "batchnorm_wgrad",
+    require(y is None or (overlap(masked, dy) and writeable(masked)), "batchnorm_wgrad",
             "dy must be contiguous and writeable: it is changed in place")
-    rows, y = _rows("batchnorm_wgrad", "x", x), None if y is None else _like("batchnorm_wgrad", "y", y, x)
-    mean, var = _channels("batchnorm_wgrad", x, mean=mean, var=var)
-    dgamma = output("batchnorm_wgrad", dgamma, mean.shape)
-    dbeta = output("batchnorm_wgrad", dbeta, mean.shape, apart=[dgamma])
-    product, total = cpu.sums(masked, y, rows, mean)
-    dgamma[:], dbeta[:] = product * _rstd(var, eps), total
+    y = None if y is None else _like("batchnorm_wgrad", "y", y, x)
+    mean, var = _channels("batchnorm_wgrad", x.shape[-1], mean=mean, var=var)
+    kernel = implementation("batchnorm", "batchnorm_wgrad", masked, rows, y, mean, var)
+    dgamma = output("batchnorm_wgrad", dgamma, mean.shape, like=x)
+    dbeta = output("batchnorm_wgrad", dbeta, mean.shape, like=x, apart=[dgamma])
+    kernel.wgrad(masked, y, rows, mean, var, float(eps), dgamma, dbeta)
     return dgamma, dbeta
 
 
@@ -77,14 +89,12 @@ def batchnorm_dgrad(dy, x, mean, var, gamma, dgamma, dbeta, *, eps=1e-5, count=N
 
     dgamma and dbeta are sums over all those rows, dy is what batchnorm_wgrad left. Into `out` if given, apart from x.
     """
-    rows, flat = _like("batchnorm_dgrad", "dy", dy, x), _rows("batchnorm_dgrad", "x", x)
-    mean, var, gamma, dgamma, dbeta = _channels("batchnorm_dgrad", x, mean=mean, var=var, gamma=gamma, dgamma=dgamma,
-                                                dbeta=dbeta)
+    flat = _rows("batchnorm_dgrad", "x", x)
+    rows = _like("batchnorm_dgrad", "dy", dy, x)
+    vectors = _channels("batchnorm_dgrad", x.shape[-1], mean=mean, var=var, gamma=gamma, dgamma=dgamma, dbeta=dbeta)
     count = len(flat) if count is None else count
     require(count >= len(flat), "batchnorm_dgrad", "count must be at least x's {} rows, got {!r}", len(flat), count)
-    dx = output("batchnorm_dgrad", out, x.shape, apart=[flat, rows])
-    rstd = _rstd(var, eps)
-    scale = gamma * rstd
-    slope, shift = -scale * rstd * dgamma / count, -scale * dbeta / count
-    cpu.dgrad(rows, flat, mean, *map(np.float32, (scale, slope, shift)), dx.reshape(flat.shape))
+    kernel = implementation("batchnorm", "batchnorm_dgrad", rows, flat, *vectors)
+    dx = output("batchnorm_dgrad", out, x.shape, x.dtype, like=x, apart=[flat, rows])
+    kernel.dgrad(rows, flat, *vectors, float(eps), count, dx.reshape(flat.shape))
     return dx

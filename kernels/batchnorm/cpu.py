@@ -46,21 +46,36 @@ def statistics(x):
     return np.float32(shift + one), np.float32(np.maximum(square - one * one, 0))
 
 
-def sums(dy, y, x, mean):
-    """Sums of dy (x - mean) and of dy, set to 0 first where y is."""
-    return _summed(_gradients, len(mean), [dy, y, x], [mean])
+def _rstd(var, eps):
+    return 1 / np.sqrt(var.astype(np.float64) + eps)
 
 
-def normalize(x, mean, scale, beta, add, relu, y):
+def running(state, mean, var, count, momentum):
+    """One step further."""
+    state[0] += 1
+    rate, unbiased = max(momentum, 1 / state[0]), var.astype(np.float64) * count / max(1, count - 1)
+    state[1:] += rate * (np.concatenate([mean, unbiased]) - state[1:])
+
+
+def normalize(x, mean, var, gamma, beta, eps, add, relu, y):
     """Write to y."""
-    floor = ZERO if relu else np.float32(-np.inf)
+    floor, scale = ZERO if relu else np.float32(-np.inf), np.float32(gamma * _rstd(var, eps))
     for part, constants in _widened(len(mean), [x, add, y], [mean, scale, beta]):
         share(len(part[0]), lambda a, b: _normalize(*part, *constants, floor, a, b))  # noqa: B023
 
 
-def dgrad(dy, x, mean, scale, slope, shift, dx):
-    """Write scale * dy + slope * (x - mean) + shift to dx."""
-    for part, constants in _widened(len(mean), [dy, x, dx], [mean, scale, slope, shift]):
+def wgrad(dy, y, x, mean, var, eps, dgamma, dbeta):
+    """Write both sums, dy set to 0 first where y is."""
+    product, total = _summed(_gradients, len(mean), [dy, y, x], [mean])
+    dgamma[:], dbeta[:] = product * _rstd(var, eps), total
+
+
+def dgrad(dy, x, mean, var, gamma, dgamma, dbeta, eps, count, dx):
+    """Write to dx: scale * dy + slope * (x - mean) + shift."""
+    rstd = _rstd(var, eps)
+    scale = gamma * rstd
+    factors = map(np.float32, (scale, -scale * rstd * dgamma / count, -scale * dbeta / count))
+    for part, constants in _widened(len(mean), [dy, x, dx], [mean, *factors]):
         share(len(part[0]), lambda a, b: _dgrad(*part, *constants, a, b))  # noqa: B023
 
 

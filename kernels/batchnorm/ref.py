@@ -8,6 +8,13 @@ def statistics(x):
     return x.mean(0), x.var(0)
 
 
+def running(state, mean, var, count, momentum):
+    """The state a step further: steps, and the averages of means and of variances divided by count - 1."""
+    rate = max(momentum, 1 / (state[0] + 1))
+    averages = rate * np.concatenate([mean, var * count / max(1, count - 1)]) + (1 - rate) * state[1:]
+    return np.concatenate([state[:1] + 1, averages])
+
+
 def batchnorm(x, mean, var, gamma, beta, eps, add=None, relu=False):
     """Normalize, scale, shift, add, clip."""
     y = gamma * (x - mean) / np.sqrt(var + eps) + beta

@@ -2,19 +2,21 @@
 
     gradient, error (size,) or (n,m) float32: what is to travel, and what of earlier ones has not yet
     packed (2k,) int32: places of k numbers, then the bits of these float32      P (n,r)  Q (r,m) float32: factors
+
+All arrays of a call are NumPy's, or but for lowrank_turn on the GPU.
 """
 
 import numpy as np
 
-from kernels.arguments import require
-from kernels.compress import cpu
+from kernels import gpu
+from kernels.arguments import implementation, is_array, require, writeable
 
 
 def _check(operation, axes, dtype=np.float32, **arrays):
     """All contiguous, writeable, and of that dtype and number of dimensions."""
     for name, value in arrays.items():
-        good = isinstance(value, np.ndarray) and value.dtype == dtype and value.ndim == 1 + axes.count(",")
-        require(good and value.size and value.flags.c_contiguous and value.flags.writeable, operation,
+        good = is_array(value) and value.dtype == dtype and value.ndim == 1 + axes.count(",")
+        require(good and value.size and value.flags.c_contiguous and writeable(value), operation,
                 "{} must be a writeable, contiguous, not empty ({}) {} array", name, axes, np.dtype(dtype))
 
 
@@ -31,20 +33,22 @@ def topk_encode(gradient, error, packed):
     require(gradient.shape == error.shape, operation, "gradient {} and error {} must have one size", gradient, error)
     require(packed.size % 2 == 0 and packed.size // 2 <= error.size, operation,
             "packed {} must have two words for each of at most {} numbers", packed, error.size)
-    cpu.topk_encode(gradient, error, packed)
+    implementation("compress", operation, gradient, error, packed).topk_encode(gradient, error, packed)
 
 
 def topk_decode(packed, gradient):
     """gradient = the numbers in packed (P,2k) at their places, added up in the order of rows, and 0 elsewhere.
 
-    Raises ValueError for arrays that do not fit and for places outside.
+    Raises ValueError for arrays that do not fit and for places outside. On the GPU numbers with such places are left
+    out, and the places of a row must differ.
     """
     _check("topk_decode", "P,2k", np.int32, packed=packed)
     _check("topk_decode", "size", gradient=gradient)
     places = packed[:, :packed.shape[1] // 2]
-    require(packed.shape[1] % 2 == 0 and places.min() >= 0 and places.max() < gradient.size, "topk_decode",
+    good = gpu.is_array(packed) or (places.min() >= 0 and places.max() < gradient.size)
+    require(packed.shape[1] % 2 == 0 and good, "topk_decode",
             "packed {} must have two words for each number, and places in 0..{}", packed, gradient.size - 1)
-    cpu.topk_decode(packed, gradient)
+    implementation("compress", "topk_decode", packed, gradient).topk_decode(packed, gradient)
 
 
 def _factors(operation, gradient, P, Q, **like):
@@ -62,16 +66,18 @@ def lowrank_project(gradient, error, Q, P):
     Raises ValueError for arrays that do not fit.
     """
     _factors("lowrank_project", gradient, P, Q, error=error)
-    cpu.lowrank_project(gradient, error, Q, P)
+    implementation("compress", "lowrank_project", gradient, error, Q, P).lowrank_project(gradient, error, Q, P)
 
 
 def lowrank_turn(gradient, P, Q):
-    """Orthonormalize P's columns in place (one that vanishes becomes 0); Q = P^T gradient.
+    """Orthonormalize P's columns in place (one that vanishes becomes 0); Q = P^T gradient. NumPy's arrays only.
 
     Raises ValueError for arrays that do not fit.
     """
     _factors("lowrank_turn", gradient, P, Q)
-    cpu.lowrank_turn(gradient, P, Q)
+    require(not any(map(gpu.is_array, (gradient, P, Q))), "lowrank_turn",
+            "the arrays must be NumPy's: between two messages nothing runs on the GPU")
+    implementation("compress", "lowrank_turn", gradient, P, Q).lowrank_turn(gradient, P, Q)
 
 
 def lowrank_turn_address():
@@ -79,6 +85,8 @@ def lowrank_turn_address():
 
         void f(int64 table, int64 rows)      table: address of rows of int64: gradient, n, m, P, Q (addresses), r
     """
+    from kernels.compress import cpu
+
     return cpu.turn_function().address
 
 
@@ -88,4 +96,5 @@ def lowrank_expand(gradient, error, P, Q, ranks):
     Raises ValueError for arrays that do not fit.
     """
     _factors("lowrank_expand", gradient, P, Q, error=error)
-    cpu.lowrank_expand(gradient, error, P, Q, 1 / ranks)
+    kernel = implementation("compress", "lowrank_expand", gradient, error, P, Q)
+    kernel.lowrank_expand(gradient, error, P, Q, 1 / ranks)

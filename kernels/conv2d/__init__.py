@@ -2,18 +2,16 @@
 
     x (N,H,W,C)   w (R,S,C/groups,K)   b (K,)   y (N,P,Q,K)   P = (H + top + bottom - R) // stride + 1
 
-N images, H x W pixels in, P x Q out, R x S taps, C channels in, K out. All arrays are float32. `stride` is an int or
-a pair (rows, columns), `padding` an int, a pair or ((top, bottom), (left, right)); `groups` divides C and K.
+N images, H x W pixels in, P x Q out, R x S taps, C channels in, K out. Weights and their gradients are float32, x, y
+and their gradients too, or on the GPU bfloat16. `stride` is an int or a pair (rows, columns), `padding` an int, a pair
+or ((top, bottom), (left, right)); `groups` divides C and K.
 Every function raises ValueError, naming the operation and the shapes, for anything that does not fit.
 """
 
 import numpy as np
 
 from kernels import arguments
-from kernels.arguments import require, sizes, tensor
-from kernels.conv2d import cpu
-
-NONE = np.zeros(0, np.float32)
+from kernels.arguments import ACTIVATION, implementation, require, sizes, tensor
 
 
 def _geometry(operation, x_shape, w_shape, stride, padding, groups):
@@ -33,41 +31,46 @@ def _geometry(operation, x_shape, w_shape, stride, padding, groups):
 
 def conv2d(x, w, b=None, *, stride=1, padding=0, groups=1, relu=False, out=None):
     """y = x * w + b, clipped at zero if `relu`; into `out` if given."""
-    x, w = tensor("conv2d", "x", x, "NHWC"), tensor("conv2d", "w", w, "RSCK")
+    x, w = tensor("conv2d", "x", x, "NHWC", ACTIVATION), tensor("conv2d", "w", w, "RSCK")
     stride, padding, y_shape = _geometry("conv2d", x.shape, w.shape, stride, padding, groups)
-    b = NONE if b is None else tensor("conv2d", "b", b, "K")
-    require(b.size in (0, w.shape[3]), "conv2d", "b must have K={} values, has {}", w.shape[3], b.size)
-    y = arguments.output("conv2d", out, y_shape)
-    cpu.forward(x, w, b, relu, y, stride, padding, groups)
+    if b is not None:
+        b = tensor("conv2d", "b", b, "K")
+        require(b.size == w.shape[3], "conv2d", "b must have K={} values, has {}", w.shape[3], b.size)
+    kernel = implementation("conv2d", "conv2d", x, w, b)
+    y = arguments.output("conv2d", out, y_shape, x.dtype, like=x)
+    kernel.forward(x, w, b, relu, y, stride, padding, groups)
     return y
 
 
 def conv2d_dgrad(dy, w, x_shape, *, stride=1, padding=0, groups=1, out=None):
     """Gradient by the input, dx of shape `x_shape`, from dy (N,P,Q,K)."""
-    dy, w = tensor("conv2d_dgrad", "dy", dy, "NPQK"), tensor("conv2d_dgrad", "w", w, "RSCK")
+    dy, w = tensor("conv2d_dgrad", "dy", dy, "NPQK", ACTIVATION), tensor("conv2d_dgrad", "w", w, "RSCK")
     x_shape = sizes("conv2d_dgrad", "x_shape", x_shape)
     stride, padding, y_shape = _geometry("conv2d_dgrad", x_shape, w.shape, stride, padding, groups)
     require(dy.shape == y_shape, "conv2d_dgrad", "dy must be {} for this convolution, got {}", y_shape, dy)
-    dx = arguments.output("conv2d_dgrad", out, x_shape)
-    cpu.dgrad(dy, w, dx, stride, padding, groups)
+    kernel = implementation("conv2d", "conv2d_dgrad", dy, w)
+    dx = arguments.output("conv2d_dgrad", out, x_shape, dy.dtype, like=dy)
+    kernel.dgrad(dy, w, dx, stride, padding, groups)
     return dx
 
 
 def conv2d_wgrad(x, dy, w_shape, *, stride=1, padding=0, groups=1, out=None):
     """Gradient by the weights, dw of shape `w_shape`, summed over the images, from dy (N,P,Q,K)."""
-    x, dy = tensor("conv2d_wgrad", "x", x, "NHWC"), tensor("conv2d_wgrad", "dy", dy, "NPQK")
+    x = tensor("conv2d_wgrad", "x", x, "NHWC", ACTIVATION)
+    dy = tensor("conv2d_wgrad", "dy", dy, "NPQK", x.dtype)
     w_shape = sizes("conv2d_wgrad", "w_shape", w_shape)
     stride, padding, y_shape = _geometry("conv2d_wgrad", x.shape, w_shape, stride, padding, groups)
     require(dy.shape == y_shape, "conv2d_wgrad", "dy must be {} for this convolution, got {}", y_shape, dy)
-    dw = arguments.output("conv2d_wgrad", out, w_shape)
-    cpu.wgrad(x, dy, dw, stride, padding, groups)
+    kernel = implementation("conv2d", "conv2d_wgrad", x, dy)
+    dw = arguments.output("conv2d_wgrad", out, w_shape, like=x)
+    kernel.wgrad(x, dy, dw, stride, padding, groups)
     return dw
 
 
 def bias_grad(dy, out=None):
     """Gradient by the bias, (K,): the sum over all but the last dimension of dy, (N,P,Q,K) or (M,K)."""
-    axes = "NPQK" if np.ndim(dy) == 4 else "NK"
-    dy = tensor("bias_grad", "dy", dy, axes)
-    db = arguments.output("bias_grad", out, dy.shape[-1:])
-    cpu.bias_grad(dy, db)
+    axes = "NPQK" if getattr(dy, "ndim", np.ndim(dy)) == 4 else "NK"
+    dy = tensor("bias_grad", "dy", dy, axes, ACTIVATION)
+    db = arguments.output("bias_grad", out, dy.shape[-1:], like=dy)
+    implementation("conv2d", "bias_grad", dy).bias_grad(dy, db)
     return db

@@ -5,6 +5,8 @@ from numba import njit
 
 from kernels.conv2d import direct, pointwise, winograd
 
+NONE = np.zeros(0, np.float32)
+
 
 def _way(w_shape, y_shape, stride, padding, groups):
     if w_shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)) and groups == 1:
@@ -13,7 +15,8 @@ def _way(w_shape, y_shape, stride, padding, groups):
 
 
 def forward(x, w, bias, relu, y, stride, padding, groups):
-    """y = conv(x, w) + bias; an empty bias is none."""
+    """y = conv(x, w) + bias; a bias of None is none."""
+    bias = NONE if bias is None else bias
     _way(w.shape, y.shape, stride, padding, groups).forward(x, w, bias, relu, y, stride, padding, groups)
 
 

@@ -4,8 +4,8 @@ from kernels.matmul import cpu as matmul
 
 
 def forward(x, w, bias, relu, y):
-    """y = x w + bias; an empty bias is none."""
-    matmul.times(x, w, bias, relu, y)
+    """y = x w + bias; a bias of None is none."""
+    matmul.times(x, w, matmul.NONE if bias is None else bias, relu, y)
 
 
 def dgrad(dy, w, dx):

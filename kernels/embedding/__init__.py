@@ -2,26 +2,31 @@
 
     tokens (N,T) of any integer dtype, each in [0, V)   table (V,C)   positions (at least T,C)   y (N,T,C)
 
-N sequences of T tokens, a vocabulary of V; tables and y are float32. Every function raises ValueError, naming the
-operation and the shapes, for anything that does not fit.
+N sequences of T tokens, a vocabulary of V; tables are float32, y and its gradient, too, or on the GPU bfloat16. There
+no token is looked at before it is used: the row of one that is not in the vocabulary is NaN, and nobody's on the way
+back. Every function raises ValueError, naming the operation and the shapes, for anything that does not fit.
 """
 
 import numpy as np
 
-from kernels.arguments import output, require, tensor
-from kernels.embedding import cpu
-from kernels.threads import share
+from kernels import gpu
+from kernels.arguments import ACTIVATION, implementation, is_array, output, require, tensor
 
 
 def _tokens(operation, tokens, V):
-    good = isinstance(tokens, np.ndarray) and tokens.dtype.kind in "iu" and tokens.ndim == 2 and tokens.size > 0
+    good = is_array(tokens) and tokens.dtype.kind in "iu" and tokens.ndim == 2 and tokens.size > 0
     require(good, operation, "tokens must be (N,T) integers, got {} {}", tokens,
             getattr(tokens, "dtype", type(tokens).__name__))
+    if not gpu.is_array(tokens):
+        _known(operation, tokens, V)
+    return tensor(operation, "tokens", tokens.astype(np.int64, copy=False), "NT", np.int64)
+
+
+def _known(operation, tokens, V):
     wrong = np.argwhere((tokens < 0) | (tokens >= V))
     if len(wrong):
         n, t = wrong[0]
         require(False, operation, "tokens[{},{}] = {} is not in a vocabulary of {}", n, t, tokens[n, t], V)
-    return np.ascontiguousarray(tokens, np.int64)
 
 
 def _positions(operation, positions, table, tokens):
@@ -30,16 +35,17 @@ def _positions(operation, positions, table, tokens):
             positions, tokens.shape[1], table)
 
 
-def embedding(tokens, table, positions=None, out=None):
-    """y[n,t] = table[tokens[n,t]], and + positions[t] if given; into `out` if given."""
+def embedding(tokens, table, positions=None, out=None, *, dtype=np.float32):
+    """y[n,t] = table[tokens[n,t]], and + positions[t] if given; into `out` if given, else of that dtype."""
     table = tensor("embedding", "table", table, "VC")
     tokens = _tokens("embedding", tokens, len(table))
     if positions is not None:
         positions = tensor("embedding", "positions", positions, "TC")
         _positions("embedding", positions, table, tokens)
-    apart = [table] if positions is None else [table, positions]
-    y = output("embedding", out, (*tokens.shape, table.shape[1]), apart=apart)
-    share(len(y), lambda a, b: cpu.embedding(tokens[a:b], table, positions, y[a:b]))
+    kernel = implementation("embedding", "embedding", tokens, table, positions)
+    y = output("embedding", out, (*tokens.shape, table.shape[1]), out.dtype if gpu.is_array(out) else dtype,
+               like=table, apart=[table] if positions is None else [table, positions])
+    kernel.embedding(tokens, table, positions, tensor("embedding", "y", y, "NTC", ACTIVATION))
     return y
 
 
@@ -49,12 +55,11 @@ def embedding_backward(dy, tokens, dtable, dpositions=None):
     A row is written once, whether its token occurs or not. Tokens are summed in their order, in any number of threads.
     """
     operation = "embedding_backward"
-    dy, tokens = tensor(operation, "dy", dy, "NTC"), _tokens(operation, tokens, len(dtable))
-    dtable = output(operation, dtable, (len(dtable), dy.shape[2]), apart=[dy])
+    dy, tokens = tensor(operation, "dy", dy, "NTC", ACTIVATION), _tokens(operation, tokens, len(dtable))
+    dtable = output(operation, dtable, (len(dtable), dy.shape[2]), like=dy, apart=[dy])
     require(dy.shape[:2] == tokens.shape, operation, "dy {} and tokens {} must agree", dy, tokens)
-    cpu.sum_by(tokens.reshape(-1), dy, dtable)
     if dpositions is not None:
         tensor(operation, "dpositions", dpositions, "TC")
         _positions(operation, dpositions, dtable, tokens)
-        dpositions = output(operation, dpositions, dpositions.shape, apart=[dy, dtable])
-        cpu.sum_by(np.tile(np.arange(tokens.shape[1]), len(tokens)), dy, dpositions)
+        dpositions = output(operation, dpositions, dpositions.shape, like=dy, apart=[dy, dtable])
+    implementation("embedding", operation, dy, tokens).embedding_backward(dy, tokens, dtable, dpositions)

@@ -3,20 +3,24 @@
 import numpy as np
 
 from kernels.embedding import embedding, embedding_backward, ref
+from kernels.places import HOST
 
 
-def passes(tokens, table, positions, dy):
+def passes(tokens, table, positions, dy, place=HOST):
     """Yield (pass, result, reference)."""
     table64, positions64 = table.astype(np.float64), positions.astype(np.float64)
-    yield "embedding", embedding(tokens, table), ref.embedding(tokens, table64)
-    yield "+ positions", embedding(tokens, table, positions), ref.embedding(tokens, table64, positions64)
-    dtable, dpositions = np.full_like(table, np.nan), np.full_like(positions, np.nan)
+    given, dy64, dy = tokens, dy.astype(np.float64), place.x(dy)
+    tokens, dtable, dpositions = (place.w(a) for a in (tokens, np.full_like(table, np.nan),
+                                                       np.full_like(positions, np.nan)))
+    table, positions = place.w(table), place.w(positions)
+    yield "embedding", embedding(tokens, table, dtype=dy.dtype), ref.embedding(given, table64)
+    yield "+ positions", embedding(tokens, table, positions, dtype=dy.dtype), ref.embedding(given, table64, positions64)
     embedding_backward(dy, tokens, dtable, dpositions)
-    want = ref.embedding_backward(dy.astype(np.float64), tokens, len(table), len(positions))
+    want = ref.embedding_backward(dy64, given, len(table), len(positions))
     yield "dtable", dtable, want[0]
     yield "dpositions", dpositions, want[1]
 
 
-def passes_of(case, some):
+def passes_of(case, some, place=HOST):
     """The same for a case; `some` makes an array of a shape."""
-    return passes(case.tokens(), some((case.V, case.C)), some((case.P, case.C)), some((case.N, case.T, case.C)))
+    return passes(case.tokens(), some((case.V, case.C)), some((case.P, case.C)), some((case.N, case.T, case.C)), place)

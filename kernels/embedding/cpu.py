@@ -13,9 +13,20 @@ RUN = 4096  # floats zeroed in one go at most
 ZERO = np.float32(0)
 
 
-@jit
 def embedding(tokens, table, positions, y):
     """Write to y."""
+    share(len(y), lambda a, b: _embedding(tokens[a:b], table, positions, y[a:b]))
+
+
+def embedding_backward(dy, tokens, dtable, dpositions):
+    """Write both sums; the second may be None."""
+    _sum_by(tokens.reshape(-1), dy, dtable)
+    if dpositions is not None:
+        _sum_by(np.tile(np.arange(tokens.shape[1]), len(tokens)), dy, dpositions)
+
+
+@jit
+def _embedding(tokens, table, positions, y):
     N, T, C = y.shape
     for n in range(N):
         for t in range(T):
@@ -78,7 +89,7 @@ def _add(dy, places, part, row):
             row[c] += part[c]
 
 
-def sum_by(keys, dy, sums):
+def _sum_by(keys, dy, sums):
     """sums[k] = the sum of all rows of dy (...,C) whose key is k."""
     order, begin = _grouped(keys, len(sums))
     rows = dy.reshape(-1, dy.shape[-1])

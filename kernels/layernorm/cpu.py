@@ -5,6 +5,7 @@ from numba import njit
 
 from kernels.hints import restrict
 from kernels.progress import tick
+from kernels.threads import share
 
 jit = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
 # Fused, a value less itself would be what rounding took.
@@ -29,9 +30,23 @@ def _variance(x, mean):
     return total / np.float32(x.size)
 
 
+def layernorm(x, gamma, beta, eps, y):
+    """Write y; (mean, rstd)."""
+    eps, (mean, rstd) = np.float32(eps), np.empty((2, len(x)), np.float32)
+    share(len(x), lambda a, b: _layernorm(x[a:b], gamma, beta, eps, y[a:b], mean[a:b], rstd[a:b]))
+    return mean, rstd
+
+
+def layernorm_backward(dy, x, means, rstds, gamma, dx, dgamma, dbeta):
+    """Write all three; dx may be dy."""
+    sums = np.empty((-(-len(x) // ROWS), 2, gamma.size), np.float32)
+    given = None if dy.ctypes.data == dx.ctypes.data else dy
+    share(len(sums), lambda a, b: _pieces(given, x, means, rstds, gamma, dx, sums, a, b))
+    dgamma[:], dbeta[:] = sums.sum(0, dtype=np.float64)
+
+
 @jit
-def layernorm(x, gamma, beta, eps, y, means, rstds):
-    """Write y and both statistics."""
+def _layernorm(x, gamma, beta, eps, y, means, rstds):
     for i in range(x.shape[0]):
         row, to = x[i], restrict(y[i])
         mean = _mean(row)
@@ -43,7 +58,7 @@ def layernorm(x, gamma, beta, eps, y, means, rstds):
 
 
 @unfused
-def layernorm_backward(dy, x, means, rstds, gamma, dx, sums, first, last):
+def _pieces(dy, x, means, rstds, gamma, dx, sums, first, last):
     """Write dx; pieces first to last of sums (pieces,2,C) get those for dgamma and dbeta of ROWS tokens each.
 
     A dy that is dx is None: the compiler is promised that no other array is.

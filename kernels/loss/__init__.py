@@ -1,35 +1,36 @@
 """Classification loss.
 
-    logits (N,C) float32   labels (N,) of any integer dtype, each in [0, C)
+    logits (N,C) float32, or on the GPU bfloat16   labels (N,) of any integer dtype, each in [0, C)   loss (N,) float32
 
-Every function raises ValueError, naming the operation and the shapes, for anything that does not fit.
+Probabilities and gradients are as the logits. Nobody waits for the GPU to look at its labels: there one that is no
+class makes its sample's loss and gradient NaN. Every function raises ValueError, naming the operation and the shapes,
+for anything that does not fit.
 """
 
 import numpy as np
 
-from kernels.arguments import output, require, tensor, two_outputs
-from kernels.loss import cpu
-from kernels.threads import share
+from kernels.arguments import ACTIVATION, implementation, is_array, output, require, tensor, two_outputs
 
 
 def _labels(operation, labels, logits):
-    """The labels as int64, all of them classes of the logits."""
+    """The labels as int64, those of this computer all classes of the logits."""
     N, C = logits.shape
-    integers = isinstance(labels, np.ndarray) and labels.dtype.kind in "iu" and labels.shape == (N,)
+    integers = is_array(labels) and labels.dtype.kind in "iu" and labels.shape == (N,)
     require(integers, operation, "labels must be ({}) integers for logits {}, got {} {}", N, logits, labels,
             getattr(labels, "dtype", type(labels).__name__))
-    wrong = np.flatnonzero((labels < 0) | (labels >= C))
-    if wrong.size:
+    wrong = np.flatnonzero((labels < 0) | (labels >= C)) if isinstance(labels, np.ndarray) else ()
+    if len(wrong):
         first = wrong[0]
         require(False, operation, "labels[{}] = {} is not a class of logits {}", first, labels[first], logits)
-    return labels.astype(np.int64)
+    return tensor(operation, "labels", labels.astype(np.int64, copy=False), "N", np.int64)
 
 
 def softmax(logits, out=None):
     """The probabilities (N,C), each row's exponentials over their sum; into `out` if given, apart from the logits."""
-    logits = tensor("softmax", "logits", logits, "NC")
-    y = output("softmax", out, logits.shape, apart=[logits])
-    share(len(y), lambda a, b: cpu.softmax(logits[a:b], y[a:b]))
+    logits = tensor("softmax", "logits", logits, "NC", ACTIVATION)
+    kernel = implementation("loss", "softmax", logits)
+    y = output("softmax", out, logits.shape, logits.dtype, like=logits, apart=[logits])
+    kernel.softmax(logits, y)
     return y
 
 
@@ -40,12 +41,12 @@ def softmax_cross_entropy(logits, labels, out=None, *, smoothing=0.0):
     divided by N. A NaN, or an infinity that leaves the softmax undefined, makes the loss NaN.
     Into the pair `out` if given, apart from the logits.
     """
-    logits = tensor("softmax_cross_entropy", "logits", logits, "NC")
+    logits = tensor("softmax_cross_entropy", "logits", logits, "NC", ACTIVATION)
     labels = _labels("softmax_cross_entropy", labels, logits)
+    kernel = implementation("loss", "softmax_cross_entropy", logits, labels)
     require(0 <= smoothing < 1, "softmax_cross_entropy", "smoothing must be in [0, 1), got {!r}", smoothing)
     loss, dlogits = two_outputs("softmax_cross_entropy", out)
-    loss = output("softmax_cross_entropy", loss, logits.shape[:1], apart=[logits])
-    dlogits = output("softmax_cross_entropy", dlogits, logits.shape, apart=[logits, loss])
-    share(len(loss), lambda a, b: cpu.softmax_cross_entropy(logits[a:b], labels[a:b], np.float32(smoothing), loss[a:b],
-                                                            dlogits[a:b]))
+    loss = output("softmax_cross_entropy", loss, logits.shape[:1], like=logits, apart=[logits])
+    dlogits = output("softmax_cross_entropy", dlogits, logits.shape, logits.dtype, like=logits, apart=[logits, loss])
+    kernel.softmax_cross_entropy(logits, labels, np.float32(smoothing), loss, dlogits)
     return loss, dlogits

@@ -5,6 +5,7 @@ from numba import njit
 
 from kernels.exponential import exp, peak, total
 from kernels.progress import tick
+from kernels.threads import share
 
 jit = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 ONE = np.float32(1)
@@ -24,15 +25,19 @@ def _softmax(x, y):
 
 
 @jit
-def softmax(logits, y):
-    """Write the probabilities to y."""
+def _softmax_rows(logits, y):
     for n in range(logits.shape[0]):
         _softmax(logits[n], y[n])
         tick(y.shape[1])
 
 
+def softmax(logits, y):
+    """Write the probabilities to y."""
+    share(len(y), lambda a, b: _softmax_rows(logits[a:b], y[a:b]))
+
+
 @jit
-def softmax_cross_entropy(logits, labels, smoothing, loss, dlogits):
+def _cross_entropy_rows(logits, labels, smoothing, loss, dlogits):
     """Write -log softmax at the label, in part the mean over all classes, and softmax less that target."""
     C = logits.shape[1]
     for n in range(logits.shape[0]):
@@ -45,3 +50,14 @@ def softmax_cross_entropy(logits, labels, smoothing, loss, dlogits):
         dlogits[n, labels[n]] -= ONE - smoothing
         loss[n] = np.log(np.float64(everything)) - at
         tick(C)
+
+
+def softmax_cross_entropy(logits, labels, smoothing, loss, dlogits):
+    """Write loss and gradient."""
+    arrays = logits, labels, loss, dlogits
+
+    def work(a, b):
+        logits, labels, loss, dlogits = (array[a:b] for array in arrays)
+        _cross_entropy_rows(logits, labels, smoothing, loss, dlogits)
+
+    share(len(loss), work)

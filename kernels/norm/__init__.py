@@ -2,16 +2,14 @@
 
     s = k + alpha / size * (sum of x^2 over the `size` channels around each)      y = x / s^beta
 
-x, y and gradients are (N,H,W,C) float32. The channels around c are c - (size-1)//2 ... c + size//2, as far as
-they exist; alpha is divided by size, as Caffe, ONNX and PyTorch do and the paper does not. Every function
-raises ValueError, naming the operation and the shapes, for anything that does not fit.
+x, y and gradients are (N,H,W,C) float32, or on the GPU bfloat16. The channels around c are c - (size-1)//2 ...
+c + size//2, as far as they exist; alpha is divided by size, as Caffe, ONNX and PyTorch do and the paper does not.
+Every function raises ValueError, naming the operation and the shapes, for anything that does not fit.
 """
 
 import numpy as np
 
-from kernels.arguments import output, require, tensor
-from kernels.norm import cpu
-from kernels.threads import share
+from kernels.arguments import ACTIVATION, implementation, output, require, tensor
 
 
 def _constants(operation, size, *numbers):
@@ -24,22 +22,23 @@ def _constants(operation, size, *numbers):
 
 def lrn(x, size, alpha, beta, k, out=None):
     """The normalized y, of x's shape; into `out` if given, which may be x itself."""
-    x = tensor("lrn", "x", x, "NHWC")
-    y = output("lrn", out, x.shape)
-    constants = _constants("lrn", size, alpha, beta, k)
-    share(len(x), lambda a, b: cpu.lrn(x[a:b], *constants, y[a:b]))
+    x = tensor("lrn", "x", x, "NHWC", ACTIVATION)
+    kernel = implementation("norm", "lrn", x)
+    y = output("lrn", out, x.shape, x.dtype, like=x)
+    kernel.lrn(x, *_constants("lrn", size, alpha, beta, k), y)
     return y
 
 
 def lrn_backward(dy, x, y, size, alpha, beta, k, out=None):
     """Gradient by the input: dy / s^beta - 2 alpha beta / size * x * (sum of dy y / s over x's windows).
 
-    Into `out` if given, which may be dy, x or y itself.
+    Into `out` if given, which may be dy, x or y itself. The GPU computes y anew.
     """
-    dy, x, y = (tensor("lrn_backward", name, a, "NHWC") for name, a in (("dy", dy), ("x", x), ("y", y)))
+    x = tensor("lrn_backward", "x", x, "NHWC", ACTIVATION)
+    dy, y = (tensor("lrn_backward", name, a, "NHWC", x.dtype) for name, a in (("dy", dy), ("y", y)))
     agree = dy.shape == x.shape == y.shape
     require(agree, "lrn_backward", "dy {}, x {} and y {} must agree", dy, x, y)
-    dx = output("lrn_backward", out, x.shape)
-    constants = _constants("lrn_backward", size, alpha, beta, k)
-    share(len(x), lambda a, b: cpu.lrn_backward(dy[a:b], x[a:b], y[a:b], *constants, dx[a:b]))
+    kernel = implementation("norm", "lrn_backward", dy, x, y)
+    dx = output("lrn_backward", out, x.shape, x.dtype, like=x)
+    kernel.lrn_backward(dy, x, y, *_constants("lrn_backward", size, alpha, beta, k), dx)
     return dx

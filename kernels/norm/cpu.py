@@ -8,6 +8,7 @@ to normalize a pixel.
 import numpy as np
 from numba import njit
 
+from kernels import threads
 from kernels.progress import tick
 
 # "arcp" lets 1 / sqrt be an estimate made good by a Newton step, three times as fast and good to 2 ulp.
@@ -21,18 +22,20 @@ def _constants(size, share, beta, k):
     return (None,) * size, share, None if beta == np.float32(0.75) else beta, k
 
 
-def _pixels(*arrays):
-    return (a.reshape(-1, a.shape[3]) for a in arrays)
+def _share(kernel, arrays, *constants):
+    """kernel(part of each array as pixels, constants...) for every part."""
+    pixels = [array.reshape(-1, array.shape[3]) for array in arrays]
+    threads.share(len(pixels[0]), lambda a, b: kernel(*(array[a:b] for array in pixels), *constants))
 
 
 def lrn(x, size, share, beta, k, y):
     """Write x / s^beta to y, which may be x."""
-    _lrn(*_pixels(x, y), *_constants(size, share, beta, k))
+    _share(_lrn, (x, y), *_constants(size, share, beta, k))
 
 
 def lrn_backward(dy, x, y, size, share, beta, k, dx):
     """Write the gradient by x to dx, which may be dy, x or y; s is cheaper to compute again than to read."""
-    _lrn_backward(*_pixels(dy, x, y, dx), np.float32(2) * share * beta, *_constants(size, share, beta, k))
+    _share(_lrn_backward, (dy, x, y, dx), np.float32(2) * share * beta, *_constants(size, share, beta, k))
 
 
 @jit

@@ -2,7 +2,8 @@
 
     x (N,H,W,C)   y (N,P,Q,C)   index (N,P,Q,C) uint8
 
-N images, H x W pixels in, P x Q windows of R x S taps, C channels; x, y and gradients are float32.
+N images, H x W pixels in, P x Q windows of R x S taps, C channels; x, y and gradients are float32, or on the GPU all
+bfloat16. There an index that names no tap of its window is nobody's.
 `window` and `stride` are an int or a pair (rows, columns), `padding` an int, a pair or
 ((top, bottom), (left, right)), less than the window.
 
@@ -16,10 +17,9 @@ does not fit.
 
 import numpy as np
 
-from kernels.arguments import output, require, sizes, tensor, two_outputs
-from kernels.pool import cpu
+from kernels import gpu
+from kernels.arguments import ACTIVATION, implementation, output, require, sizes, tensor, two_outputs
 from kernels.pool.geometry import axes
-from kernels.threads import share
 
 
 def _y_shape(x_shape, rows, columns):
@@ -27,7 +27,7 @@ def _y_shape(x_shape, rows, columns):
 
 
 def _dy(operation, dy, x_shape, rows, columns):
-    dy, y_shape = tensor(operation, "dy", dy, "NPQC"), _y_shape(x_shape, rows, columns)
+    dy, y_shape = tensor(operation, "dy", dy, "NPQC", ACTIVATION), _y_shape(x_shape, rows, columns)
     require(dy.shape == y_shape, operation, "dy must be {} for x {}, got {}", y_shape, x_shape, dy)
     return dy
 
@@ -41,7 +41,8 @@ def _taps(operation, rows, columns):
 def _index(operation, index, dy, rows, columns):
     index, taps = tensor(operation, "index", index, "NPQC", np.uint8), _taps(operation, rows, columns)
     require(index.shape == dy.shape, operation, "index {} and dy {} must agree", index, dy)
-    require(index.max() < taps, operation, "index names tap {} of a window of {}", index.max(), taps)
+    if not gpu.is_array(index):
+        require(index.max() < taps, operation, "index names tap {} of a window of {}", index.max(), taps)
     return index
 
 
@@ -55,14 +56,14 @@ def maxpool2d(x, window, *, stride, padding=0, ceil_mode=False, out=None):
 
     Of equals the first in row-major order wins; a NaN counts as the largest; padding never wins. `out` is a pair.
     """
-    x = tensor("maxpool2d", "x", x, "NHWC")
+    x = tensor("maxpool2d", "x", x, "NHWC", ACTIVATION)
     rows, columns = axes("maxpool2d", x.shape, window, stride, padding, ceil_mode)
     _taps("maxpool2d", rows, columns)
     y_shape = _y_shape(x.shape, rows, columns)
     y, index = two_outputs("maxpool2d", out)
-    y = output("maxpool2d", y, y_shape, apart=[x])
-    index = output("maxpool2d", index, y_shape, np.uint8, apart=[x, y])
-    share(len(x), lambda a, b: cpu.maxpool2d(x[a:b], rows, columns, y[a:b], index[a:b]))
+    y = output("maxpool2d", y, y_shape, x.dtype, like=x, apart=[x])
+    index = output("maxpool2d", index, y_shape, np.uint8, like=x, apart=[x, y])
+    implementation("pool", "maxpool2d", x).maxpool2d(x, rows, columns, y, index)
     return y, index
 
 
@@ -72,17 +73,18 @@ def maxpool2d_backward(dy, index, x_shape, window, *, stride, padding=0, ceil_mo
     rows, columns = axes("maxpool2d_backward", x_shape, window, stride, padding, ceil_mode)
     dy = _dy("maxpool2d_backward", dy, x_shape, rows, columns)
     index = _index("maxpool2d_backward", index, dy, rows, columns)
-    dx = output("maxpool2d_backward", out, x_shape, apart=[dy, index])
-    share(len(dy), lambda a, b: cpu.maxpool2d_backward(dy[a:b], index[a:b], rows, columns, dx[a:b]))
+    kernel = implementation("pool", "maxpool2d_backward", dy, index)
+    dx = output("maxpool2d_backward", out, x_shape, dy.dtype, like=dy, apart=[dy, index])
+    kernel.maxpool2d_backward(dy, index, rows, columns, dx)
     return dx
 
 
 def avgpool2d(x, window, *, stride, padding=0, ceil_mode=False, count_include_pad=True, out=None):
     """The mean y of each window, clipped to the padded input, or without `count_include_pad` to the input."""
-    x = tensor("avgpool2d", "x", x, "NHWC")
+    x = tensor("avgpool2d", "x", x, "NHWC", ACTIVATION)
     rows, columns = axes("avgpool2d", x.shape, window, stride, padding, ceil_mode, count_include_pad)
-    y = output("avgpool2d", out, _y_shape(x.shape, rows, columns), apart=[x])
-    share(len(x), lambda a, b: cpu.avgpool2d(x[a:b], rows, columns, y[a:b]))
+    y = output("avgpool2d", out, _y_shape(x.shape, rows, columns), x.dtype, like=x, apart=[x])
+    implementation("pool", "avgpool2d", x).avgpool2d(x, rows, columns, y)
     return y
 
 
@@ -91,23 +93,23 @@ def avgpool2d_backward(dy, x_shape, window, *, stride, padding=0, ceil_mode=Fals
     x_shape = sizes("avgpool2d_backward", "x_shape", x_shape)
     rows, columns = axes("avgpool2d_backward", x_shape, window, stride, padding, ceil_mode, count_include_pad)
     dy = _dy("avgpool2d_backward", dy, x_shape, rows, columns)
-    dx = output("avgpool2d_backward", out, x_shape, apart=[dy])
-    share(len(dy), lambda a, b: cpu.avgpool2d_backward(dy[a:b], rows, columns, dx[a:b]))
+    dx = output("avgpool2d_backward", out, x_shape, dy.dtype, like=dy, apart=[dy])
+    implementation("pool", "avgpool2d_backward", dy).avgpool2d_backward(dy, rows, columns, dx)
     return dx
 
 
 def global_avgpool(x, out=None):
     """The mean (N,C) of every channel over the whole image."""
-    x = tensor("global_avgpool", "x", x, "NHWC")
+    x = tensor("global_avgpool", "x", x, "NHWC", ACTIVATION)
     N, H, W, C = x.shape
-    y = output("global_avgpool", out, (N, C), apart=[x])
+    y = output("global_avgpool", out, (N, C), x.dtype, like=x, apart=[x])
     avgpool2d(x, (H, W), stride=1, out=y.reshape(N, 1, 1, C))
     return y
 
 
 def global_avgpool_backward(dy, x_shape, out=None):
     """Gradient by the input, dx of shape `x_shape`, from dy (N,C)."""
-    dy = tensor("global_avgpool_backward", "dy", dy, "NC")
+    dy = tensor("global_avgpool_backward", "dy", dy, "NC", ACTIVATION)
     N, H, W, C = x_shape = sizes("global_avgpool_backward", "x_shape", x_shape)
     fits = dy.shape == (N, C)
     require(fits, "global_avgpool_backward", "dy must be {} for x {}, got {}", (N, C), x_shape, dy)

@@ -9,6 +9,7 @@ from numba import njit
 
 from kernels.hints import prefetch, restrict
 from kernels.progress import tick
+from kernels.threads import share
 
 jit = njit(nogil=True, cache=True, error_model="numpy")
 NANS = True  # what is passed where there may be NaNs; else None, a type of its own, so that there is code for each
@@ -16,9 +17,28 @@ ZERO = np.float32(0)
 NUMBER, INFINITY = np.int32(2**31 - 1), np.int32(0x7F800000)  # all bits but the sign, and those of infinity
 
 
-@jit
 def maxpool2d(x, rows, columns, y, index):
     """Write the maximum of each window to y and the number of its tap to index."""
+    share(len(x), lambda a, b: _maxpool2d(x[a:b], rows, columns, y[a:b], index[a:b]))
+
+
+def maxpool2d_backward(dy, index, rows, columns, dx):
+    """Write to dx the sum of the dy of the windows each input won: it reads much to write once, and in order."""
+    share(len(dy), lambda a, b: _maxpool2d_backward(dy[a:b], index[a:b], rows, columns, dx[a:b]))
+
+
+def avgpool2d(x, rows, columns, y):
+    """Write the average of each window to y."""
+    share(len(x), lambda a, b: _avgpool2d(x[a:b], rows, columns, y[a:b]))
+
+
+def avgpool2d_backward(dy, rows, columns, dx):
+    """Write to dx the sum of each input's shares of dy."""
+    share(len(dy), lambda a, b: _avgpool2d_backward(dy[a:b], rows, columns, dx[a:b]))
+
+
+@jit
+def _maxpool2d(x, rows, columns, y, index):
     N, P, Q, C = y.shape
     R = rows.window
     # Every row of x is reduced along itself once; then whole rows of maxima, R at most, are compared.
@@ -113,8 +133,7 @@ def _larger(top, tap, value, its_tap, nans):
 
 
 @jit
-def maxpool2d_backward(dy, index, rows, columns, dx):
-    """Write to dx the sum of the dy of the windows each input won: it reads much to write once, and in order."""
+def _maxpool2d_backward(dy, index, rows, columns, dx):
     N, H, W, C = dx.shape
     down, across = _reach(rows, H), _reach(columns, W)
     for n in range(N):
@@ -162,8 +181,7 @@ def _collect(dy, index, columns, across, C, tap, more, row):
 
 
 @jit
-def avgpool2d(x, rows, columns, y):
-    """Write the average of each window to y."""
+def _avgpool2d(x, rows, columns, y):
     N, P, Q, C = y.shape
     for n in range(N):
         for p in range(P):
@@ -180,8 +198,7 @@ def avgpool2d(x, rows, columns, y):
 
 
 @jit
-def avgpool2d_backward(dy, rows, columns, dx):
-    """Write to dx the sum of each input's shares of dy."""
+def _avgpool2d_backward(dy, rows, columns, dx):
     N, P, Q, C = dy.shape
     for n in range(N):
         dx[n] = 0

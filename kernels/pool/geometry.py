@@ -17,6 +17,7 @@ class Axis(NamedTuple):
     begin: np.ndarray  # the taps that lie inside the input: begin <= i < end
     end: np.ndarray
     count: np.ndarray  # taps an average divides by
+    numbers: tuple  # what all these follow from: pixels, outputs, taps, stride, padding, and where such taps may lie
 
 
 def axes(operation, x_shape, window, stride, padding=0, ceil_mode=False, count_include_pad=True):
@@ -50,5 +51,6 @@ def _outputs(size, window, stride, padding, ceil_mode):
 def _axis(size, window, stride, padding, outputs, count_include_pad):
     start = np.arange(outputs) * stride - padding[0]
     begin, end = np.maximum(start, 0), np.minimum(start + window, size)
-    padded = np.minimum(start + window, size + padding[1]) - start
-    return Axis(window, start, begin, end, padded if count_include_pad else end - begin)
+    low, high = (-padding[0], size + padding[1]) if count_include_pad else (0, size)
+    count = np.minimum(start + window, high) - np.maximum(start, low)
+    return Axis(window, start, begin, end, count, (size, outputs, window, stride, padding[0], low, high))

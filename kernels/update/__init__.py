@@ -1,19 +1,31 @@
 """What an optimiser does to the weights, in one pass over memory.
 
     w, g, v, m (size,) float32: weights, gradient and its running moments; all but g change in place
+
+The GPU's results have the CPU's bits, but denormal numbers count as zero there.
 """
 
-from kernels.arguments import array, require, tensor
-from kernels.update import cpu
+import math
+
+import numpy as np
+
+from kernels.arguments import array, implementation, require, tensor, writeable
 
 
 def _check(operation, **arrays):
+    """Where they are."""
     for name, value in arrays.items():
         tensor(operation, name, value, "i")
-        require(value.flags.c_contiguous and (name == "g" or value.flags.writeable), operation,
+        require(value.flags.c_contiguous and (name == "g" or writeable(value)), operation,
                 "{} must be contiguous, and all but g writeable: they are changed in place", name)
         require(value.shape == arrays["w"].shape, operation, "w {} and {} {} must have one size", arrays["w"], name,
                 value)
+    return implementation("update", operation, *arrays.values())
+
+
+def _float32(*constants):
+    """As kernels take them."""
+    return map(np.float32, constants)
 
 
 def momentum_update(w, g, v, *, lr, momentum=0.0, weight_decay=0.0, scale=1.0, late=0):
@@ -24,11 +36,11 @@ def momentum_update(w, g, v, *, lr, momentum=0.0, weight_decay=0.0, scale=1.0, l
     alike, so the result does not depend on how the parameters are grouped. Raises ValueError for arrays that are not
     float32, contiguous and of one size, and for a momentum that is not less than 1 with `late`.
     """
-    _check("momentum_update", w=w, g=g, v=v)
+    kernel = _check("momentum_update", w=w, g=g, v=v)
     require(late == 0 or momentum < 1, "momentum_update", "momentum must be less than 1, got {!r}", momentum)
     old = momentum**late
     new = (1 - old) / (1 - momentum) if late else 0.0
-    cpu.momentum_update(w, g, v, lr, momentum, weight_decay, scale, old, new)
+    kernel.momentum_update(w, g, v, *_float32(lr, momentum, weight_decay, scale, old, new))
 
 
 def adamw_update(w, g, m, v, *, lr, step, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, scale=1.0, late=0):
@@ -39,9 +51,11 @@ def adamw_update(w, g, m, v, *, lr, step, beta1=0.9, beta2=0.999, eps=1e-8, weig
     gradient that is D = `late` steps late n = beta1^D m + (1 - beta1^D) scale g, as in momentum_update. Raises
     ValueError as that does, and for a step below 1.
     """
-    _check("adamw_update", w=w, g=g, m=m, v=v)
+    kernel = _check("adamw_update", w=w, g=g, m=m, v=v)
     require(step >= 1, "adamw_update", "step must be at least 1, got {!r}", step)
-    cpu.adamw_update(w, g, m, v, lr, beta1, beta2, eps, weight_decay, step, scale, beta1**late)
+    second, old = math.sqrt(1 - beta2**step), beta1**late  # the corrections of both moments go into the rate and eps
+    rate = lr * second / (1 - beta1**step)
+    kernel.adamw_update(w, g, m, v, *_float32(rate, lr * weight_decay, beta1, beta2, eps * second, scale, old, 1 - old))
 
 
 def compensate_delay(g, w, then, factor):
@@ -50,11 +64,12 @@ def compensate_delay(g, w, then, factor):
     First-order Taylor with g^2 for the diagonal of the Hessian (Zheng et al. 2017, equation 10). Raises ValueError for
     arrays that are not float32, contiguous and of one size.
     """
-    _check("compensate_delay", w=w, g=g, then=then)
-    require(g.flags.writeable, "compensate_delay", "g must be writeable: it is changed in place")
-    cpu.compensate_delay(g, w, then, factor)
+    kernel = _check("compensate_delay", w=w, g=g, then=then)
+    require(writeable(g), "compensate_delay", "g must be writeable: it is changed in place")
+    kernel.compensate_delay(g, w, then, np.float32(factor))
 
 
 def sum_of_squares(x):
-    """Of an array of any shape, a float, added in double precision."""
-    return cpu.sum_of_squares(array("sum_of_squares", "x", x).reshape(-1))
+    """Of an array of any shape, a float, added in double precision: on the GPU this waits for the result."""
+    x = array("sum_of_squares", "x", x)
+    return implementation("update", "sum_of_squares", x).sum_of_squares(x.reshape(-1))

@@ -1,7 +1,5 @@
 """Updates in Numba, one pass over memory. No fused multiply-add, so every grouping gives the same bits."""
 
-import math
-
 import numpy as np
 from numba import njit
 
@@ -32,8 +30,7 @@ def _momentum_update(w, g, v, lr, momentum, weight_decay, scale, old, new):
 
 
 def momentum_update(w, g, v, *constants):
-    """In place on w and v; all arithmetic in float32."""
-    constants = tuple(map(np.float32, constants))
+    """In place on w and v."""
     share(w.size, lambda a, b: _momentum_update(w[a:b], g[a:b], v[a:b], *constants))
 
 
@@ -54,11 +51,8 @@ def _adamw_update(w, g, m, v, constants):
         tick(BLOCK)
 
 
-def adamw_update(w, g, m, v, lr, beta1, beta2, eps, weight_decay, step, scale, old):
-    """In place on w, m and v; the corrections of both moments go into the rate and eps."""
-    second = math.sqrt(1 - beta2**step)
-    constants = (lr * second / (1 - beta1**step), lr * weight_decay, beta1, beta2, eps * second, scale, old, 1 - old)
-    constants = tuple(map(np.float32, constants))
+def adamw_update(w, g, m, v, *constants):
+    """In place on w, m and v."""
     share(w.size, lambda a, b: _adamw_update(w[a:b], g[a:b], m[a:b], v[a:b], constants))
 
 
@@ -70,7 +64,6 @@ def _compensate(g, w, then, factor):
 
 def compensate_delay(g, w, then, factor):
     """In place on g."""
-    factor = np.float32(factor)
     share(g.size, lambda a, b: _compensate(g[a:b], w[a:b], then[a:b], factor))
 
 

@@ -2,23 +2,24 @@
 
     x, out (n,) float32 or uint16, which holds bfloat16's bits: the upper half of a float32's
     parts (P,n) of either: a row for each rank        error (n,) float32: what rounding has lost so far
+
+All arrays are NumPy's, or all on the GPU, where a denormal sum counts as zero.
 """
 
 import numpy as np
 
-from kernels.arguments import require
-from kernels.wire import cpu
+from kernels.arguments import implementation, is_array, overlap, require, writeable
 
 
 def _vector(operation, name, value, dtype):
     """Of any length; as memory for others to read or write, so nothing is copied."""
-    good = isinstance(value, np.ndarray) and value.dtype == dtype and value.ndim == 1 and value.flags.c_contiguous
+    good = is_array(value) and value.dtype == dtype and value.ndim == 1 and value.flags.c_contiguous
     require(good, operation, "{} must be a contiguous (n) {} array", name, np.dtype(dtype))
 
 
 def _result(operation, name, value, dtype, size):
     _vector(operation, name, value, dtype)
-    require(value.flags.writeable and value.size == size, operation,
+    require(writeable(value) and value.size == size, operation,
             "{} must be writeable and have {} numbers, got {}", name, size, value)
 
 
@@ -32,27 +33,29 @@ def encode_bfloat16(x, out, error=None):
     operation = "encode_bfloat16"
     _vector(operation, "x", x, np.float32)
     _result(operation, "out", out, np.uint16, x.size)
+    kernel = implementation("wire", operation, x, out, error)
     apart(operation, x, out)
     if error is not None:
         _result(operation, "error", error, np.float32, x.size)
         apart(operation, x, error)
         apart(operation, error, out)
     if x.size:
-        cpu.encode_bfloat16(x, out) if error is None else cpu.encode_with_feedback(x, out, error)
+        kernel.encode_bfloat16(x, out) if error is None else kernel.encode_with_feedback(x, out, error)
 
 
 def decode_bfloat16(x, out):
     """out (float32) = the numbers whose bfloat16 bits are x (uint16). Raises ValueError as encode_bfloat16 does."""
     _vector("decode_bfloat16", "x", x, np.uint16)
     _result("decode_bfloat16", "out", out, np.float32, x.size)
+    kernel = implementation("wire", "decode_bfloat16", x, out)
     apart("decode_bfloat16", x, out)
     if x.size:
-        cpu.decode_bfloat16(x, out)
+        kernel.decode_bfloat16(x, out)
 
 
 def apart(operation, x, out):
     """Raise ValueError if two arrays may share memory."""
-    require(not np.may_share_memory(x, out), operation, "the arrays must not overlap")
+    require(not overlap(x, out), operation, "the arrays must not overlap")
 
 
 def ordered_sum(parts, out):
@@ -61,13 +64,14 @@ def ordered_sum(parts, out):
     So the bits do not depend on how the numbers are cut into messages. Raises ValueError for anything but P >= 1
     contiguous rows of float32 or uint16 and an `out` like one of them.
     """
-    good = isinstance(parts, np.ndarray) and parts.dtype in (np.float32, np.uint16) and parts.ndim == 2
+    good = is_array(parts) and parts.dtype in (np.float32, np.uint16) and parts.ndim == 2
     require(good and len(parts) and parts.flags.c_contiguous, "ordered_sum",
             "parts must be a contiguous (P,n) float32 or uint16 array of at least one row")
     _result("ordered_sum", "out", out, parts.dtype, parts.shape[1])
+    kernel = implementation("wire", "ordered_sum", parts, out)
     apart("ordered_sum", parts, out)
     if out.size:
-        cpu.ordered_sum(parts, out)
+        kernel.ordered_sum(parts, out)
 
 
 def ordered_sum_address(dtype):
@@ -75,9 +79,11 @@ def ordered_sum_address(dtype):
 
         void f(int64 parts, int64 P, int64 n, int64 stride, int64 out)
 
-    parts and out are addresses; row p begins `stride` bytes, a multiple of the item size, after row p - 1. Raises
-    ValueError unless dtype is float32 or uint16.
+    parts and out are addresses of this computer's memory, not the GPU's; row p begins `stride` bytes, a multiple of
+    the item size, after row p - 1. Raises ValueError unless dtype is float32 or uint16.
     """
+    from kernels.wire import cpu
+
     dtype = np.dtype(dtype)
     require(dtype in (np.float32, np.uint16), "ordered_sum_address", "expected float32 or uint16, got {}", dtype)
     return cpu.ordered_sum_address(dtype)
@@ -85,4 +91,6 @@ def ordered_sum_address(dtype):
 
 def bfloat16_op_address():
     """Address of an MPI_User_function that adds bfloat16: the sum in float32, rounded once."""
+    from kernels.wire import cpu
+
     return cpu.bfloat16_op_address()

@@ -63,6 +63,19 @@ def test_statistics_of_parts_make_those_of_the_whole():
         np.testing.assert_array_equal(kernels.batchnorm(x[half], *statistics, gamma, beta), y[half])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_running_statistics_are_averages_at_first_and_then_forget(dtype):
+    rng = np.random.default_rng(0)
+    batches, state = rng.random((12, 2, 3)).astype(dtype), np.zeros(7)
+    for mean, var in batches:
+        kernels.batchnorm_running(state, mean, var, count=5, momentum=0.1)
+    want = np.zeros((2, 3))
+    for step, batch in enumerate(batches.astype(np.float64)):
+        want += max(0.1, 1 / (step + 1)) * (batch * [[1], [5 / 4]] - want)
+    assert state[0] == 12
+    np.testing.assert_allclose(state[1:], want.reshape(-1), rtol=1e-14)
+
+
 def test_nan_goes_where_it_must():
     x = random((50, 20))
     x[7, 3] = np.nan
@@ -84,6 +97,9 @@ X, C = random((2, 3, 4)), random(4)
     (lambda: kernels.batchnorm(X, C, C, C, C, out=X), "out must not overlap"),
     (lambda: kernels.batchnorm_wgrad(X.copy()[:, ::-1], X, C, C, y=X), "dy must be contiguous and writeable"),
     (lambda: kernels.batchnorm_dgrad(X, X, C, C, C, C, C, count=5), "count must be at least x's 6 rows, got 5"),
+    (lambda: kernels.batchnorm_running(np.zeros(8), C, C, count=2, momentum=0.1), r"out must be .* shape \(9,\)"),
+    (lambda: kernels.batchnorm_running(np.zeros(9), C, C.astype(float), count=2, momentum=0.1), "var must be"),
+    (lambda: kernels.batchnorm_running(np.zeros(9), C, C, count=0, momentum=0.1), "count must be at least 1, got 0"),
     (lambda: kernels.batchnorm_dgrad(X[:1], X, C, C, C, C, C), r"dy \(1,3,4\) and x \(2,3,4\) must agree"),
 ])
 def test_what_does_not_fit_is_refused(call, message):

@@ -18,8 +18,8 @@ def test_every_room_has_passes(room, monkeypatch):
     cases = check.importlib.import_module(f"kernels.{room}.cases")
     monkeypatch.setattr(cases, "CASES", cases.CASES[-1:])
     found = list(check.results(room))
-    assert len({part for _, part, _ in found}) == len(found) > 1
-    assert all(0 <= off <= check.ROOMS[room] for *_, off in found)
+    assert len({part for _, part, *_ in found}) == len(found) > 1
+    assert all(0 <= off <= check.ROOMS[room] == bound for *_, off, bound in found)
 
 
 def test_a_line_a_pass_and_a_summary(capsys):
@@ -67,6 +67,20 @@ def test_an_instruction_set_this_processor_lacks(monkeypatch, capsys):
         check.main(["conv2d", "--isa", "avx2"])
     assert stop.value.code == 2
     assert capsys.readouterr().err.endswith("error: --isa avx2: this processor has plain at most\n")
+
+
+def test_a_machine_without_a_gpu(monkeypatch, capsys):
+    monkeypatch.setattr(check.gpu, "missing", lambda: "no GPU here")
+    with pytest.raises(SystemExit) as stop:
+        check.main(["loss", "--backend", "cuda"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.endswith("error: --backend cuda: no GPU here\n")
+
+
+def test_precisions_are_the_gpus(capsys):
+    with pytest.raises(SystemExit):
+        check.main(["loss", "--precision", "tf32"])
+    assert capsys.readouterr().err.endswith("error: --precision tf32 goes with --backend cuda\n")
 
 
 def test_help_lists_the_rooms(capsys):

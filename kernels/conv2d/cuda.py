@@ -1,0 +1,112 @@
+"""Convolution on the GPU: which pixels and filters a product is made of; see cuda.cu."""
+
+import itertools
+
+from kernels import gpu
+from kernels.arguments import require
+from kernels.cuda import products, strips
+from kernels.matmul import cuda as matmul
+
+LIMIT = 1 << 13  # rows and columns of an image; cuda.cu's OUTSIDE is beyond
+MOST = 1 << 31  # numbers in an array
+FORWARD, DGRAD, WGRAD, BIAS = range(4)
+REGISTERS = 255
+BUILDS = [*products.builds([{"PASS": FORWARD}, {"PASS": DGRAD}, {"PASS": WGRAD, "O": "float"}]),
+          *({"T": T, "VEC": vec, "PASS": BIAS} for T, vec in (("float", 4), ("bfloat16", 8), ("float", 1)))]
+
+
+def _check(*arrays):
+    for array in arrays:
+        require(max(array.shape[1:3]) < LIMIT and array.size < MOST, "conv2d",
+                "images on the GPU must be smaller than {0} x {0}, and have less than 2^31 numbers, got {1}", LIMIT,
+                array)
+
+
+def _is_product(w_shape, stride, padding, groups):
+    """Whether every pixel is on its own."""
+    return w_shape[:2] == (1, 1) and stride == (1, 1) and padding == ((0, 0), (0, 0)) and groups == 1
+
+
+def _rows(array):
+    """Pixels, or channels of a filter of one pixel."""
+    return array.reshape(-1, array.shape[-1])
+
+
+def _padded(array, axis, groups):
+    """With zeros for further channels, so that 16 bytes are a divisor of them; as it is where they are in groups."""
+    numbers, channels = 16 // array.itemsize, array.shape[axis]
+    if channels % numbers == 0 or groups > 1:
+        return array
+    more = gpu.cupy().zeros([-(-n // numbers) * numbers if i == axis else n for i, n in enumerate(array.shape)],
+                            array.dtype)
+    more[(slice(None),) * axis + (slice(channels),)] = array
+    return more
+
+
+def _run(kernel, which, size, K, groups, a, b, out, bias, relu, *numbers, split=True):
+    """A product of (M,K) and (K,N) for each group, which lies along the last dimension of a and b; size (M,N)."""
+    lines = [(array.shape[3], array.shape[3] // groups) for array in (a, b)]
+    cut = products.cut(*size, K, groups, a, b, out, lines=lines, split=split)
+    products.run("conv2d", kernel, cut, size, groups, a, b, out, bias, relu, *numbers, PASS=which)
+
+
+def forward(x, w, bias, relu, y, stride, padding, groups):
+    """y = conv(x, w) + bias, clipped at zero if `relu`; a bias of None is none."""
+    _check(x, y)
+    if _is_product(w.shape, stride, padding, groups):
+        matmul.times(_rows(x), w[0, 0], bias, relu, _rows(y))
+        return
+    x, w = _padded(x, 3, groups), _padded(matmul.like(w, x), 2, groups)
+    (N, H, W, _), (R, S, Cg, K), (P, Q) = x.shape, w.shape, y.shape[1:3]
+    (top, _), (left, _) = padding
+    M, N = N * P * Q, K // groups
+    _run("convolve", FORWARD, (M, N), R * S * Cg, groups, x, w, y, bias, relu, M, P, Q, H, W, groups, Cg, N, *stride,
+         -top, -left, R, S, S, 0, 0, 1, 1, P, Q, 1, 1, 0, 0)
+
+
+def _phase(first, size, stride, before, window):
+    """(positions, taps, first tap, where it looks) of every stride-th pixel from `first` on, along one axis."""
+    tap = (first + before) % stride
+    return -(-(size - first) // stride), max(0, -(-(window - tap) // stride)), tap, (first + before - tap) // stride
+
+
+def dgrad(dy, w, dx, stride, padding, groups):
+    """Gradient by the input, into dx: a convolution of dy, or one for each phase of the stride."""
+    _check(dy, dx)
+    if _is_product(w.shape, stride, padding, groups):
+        matmul.times_turned(_rows(dy), w[0, 0], _rows(dx))
+        return
+    w = matmul.like(w, dy)
+    (N, H, W, _), (R, S, Cg, K), (P, Q) = dx.shape, w.shape, dy.shape[1:3]
+    (sh, sw), ((top, _), (left, _)) = stride, padding
+    for y0, x0 in itertools.product(range(min(sh, H)), range(min(sw, W))):
+        I, TR, r0, off_y = _phase(y0, H, sh, top, R)
+        J, TS, s0, off_x = _phase(x0, W, sw, left, S)
+        M, Kg = N * I * J, K // groups
+        _run("convolve", DGRAD, (M, Cg), TR * TS * Kg, groups, dy, w, dx, None, False, M, I, J, P, Q, groups, Kg, Cg,
+             1, 1, off_y, off_x, TR if TS else 0, max(TS, 1), S, r0, s0, sh, sw, H, W, sh, sw, y0, x0,
+             split=stride == (1, 1))
+
+
+def wgrad(x, dy, dw, stride, padding, groups):
+    """Gradient by the weights, into dw."""
+    _check(x, dy)
+    if _is_product(dw.shape, stride, padding, groups):
+        matmul.summed(_rows(x), _rows(dy), dw[0, 0])
+        return
+    x = _padded(x, 3, groups)
+    whole = dw if x.shape[3] == dw.shape[2] * groups else gpu.cupy().empty((*dw.shape[:2], x.shape[3], dw.shape[3]),
+                                                                           dw.dtype)
+    (H, W), (R, S, Cg, K), (N, P, Q, _) = x.shape[1:3], whole.shape, dy.shape
+    (top, _), (left, _) = padding
+    M = N * P * Q
+    _run("weigh", WGRAD, (R * S * Cg, K // groups), M, groups, x, dy, whole, None, False, M, P, Q, H, W, groups, Cg,
+         K // groups, *stride, -top, -left, R, S)
+    if whole is not dw:
+        dw[:] = whole[:, :, :dw.shape[2]]
+
+
+def bias_grad(dy, db):
+    """Sum of dy over all dimensions but the last, into db."""
+    dy = _rows(dy)
+    strips.launch("conv2d", "bias_grad", (dy,), db, T=gpu.number(dy), PASS=BIAS)

@@ -1,0 +1,65 @@
+"""What tests of the rooms on the emulated GPU share."""
+
+import numpy as np
+
+from kernels import check, gpu, places
+
+MODES = [{"order": 0}, {"order": 1, "early": True}, {"order": 5, "streams": "late"}]
+BFLOAT16 = 4e-3  # of the largest: one rounding
+
+
+def forget():
+    """What has been compiled."""
+    gpu._module.cache_clear()
+    gpu.kernel.cache_clear()
+
+
+def precisions():
+    """The GPU, with activations of either type."""
+    return [places.on_gpu(np.float32), places.on_gpu(gpu.bfloat16())]
+
+
+def agree(passes, bound=check.BOUND, least=0):
+    """Every (pass, result, reference) up to `bound`, or a rounding if the result is bfloat16, of the largest value.
+
+    Or of `least` if that is more: sums may all but cancel.
+    """
+    for part, got, want in passes:
+        off, largest = np.abs(places.fetch(got) - want.astype(np.float64)).max(), max(least, np.abs(want).max())
+        assert off <= (BFLOAT16 if got.dtype.name == "bfloat16" else bound) * largest, f"{part}: {off:.1e} of {largest}"
+
+
+def every_way(device, passes_of, cases):
+    """All passes of the cases in all precisions, in all modes."""
+    for mode, place in zip([*MODES, *MODES[:1]], [*precisions(), *precisions()], strict=True):
+        with device.emulator.mode(**mode):
+            for case in cases:
+                some = check.normals()
+                agree(passes_of(case, lambda shape, some=some, place=place: place.rounded(some(shape)), place))
+
+
+def lacks(monkeypatch, room, statement, number=0):
+    """Take the statement, where it stands for the number-th time, out of a room's source."""
+    source = gpu.source
+
+    def changed(name, constants=()):
+        text = source(name, constants)
+        if name != room:
+            return text
+        *before, after = text.split(statement, number + 1)
+        assert len(before) == number + 1
+        return statement.join(before) + after
+
+    monkeypatch.setattr(gpu, "source", changed)
+    forget()
+
+
+def is_caught(device, work):
+    """Whether `work` fails in some mode."""
+    for mode in MODES:
+        try:
+            with device.emulator.mode(**mode):
+                work()
+        except (AssertionError, RuntimeError):
+            return True
+    return False

@@ -1,0 +1,134 @@
+"""Convolution, dense layers and products of matrices on the emulated GPU, in all three precisions."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import kernels
+from kernels import check, gpu
+from kernels.conv2d import check as conv2d
+from kernels.conv2d.cases import Case
+from kernels.cuda import products
+from kernels.dense import check as dense
+from kernels.matmul import check as matmul
+from kernels.matmul.cases import Case as Product
+from tests.gpu.rooms import MODES, is_caught
+
+BACKENDS = ("float32", "tf32", "bfloat16")
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request, device):
+    """Where and how products are computed."""
+    yield check.cuda(request.param)
+    gpu.set_precision("float32")
+
+
+def agree(room, backend, passes):
+    """Every (pass, result, reference)."""
+    for part, got, want in passes:
+        found, bound = check.error(got, want), backend.bound(room, got)
+        assert found <= bound, f"{backend.name} {room} {part}: {found:.1e} > {bound:.1e}"
+
+
+def numbers(backend, seed=0, kind=np.asarray):
+    """A source of arrays of normal numbers, or a function of them, that the precision can hold."""
+    draw = check.normals(seed)
+    return lambda shape: backend.place.rounded(kind(draw(shape)))
+
+
+# The nets' layers, their images cut down: all tiles, whole chunks and odd ones, groups, strides, long sums in parts.
+LAYERS = [
+    Case("alexnet", "conv1", 31, 3, 96, 11, stride=4),
+    Case("alexnet", "conv2", 7, 96, 256, 5, padding=2, groups=2),
+    Case("googlenet", "3a/5x5_reduce", 5, 192, 16, 1),
+    Case("resnet50", "2a/3x3", 9, 64, 64, 3, padding=1),
+    Case("resnet50", "3a/3x3", 8, 128, 128, 3, stride=2, padding=1),
+    Case("resnet50", "3a/shortcut", 8, 64, 136, 1, stride=2),
+    Case("odd", "strided 1x1", 15, 7, 33, 1, stride=2),
+    Case("odd", "stride over window", 11, 5, 6, 2, stride=3),
+    Case("odd", "one pixel", 1, 1, 1, 1),
+    Case("odd", "grouped", 9, 12, 18, 3, stride=2, padding=1, groups=6),
+]
+
+
+@pytest.mark.parametrize("case", LAYERS, ids=lambda case: f"{case.net} {case.name}")
+def test_convolutions(case, backend, device):
+    mode = MODES[LAYERS.index(case) % len(MODES)]
+    with device.emulator.mode(**mode):
+        agree("conv2d", backend, conv2d.passes_of(case, numbers(backend), backend.place))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 131, 67), (70, 520, 136), (140, 64, 200)])
+def test_dense_layers(shape, backend):
+    M, C, K = shape
+    some = numbers(backend)
+    agree("dense", backend, dense.passes(some((M, C)), some((C, K)), some((K,)), some((M, K)), backend.place))
+
+
+@pytest.mark.parametrize("case", [Product("batches", (2, 2), 40, 24, 64), Product("odd", (3,), 29, 47, 19),
+                                  Product("large tiles", (), 260, 260, 40)], ids=lambda case: case.name)
+def test_matrices_that_lie_either_way(case, backend):
+    agree("matmul", backend, matmul.passes_of(case, numbers(backend), backend.place))
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_convolution(backend, data):
+    groups, R, S = (data.draw(st.integers(1, most)) for most in (3, 4, 3))
+    stride, padding = ((data.draw(st.integers(low, 3)), data.draw(st.integers(low, 3))) for low in (1, 0))
+    H, W = (data.draw(st.integers(max(1, window - 2 * p), 9)) for window, p in zip((R, S), padding, strict=True))
+    N, C, K = data.draw(st.integers(1, 2)), *(groups * data.draw(st.sampled_from([1, 3, 8])) for _ in range(2))
+    some = numbers(backend, kind=np.abs)  # sums of few products that cancel would be off by any share of themselves
+    agree("conv2d", backend, conv2d.passes(some, (N, H, W, C), (R, S, C // groups, K), backend.place, stride=stride,
+                                           padding=padding, groups=groups))
+
+
+def test_parts_of_a_sum_are_added_in_their_order(backend):
+    """So the bits are the same every time, and on every GPU that cuts alike."""
+    x, dy = (backend.place.x(numbers(backend, seed)(shape)) for seed, shape in enumerate([(3000, 8), (3000, 24)]))
+    assert products.cut(8, 24, 3000, 1, x, dy, x, lines=((8,), (24,))).splits > 1
+    first, second = (kernels.dense_wgrad(x, dy).get() for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_nan_passes_through_relu_in_its_sample_only(backend):
+    x, w = numbers(backend)((70, 40)), numbers(backend, 1)((40, 72))
+    x[15, 3] = np.nan
+    y = check.fetch(kernels.dense(backend.place.x(x), backend.place.w(w), relu=True))
+    assert np.isnan(y[15]).all()
+    assert (np.delete(y, 15, 0) >= 0).all()
+
+
+def test_arrays_that_begin_anywhere(backend, device):
+    """Chunks of 16 bytes are for addresses that are multiples of that."""
+    x, w = numbers(backend)((16, 64)), numbers(backend, 1)((64, 64))
+    there, moved = backend.place.x(x), device.empty(16 * 64 + 1, backend.place.x(x).dtype)[1:].reshape(16, 64)
+    moved[...] = there
+    want = x.astype(np.float64) @ w
+    agree("dense", backend, [(name, kernels.dense(a, backend.place.w(w)), want) for name, a in
+                             (("there", there), ("moved", moved))])
+
+
+@pytest.mark.parametrize(("statement", "instead"), [
+    ("        __syncthreads();  // the tile is there for all", "        // the tile is there for all"),
+    ("cp_async_wait<STAGES - 2>();", "cp_async_wait<STAGES - 1>();"),
+    ("(chunk ^ line % CHUNKS)", "chunk"),
+    ("cp_async_wait<STAGES - 2>();", "cp_async_wait<STAGES>();"),
+], ids=["no barrier", "waits for one too few", "another swizzle", "waits for none"])
+def test_mutants(statement, instead, backend, device, monkeypatch):
+    """What must be caught, and what must not be: any swizzle is right if reader and writer agree."""
+    source = gpu.source
+    monkeypatch.setattr(gpu, "source", lambda *room: source(*room).replace(statement, instead))
+    gpu.kernel.cache_clear()
+    gpu._module.cache_clear()
+    some = numbers(backend)
+    caught = is_caught(device, lambda: agree("dense", backend, dense.passes(
+        some((70, 520)), some((520, 72)), some(72), some((70, 72)), backend.place)))
+    assert caught == (instead != "chunk")
+
+
+def test_images_beyond_what_a_place_can_say(device):
+    with pytest.raises(ValueError, match="images on the GPU must be smaller than 8192 x 8192"):
+        kernels.conv2d(device.empty((1, 8192, 1, 1), np.float32), device.empty((1, 1, 1, 1), np.float32), padding=1)
