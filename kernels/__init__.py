@@ -1,6 +1,7 @@
-"""Kernels for training neural networks, float32 and channels-last, on NumPy arrays.
+"""Kernels for training neural networks, channels-last, on NumPy arrays and, on a GPU, on CuPy's.
 
-One room per operation: its public signature, a NumPy reference, the Numba kernel, and the shapes it is tested on.
+One room per operation: its public signature, a NumPy reference, the Numba kernel, the CUDA C++ kernel and its launcher,
+and the shapes they are tested on.
 """
 
 from kernels.activation import (
@@ -31,6 +32,7 @@ from kernels.compress import (
 from kernels.conv2d import bias_grad, conv2d, conv2d_dgrad, conv2d_wgrad
 from kernels.dense import dense, dense_dgrad, dense_wgrad
 from kernels.embedding import embedding, embedding_backward
+from kernels.gpu import set_precision
 from kernels.layernorm import layernorm, layernorm_backward
 from kernels.layout import empty
 from kernels.loss import softmax_cross_entropy
@@ -58,6 +60,6 @@ __all__ = [
     "encode_bfloat16", "gelu", "gelu_backward", "global_avgpool", "global_avgpool_backward", "layernorm",
     "layernorm_backward", "lowrank_expand", "lowrank_project", "lowrank_turn", "lowrank_turn_address", "lrn",
     "lrn_backward", "matmul", "maxpool2d", "maxpool2d_backward", "momentum_update", "num_threads", "ordered_sum",
-    "ordered_sum_address", "pool2d_shape", "relu", "relu_backward", "set_num_threads", "set_progress",
+    "ordered_sum_address", "pool2d_shape", "relu", "relu_backward", "set_num_threads", "set_precision", "set_progress",
     "softmax_cross_entropy", "sum_of_squares", "topk_decode", "topk_encode",
 ]

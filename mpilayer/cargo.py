@@ -1,6 +1,7 @@
 """What of a gradient travels, for one gradient buffer: all numbers, the largest, or factors of its matrices.
 
 A cargo encodes a layer's gradient when it is final, has the Stages that sum a message, and decodes what has arrived.
+Encoding and decoding happen where the gradients are; what MPI sees are `mirrors` of that, on the CPU the same memory.
 """
 
 import math
@@ -11,6 +12,7 @@ import numpy as np
 import kernels
 from mpilayer.messages import LINE
 from mpilayer.reduction import Calls, scattered
+from mpilayer.staging import Here
 from mpilayer.weights import place
 from mpilayer.wire import CODECS
 
@@ -19,6 +21,7 @@ class Route(NamedTuple):
     """Where cargo goes: `places` of the layers in the gradient, `travel`: in what travels, `messages` cut from that.
 
     errors   {layer: what has not travelled yet}, which all gradient buffers have in common
+    stage    how it comes to where MPI sums it
     """
 
     calls: Calls
@@ -28,6 +31,7 @@ class Route(NamedTuple):
     messages: list
     places: dict
     travel: dict
+    stage: Here
 
 
 def _laid_out(sizes):
@@ -66,6 +70,7 @@ class Everything(Cargo):
         """Memory for what travels."""
         self.codec = CODECS[self.route.settings.wire]
         self.buffer = self.codec.buffer(net.whole.g)
+        self.mirror = self.route.stage.mirror(self.buffer)
 
     def _travelling(self, name):
         return self.buffer[slice(*self.route.places[name])]
@@ -79,18 +84,31 @@ class Everything(Cargo):
         """Back to float32."""
         self.codec.decode(self._travelling(name), self.gradient[name])
 
+    def _part(self, number):
+        message = self.route.messages[number]
+        return slice(message.begin, message.end)
+
+    def copies(self, number):
+        """(array, its mirror) of what MPI reads of a message, and of what it writes."""
+        part = self._part(number)
+        both = self.buffer[part], self.mirror[part]
+        return both, both
+
     def stages(self, number, lane):
         """Of the sum of a message."""
-        message = self.route.messages[number]
-        return self.route.reduction.stages(self.buffer[message.begin:message.end], lane)
+        return self.route.reduction.stages(self.mirror[self._part(number)], lane)
 
     def halves(self, number, first, last):
         """The Stages of its reduce-scatter, in one lane, and of its all-gather, in another."""
-        message, calls = self.route.messages[number], self.route.calls
-        buffer = self.buffer[message.begin:message.end]
+        calls, buffer = self.route.calls, self.mirror[self._part(number)]
         room = np.empty(calls.size * (buffer.size // calls.size + 1), buffer.dtype)  # between the two
         scatter, gather = scattered(calls, buffer, room, first, last)
         return (scatter,), (gather,)
+
+
+def _words(net, shape):
+    """Zeros, where the net is."""
+    return np.zeros_like(net.weights, dtype=np.int32, shape=shape)
 
 
 class TopK(Cargo):
@@ -109,8 +127,10 @@ class TopK(Cargo):
         """Memory for what all ranks send."""
         self.count = {layer.name: 2 * max(1, round(self.route.settings.top_share * layer.g.size))
                       for layer in net.layers}
-        self.mine = np.zeros(max(end for _, end in self.route.travel.values()), np.int32)
-        self.rooms = [np.zeros((self.route.calls.size, m.end - m.begin), np.int32) for m in self.route.messages]
+        mirror = self.route.stage.mirror
+        self.mine = _words(net, max(end for _, end in self.route.travel.values()))
+        self.rooms = [_words(net, (self.route.calls.size, m.end - m.begin)) for m in self.route.messages]
+        self.mirrors = mirror(self.mine), [mirror(room) for room in self.rooms]
         self.home = {name: (room, self.route.travel[name][0] - message.begin)
                      for message, room in zip(self.route.messages, self.rooms, strict=True) for name in message.layers}
 
@@ -122,15 +142,19 @@ class TopK(Cargo):
     def decode(self, name):
         """Add up, in the order of ranks."""
         room, begin = self.home[name]
-        packed = np.ascontiguousarray(room[:, begin:begin + self.count[name]])
-        kernels.topk_decode(packed, self.gradient[name])
+        kernels.topk_decode(room[:, begin:begin + self.count[name]].copy(), self.gradient[name])
+
+    def copies(self, number):
+        """As above."""
+        message, (mine, rooms) = self.route.messages[number], self.mirrors
+        part = slice(message.begin, message.end)
+        return (self.mine[part], mine[part]), (self.rooms[number], rooms[number])
 
     def stages(self, number, lane):
         """Everybody's to everybody."""
-        message, calls, room = self.route.messages[number], self.route.calls, self.rooms[number]
+        calls, ((_, mine), (_, room)) = self.route.calls, self.copies(number)
         P, size, kind = *room.shape, calls.MPI.INT32_T
-        return (calls.stage(lane, "Allgatherv", [self.mine[message.begin:message.end], kind],
-                            [room, np.full(P, size), np.arange(P) * size, kind]),)
+        return (calls.stage(lane, "Allgatherv", [mine, kind], [room, np.full(P, size), np.arange(P) * size, kind]),)
 
 
 class Factors(NamedTuple):

@@ -120,6 +120,11 @@ class Engine:
         return int(self.words[loop.ERROR])
 
     @property
+    def arrivals(self):
+        """How many messages have arrived so far."""
+        return int(self.words[loop.ARRIVED])
+
+    @property
     def quiet(self):
         """Whether all that was marked ready has arrived."""
         return self.words[loop.POSTED] == self.words[loop.ARRIVED]

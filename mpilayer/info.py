@@ -6,9 +6,10 @@ import platform
 import sys
 from pathlib import Path
 
-from mpilayer import comm, env
+from mpilayer import comm, device, env
 from mpilayer.errors import UserError
 from mpilayer.options import Parser
+from mpilayer.reduction import Calls
 
 VECTORS = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512bf16", "avx512fp16", "amx-bf16", "neon", "sve")
 
@@ -37,16 +38,16 @@ def _cpu_features():
 
 
 def _gpu():
-    """Name of the first GPU that CuPy can use, or why there is none."""
-    if not Path("/dev/nvidiactl").exists():
-        return "none"
-    if not _version("cupy-cuda13x"):
-        return "not used: cupy is not installed"
-    import cupy
-
-    if not cupy.cuda.is_available():
-        return "not used: its driver does not answer"
-    return cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+    """What the GPU is that CuPy uses, or why there is none."""
+    nothing = {"gpu": "none", "nvidia_driver": device.driver(), "cupy": _version("cupy-cuda13x")}
+    if not Path("/dev/nvidiactl").exists() and "cupy" not in sys.modules:  # importing it takes a while
+        return nothing
+    try:
+        return device.facts()
+    except ImportError:
+        return {**nothing, "gpu": "not used: cupy is not installed"}
+    except Exception as error:  # CUDA's errors are of no kind that is known without CuPy
+        return {**nothing, "gpu": f"not used: {type(error).__name__}: {error}"}
 
 
 def _numba_cache():
@@ -84,7 +85,8 @@ def environment(ranks):
         "ranks_per_node": max(size for size, _ in nodes), "cores_per_node": min(cores for _, cores in nodes),
         "oversubscribed": any(size > cores for size, cores in nodes),
         "processor": _processor(), "cpu_features": _cpu_features(), **kernel_settings(),
-        "numba_cache": str(cache), "kernels_compiled": compiled, "gpu": _gpu(),
+        "numba_cache": str(cache), "kernels_compiled": compiled, **_gpu(),
+        "cuda_aware_mpi": Calls(ranks).cuda_aware,
         "python": platform.python_version(), "system": platform.platform(),
         **{package: _version(package) for package in ("mpilayer", "mpi4py", "numpy", "numba", "h5py")},
     }

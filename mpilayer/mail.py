@@ -149,13 +149,13 @@ class Mail(Traffic):
         with self.trace.span("mpi", "look"):
             self.look()
 
-    def wait(self, arrived, what):
-        """Return when arrived() is true, looking meanwhile, and count the time as exposed."""
+    def wait(self, arrived, what, kind="exposed"):
+        """Return when arrived() is true, looking meanwhile, and count the time as exposed, or of another kind."""
         def looked():
             self.look()
             return arrived()
 
-        super().wait(looked, what)
+        super().wait(looked, what, kind)
 
     def mean(self, numbers):
         """Their means over the ranks, in place."""

@@ -95,7 +95,7 @@ class AdamW(Optimizer):
 
     def prepare(self, layers):
         """No moments yet."""
-        self.moments = {layer.name: np.zeros((2, layer.w.size), np.float32) for layer in layers}
+        self.moments = {layer.name: (np.zeros_like(layer.w), np.zeros_like(layer.w)) for layer in layers}
         self.updates = dict.fromkeys(self.moments, 0)
 
     def apply(self, layer, gradient, **constants):

@@ -5,6 +5,7 @@ import contextlib
 import math
 from pathlib import Path
 
+from mpilayer import device
 from mpilayer.cargo import WIRES
 from mpilayer.data import AUGMENTS, SOURCES
 from mpilayer.errors import UserError
@@ -83,7 +84,8 @@ def add_messages(p):
     p.add_argument("--bucket", type=size_in_bytes, default="auto", help="bytes up to which small neighbours are fused")
     p.add_argument("--chunk", type=size_in_bytes, default="auto", help="bytes from which on a layer is split")
     p.add_argument("--reduction", choices=REDUCTIONS, default="native",
-                   help="sums as MPI makes them, or in rank order: the same bits however layers are grouped")
+                   help="sums as MPI makes them, or in rank order: the same bits however layers are grouped, or among"
+                   " GPUs by NCCL")
     p.add_argument("--wire", choices=WIRES, default="float32",
                    help="what travels: all numbers, rounded, each layer's largest, or its matrices' factors")
     p.add_argument("--error-feedback", action="store_true",
@@ -212,6 +214,7 @@ def parser(nets):
     p.add_argument("--schedule", choices=SCHEDULES, default="layerwise", help="when gradients are summed and applied")
     add_schedules(p)
     add_disturbance(p)
+    device.add_options(p)
     _add_data(p)
     for name, what in SIZES.items():
         p.add_argument(f"--{name}", type=count, help=f"transformer: {what} (default: the net's)")
@@ -255,6 +258,7 @@ def read_options(argv, nets, ranks):
     options = parser(nets).parse_args(argv)
     check_messages(options)
     complete_schedule(options, ranks)
+    device.check(options, SCHEDULES)
     _check_optimizer(options)
     language = options.net.startswith("transformer")
     options.data = options.data or ("text" if language else "digits")

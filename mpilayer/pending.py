@@ -3,15 +3,15 @@
 import math
 from collections import deque
 
-import numpy as np
-
 import kernels
 from mpilayer.cargo import WIRES, Route
+from mpilayer.device import address
 from mpilayer.engine import Engine
 from mpilayer.errors import UserError
 from mpilayer.messages import cut, due
 from mpilayer.progress import MOVING
 from mpilayer.reduction import REDUCTIONS, Calls
+from mpilayer.staging import Here, stage
 from mpilayer.traffic import Traffic
 from mpilayer.weights import place
 
@@ -35,7 +35,7 @@ class Queue(Traffic):
         super().__init__(*parts)
         self.norms = {}  # of the gradients of the last steps, as far as somebody asked
         self.errors = {}  # what rounding or leaving out has lost so far, by layer
-        self.calls = Calls(self.ranks)
+        self.calls, self.stage = Calls(self.ranks), Here()
         self.reduction = REDUCTIONS[self.settings.reduction](self.calls)
         self.wire = WIRES[self.settings.wire]
 
@@ -54,6 +54,7 @@ class Queue(Traffic):
         self.places = {layer.name: place(net, layer) for layer in net.layers}
         self.parts = {name: [number for number, m in enumerate(self.messages) if name in m.layers]
                       for name in self.places}
+        self.stage = stage(net, self.ranks, self.settings, self.trace, split)
         self.slots = [self._slot(net, number) for number in range(slots)]
         self.posted = {name: deque() for name in self.places}
         self.norms, self.first = {}, None
@@ -72,7 +73,8 @@ class Queue(Traffic):
 
     def _start(self, net, by_need, split):
         """The engine, with the messages of all slots; `last` is the number that each message ends as."""
-        lanes = self.settings.lanes if self.settings.progress in MOVING else MOST_LANES
+        moving = self.stage.polls or self.settings.progress in MOVING
+        lanes = self.settings.lanes if moving else MOST_LANES
         needed, M = due(self.messages, net.layers), len(self.messages)
         self.last, follow = [*range(M)], None
         if split:
@@ -81,6 +83,7 @@ class Queue(Traffic):
             follow = [*self.last, *[-1] * M]
         stages = [self._stages(slot.cargo, lanes, split) for slot in self.slots]
         self.engine = Engine(stages, lanes, self.calls.test, needed if by_need else None, self.calls.vote, follow)
+        self.stage.open(self.engine, self.last, [slot.cargo for slot in self.slots])
 
     def _stages(self, cargo, lanes, split):
         M = len(self.messages)
@@ -94,12 +97,33 @@ class Queue(Traffic):
     def _slot(self, net, number):
         net.write_gradients_to(number)
         route = Route(self.calls, self.reduction, self.settings, self.errors, self.messages, self.places,
-                      self.wire.places(net, self.settings))
+                      self.wire.places(net, self.settings), self.stage)
         return Slot(net.whole.g, self.wire(route, net), self.messages)
+
+    def resume(self):
+        """Messages move from here on."""
+        super().resume()
+        way = self.move
+        self.move = lambda: self.stage.move(way)
+
+    @property
+    def quiet(self):
+        """Whether nothing is on its way."""
+        return self.engine.quiet and self.stage.quiet
+
+    def reached(self):
+        """A function that tells whether all has been computed that was to be by now."""
+        return self.stage.reached()
+
+    @property
+    def how(self):
+        """In words: how the gradients of a GPU come to MPI."""
+        return self.stage.how
 
     def close(self):
         """Give back what MPI made for this. Raises RuntimeError if sums are in flight."""
         super().close()
+        self.stage.close()
         self.calls.free()
 
     def post(self, step, layer):
@@ -108,7 +132,8 @@ class Queue(Traffic):
             self.first = step
             self.engine.first(step % len(self.slots))
         posted, slot = self.posted[layer.name], self.slots[step % len(self.slots)]
-        if posted and posted[0] + len(self.slots) <= step or not np.may_share_memory(layer.g, slot.gradients):
+        elsewhere = address(layer.g) != address(slot.cargo.gradient[layer.name])
+        if elsewhere or (posted and posted[0] + len(self.slots) <= step):
             raise RuntimeError(f"step {step} | {layer.name} | posted while another sum in that memory is in"
                                " flight | expected it to be settled first: a delay of k needs k + 1 gradient buffers")
         posted.append(step)
@@ -122,21 +147,24 @@ class Queue(Traffic):
 
     def _ready(self, step, number):
         """Whether this was the last layer that a message lacked; then it may go."""
-        slot = self.slots[step % len(self.slots)]
+        place = step % len(self.slots)
+        slot = self.slots[place]
         slot.lacking[number] -= 1
-        ready = slot.lacking[number] == 0
-        if self.last[number] != number:
-            self.engine.mark(step % len(self.slots), self.last[number], ready=False)
-        self.engine.mark(step % len(self.slots), number, ready=ready)
-        if ready:
-            slot.lacking[number] = len(self.messages[number].layers)
-        return ready
+        self.stage.expect(place, number)
+        if slot.lacking[number]:
+            return False
+        slot.lacking[number] = len(self.messages[number].layers)
+        self.stage.leave(place, number)
+        return True
 
     def _advance(self):
         """Start what may be started."""
         with self.trace.span("mpi", "post"):
-            self.engine.advance()
-            self._check()
+            self._move()
+
+    def _move(self):
+        self.stage.move(self.engine.advance)
+        self._check()
 
     def _check(self):
         if self.engine.error:
@@ -145,8 +173,7 @@ class Queue(Traffic):
 
     def has_arrived(self, name, step):
         """Whether the sum of a layer's gradients of a step is there."""
-        slot = step % len(self.slots)
-        return all(self.engine.arrived(slot, self.last[number]) for number in self.parts[name])
+        return all(self.stage.there(step % len(self.slots), number) for number in self.parts[name])
 
     def settle(self, layer, up_to):
         """Yield (step, sum) of this layer for every step not after `up_to`, oldest first, waiting as need be."""
@@ -162,19 +189,24 @@ class Queue(Traffic):
     def norm(self, step):
         """Norm of the sum of all gradients of a step; waits for all of it."""
         if step not in self.norms:
-            squares = sum(kernels.sum_of_squares(self._arrived(name, step)) for name in self.places)
+            sums = [self._arrived(name, step) for name in self.places]
+            if self.stage.polls:  # one look at the GPU, not many; between layers are zeros
+                sums = [self.slots[step % len(self.slots)].gradients]
             self.norms = {s: norm for s, norm in self.norms.items() if s > step - len(self.slots)}
-            self.norms[step] = math.sqrt(squares)
+            self.norms[step] = math.sqrt(sum(map(kernels.sum_of_squares, sums)))
         return self.norms[step]
 
     def _arrived(self, name, step):
         """A layer's sum of a step, when it is there."""
         self.wait(lambda: self.has_arrived(name, step), name)
-        slot, (begin, end) = self.slots[step % len(self.slots)], self.places[name]
+        slot = self.slots[step % len(self.slots)]
         if name not in slot.decoded:
+            waits = [self.stage.enter(step % len(self.slots), number) for number in self.parts[name]]
+            if any(waits):
+                self.trace.waited(name)
             slot.cargo.decode(name)
             slot.decoded.add(name)
-        return slot.gradients[begin:end]
+        return slot.cargo.gradient[name]
 
     def as_completed(self, layers, step):
         """The layers, each when its sum of that step has arrived."""
@@ -185,21 +217,20 @@ class Queue(Traffic):
             yield from arrived
             left = [layer for layer in left if layer not in arrived]
 
-    def wait(self, arrived, what):
+    def wait(self, arrived, what, kind="exposed"):
         """Return when arrived() is true; do nothing else meanwhile."""
         def moved():
-            self.engine.advance()
-            self._check()
+            self._move()
             return arrived()
 
-        super().wait(moved, what)
+        super().wait(moved, what, kind)
 
     def _note(self, layer, step):
         """Tell the trace when this layer's messages were on their way; a message of many layers is its first one's."""
         slot = step % len(self.slots)
         for number in self.parts[layer.name]:
             message = self.messages[number]
-            if message.layers[0] == layer.name:
+            if self.stage.sends and message.layers[0] == layer.name:
                 halves = [number] if self.last[number] == number else [number, self.last[number]]
                 for half in halves:
                     self.trace.request(message.name, step, *self.engine.times(slot, half))

@@ -8,12 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 import kernels
-from mpilayer import engine
+from kernels import gpu
+from mpilayer import engine, env
 from mpilayer.engine import Engine
 from mpilayer.messages import Network
 from mpilayer.pending import MOST_LANES
 from mpilayer.progress import MOVING, PROGRESS
-from mpilayer.reduction import REDUCTIONS, Calls
+from mpilayer.reduction import REDUCTIONS, Calls, Native
+from mpilayer.staging import disguised
 from mpilayer.traffic import LANES, Settings
 from mpilayer.wire import CODECS, Float32
 
@@ -22,6 +24,8 @@ ENOUGH = 0.05  # seconds after which no larger message is tried
 READINGS = 5
 LONGEST = 4096  # rows of the dense layer that computes
 MOST_PIECES = 64
+TRIED = 16, 2**18  # numbers that MPI is to sum in a GPU's memory
+NOTHING = np.zeros(1, np.float32)
 GAIN = 0.97  # a way of progress must bring this much to be preferred to a simpler one
 
 
@@ -160,15 +164,17 @@ def _timed(function):
     return time.perf_counter() - start
 
 
-def warm(options):
-    """Compile what messages need, or find it on disk."""
+def warm(options, weights=NOTHING):
+    """Compile what messages need, or find it on disk; weights lie where gradients do."""
     engine.warm()
-    gradients, codec = np.zeros(1, np.float32), CODECS.get(options.wire, Float32)
+    gradients, codec = np.zeros_like(weights, shape=1), CODECS.get(options.wire, Float32)
     buffer = codec.buffer(gradients)
     codec.encode(gradients, buffer, gradients.copy() if options.error_feedback else None)
     codec.decode(buffer, gradients)
+    kernels.sum_of_squares(gradients)
     REDUCTIONS[options.reduction].warm(buffer.dtype)
-    kernels.dense(*operands())
+    if not gpu.is_array(weights):
+        kernels.dense(*operands())
 
 
 def typical(largest, network):
@@ -211,12 +217,34 @@ def _safe(ranks, settings, say):
     return settings
 
 
-def choose(ranks, options, largest, say):
+def cuda_aware(ranks):
+    """Whether MPI may be given a GPU's memory: it says so on every rank, and sums made there are right."""
+    calls = Calls(ranks)
+    says = calls.cuda_aware and env.get("MPILAYER_CUDA_AWARE") != 0
+    aware = all(ranks.gather(says)) and all(all(ranks.gather(_right(ranks, calls, size))) for size in TRIED)
+    calls.free()
+    return aware
+
+
+def _right(ranks, calls, size):
+    """Whether a sum of so many numbers on the GPU is right."""
+    numbers = gpu.cupy().full(size, ranks.rank + 1, np.float32)
+    engine = Engine([[Native(calls).stages(disguised(numbers), 0)]], 1, calls.test)
+    gpu.cupy().cuda.get_current_stream().synchronize()
+    engine.mark(0, 0, ready=True)
+    ranks.until(lambda: engine.advance() or engine.quiet, "a sum in the GPU's memory")
+    return bool((numbers == ranks.size * (ranks.size + 1) / 2).all())
+
+
+def choose(ranks, options, largest, say, on_gpu=False):
     """Settings for a gradient of `largest` bytes: as the options say, measured where they say auto."""
     settings = _given(options)
     auto = {name for name in ("progress", "bucket", "chunk") if getattr(options, name) == "auto"}
     if ranks.size == 1:
         return settings
+    if on_gpu:
+        auto -= {"progress"}  # this core is free to look after messages
+        settings = settings._replace(cuda_aware=cuda_aware(ranks))
     if ranks.crowded:
         if auto:
             say(f"more ranks than cores: {', '.join(sorted(auto))} not measured; messages move between layers")

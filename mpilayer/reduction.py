@@ -27,6 +27,12 @@ class Calls:
         self.persistent = self.MPI.Get_version() >= (4, 0)
         self.requests = []
 
+    @property
+    def cuda_aware(self):
+        """Whether the MPI says that it takes a GPU's memory."""
+        query = getattr(self.library, "MPIX_Query_cuda_support", None)
+        return query is not None and query() == 1
+
     def address(self, function):
         """Of an MPI function."""
         return ctypes.cast(getattr(self.library, function), ctypes.c_void_p).value
@@ -160,4 +166,5 @@ def _datatype(MPI, buffer):
     return MPI.FLOAT if buffer.dtype == np.float32 else MPI.UINT16_T
 
 
-REDUCTIONS = {"native": Native, "ordered": Ordered}
+# Where NCCL sums (staging.Nccl), MPI's requests are never started.
+REDUCTIONS = {"native": Native, "ordered": Ordered, "nccl": Native}

@@ -55,8 +55,8 @@ class Display:
     def __exit__(self, *failure):
         self.bar.stop()
 
-    def begin(self, net, data, steps):
-        """Say what will be done."""
+    def begin(self, net, data, steps, where=""):
+        """Say what will be done; `where`, if not here."""
         o, ranks = self.options, self.ranks
         delay = f" {o.delay}" if o.schedule == "delayed" else ""
         crowd = f", more than its {ranks.cores} cores: they give way while waiting" if ranks.crowded else ""
@@ -64,7 +64,7 @@ class Display:
             f"{o.net} ({net.size:,} parameters) on {data.name} "
             f"({len(data.train):,} training samples, {data.classes} classes)\n"
             f"schedule {o.schedule}{delay}, effective batch {o.batch}, {steps} steps; "
-            f"{ranks.size} ranks, {ranks.node.size} on this machine{crowd}")
+            f"{ranks.size} ranks, {ranks.node.size} on this machine{crowd}{where}")
         self.task = self.bar.add_task("", total=steps)
 
     def say(self, text):
@@ -84,15 +84,22 @@ class Display:
             f"epoch {entry['epoch']:3d}  loss {entry['train_loss']:.4f}  test accuracy {entry['test_accuracy']:7.2%}  "
             f"{entry['images_per_second']:7,.0f} images/s  exposed {entry['exposed_seconds'] / entry['seconds']:4.0%}")
 
-    def end(self, epochs, seconds, final, hashes):
-        """The table."""
+    def end(self, epochs, seconds, final, hashes, beside=()):
+        """The table; kinds `beside` take no time from the others."""
         total = seconds["total"]
         steps = self.bar.tasks[self.task].total
         table = Table("", "", "ms a step", "of the step", title="training, mean over the ranks")
-        for kind, meaning in KINDS.items():
-            table.add_row(kind, meaning, f"{1e3 * seconds[kind] / steps:.2f}", f"{seconds[kind] / total:.1%}")
-        other = total - sum(seconds[kind] for kind in KINDS)
-        table.add_row("other", "the training loop itself", f"{1e3 * other / steps:.2f}", f"{other / total:.1%}")
+
+        def row(kind, meaning, spent):
+            table.add_row(kind, meaning, f"{1e3 * spent / steps:.2f}", f"{spent / total:.1%}")
+
+        alone = [kind for kind in KINDS if kind in seconds and kind not in beside]
+        for kind in alone:
+            row(kind, KINDS[kind], seconds[kind])
+        row("other", "the GPU has nothing to do" if beside else "the training loop itself",
+            total - sum(seconds[kind] for kind in alone))
+        for kind in beside:
+            row(f"({kind})", f"meanwhile, on this core: {KINDS[kind]}", seconds[kind])
         self.bar.stop()
         console = self.bar.console
         console.print(table)

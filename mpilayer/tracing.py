@@ -16,7 +16,9 @@ KINDS = {
     "update": "applying gradients to weights",
     "mpi": "moving messages: MPI's own work on this core",
     "input": "reading the batch",
+    "waiting": "for the GPU and for sums, while the GPU computes or not",
 }
+WAITING = {"exposed", "waiting"}
 STEPS_KEPT = 10
 
 
@@ -35,18 +37,24 @@ class Trace:
     """`seconds` by kind since the last `restart`; `steps`, the events (kind, name, start, end) of the last steps.
 
     `moving` tells how long this rank has been moving messages: what of that falls into other work is counted as mpi.
+    rows      {kind: its row of the timeline}, the others' is `work`      beside   kinds that take no time of the others
+    exposed   seconds so far, but for what no schedule can hide
     """
 
     now = staticmethod(time.perf_counter)
+    work, rows, kinds, beside = "work", {}, tuple(kind for kind in KINDS if kind != "waiting"), ()
 
     def __init__(self):
         self.steps = collections.deque([[]], maxlen=STEPS_KEPT)
-        self.moving = _nothing
+        self.moving, self.exposed = _nothing, 0.0
         self.restart()
 
     def restart(self):
         """Begin the sums anew."""
-        self.seconds = dict.fromkeys(KINDS, 0.0)
+        self.seconds = dict.fromkeys(self.kinds, 0.0)
+
+    def settle(self):
+        """Wait until everything is counted."""
 
     def next_step(self):
         """Events from here on belong to the next step."""
@@ -59,10 +67,24 @@ class Trace:
     def add(self, kind, name, begin):
         """Something that began at that moment ends now."""
         end = self.moment()
-        moving = 0.0 if kind == "exposed" else end.moving - begin.moving
+        moving = 0.0 if kind in WAITING else end.moving - begin.moving
         self.seconds["mpi"] += moving
-        self.seconds[kind] += end.time - begin.time - moving
-        self.steps[-1].append((kind, name, begin.time, end.time))
+        self.count(self.steps[-1], kind, name, begin.time, end.time, moving)
+
+    def count(self, step, kind, name, start, end, moving=0.0):
+        """An event of a step, in which this rank was moving messages for so many seconds."""
+        self.seconds[kind] += end - start - moving
+        self.exposed += end - start if kind == "exposed" else 0.0
+        step.append((kind, name, start, end))
+
+    @contextlib.contextmanager
+    def interrupted(self, name):
+        """The block is waiting in the midst of what a layer computes, and no schedule can hide that."""
+        start, before = self.now(), self.exposed
+        with self.span("exposed", name):
+            yield
+        self.seconds["compute"] -= self.now() - start
+        self.exposed = before
 
     def request(self, name, step, began, ended):
         """A message was on its way."""
@@ -97,11 +119,13 @@ class Trace:
 
     def period(self):
         """Median seconds from the beginning of a step kept to that of the next; None for fewer than two."""
+        self.settle()
         begun = [min(begin for kind, _, begin, _ in step if kind != "request") for step in self.steps if step]
         return float(np.median(np.diff(begun))) if len(begun) > 1 else None
 
     def durations(self):
         """{event's name: median seconds} of what was computed and updated in the steps kept."""
+        self.settle()
         found = collections.defaultdict(list)
         for step in self.steps:
             for kind, name, begin, end in step:
@@ -140,12 +164,15 @@ def _clock_offset(ranks):
     return float(np.median(differences))
 
 
-def _chrome(rank, events):
-    """Chrome's trace events: a process for each rank, its work on one row, each request on a row of its own."""
+def _chrome(rank, rows, events):
+    """Chrome's trace events: a process for each rank, its work on one row or several, each request on one of its own.
+    """
+    names = [rows[None], *dict.fromkeys(row for kind, row in rows.items() if kind)]
     yield {"ph": "M", "pid": rank, "name": "process_name", "args": {"name": f"rank {rank}"}}
-    yield {"ph": "M", "pid": rank, "tid": 0, "name": "thread_name", "args": {"name": "work"}}
+    for row, name in enumerate(names):
+        yield {"ph": "M", "pid": rank, "tid": row, "name": "thread_name", "args": {"name": name}}
     for number, (kind, name, start, end) in enumerate(events):
-        where = {"pid": rank, "tid": 0, "name": name, "cat": kind}
+        where = {"pid": rank, "tid": names.index(rows.get(kind, rows[None])), "name": name, "cat": kind}
         if kind == "request":
             yield {"ph": "b", "ts": start * 1e6, "id": f"{rank}.{number}", **where}
             yield {"ph": "e", "ts": end * 1e6, "id": f"{rank}.{number}", **where}
@@ -156,12 +183,14 @@ def _chrome(rank, events):
 
 def write_timeline(path, ranks, trace):
     """Gather the last steps' events of all ranks; rank 0 writes them, for Perfetto or chrome://tracing."""
+    trace.settle()
     offset = _clock_offset(ranks)
     mine = [(kind, name, start - offset, end - offset) for step in trace.steps for kind, name, start, end in step]
     everyone = ranks.gather(mine)
     if ranks.rank == 0:
         zero = min((event[2] for events in everyone for event in events), default=0.0)
         shifted = [[(k, n, s - zero, e - zero) for k, n, s, e in events] for events in everyone]
-        events = [event for rank, events in enumerate(shifted) for event in _chrome(rank, events)]
+        rows = {None: trace.work, **trace.rows}
+        events = [event for rank, events in enumerate(shifted) for event in _chrome(rank, rows, events)]
         with replacing(path) as file:
             json.dump({"traceEvents": events, "displayTimeUnit": "ms"}, file)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,16 @@ from numba.core import event
 
 import kernels
 import nets
-from mpilayer import comm, info, probe, report
+from kernels import gpu
+from mpilayer import comm, device, info, probe, report
 from mpilayer.data import batches, open_data
 from mpilayer.errors import UserError
 from mpilayer.files import replacing
 from mpilayer.options import SIZES, parser, read_options
 from mpilayer.tracing import write_timeline
 from mpilayer.trainer import Batch, Trainer
+
+TOLD = 3  # seconds after which compiling for a GPU is worth a word
 
 
 def _unwritable(path, error):
@@ -50,11 +54,13 @@ def load(options, ranks):
     if options.data.startswith("text"):
         form |= {"context": options.context or shape[0]}
     sizes = {name: getattr(options, name) for name in SIZES if getattr(options, name)}
+    place = {name: getattr(options, name) for name in ("device", "precision", "seed")}
     try:
         source = open_data(options.data, ranks=ranks, **form)
         batches(len(source.train), options.batch, seed=options.seed, epoch=0)  # says if there are too few samples
         _fits(options.net, shape, source)
-        return source, nets.build(options.net, classes=source.classes, shape=source.shape, seed=options.seed, **sizes)
+        with device.room(f"the weights of {options.net}"):
+            return source, nets.build(options.net, classes=source.classes, shape=source.shape, **place, **sizes)
     except UserError:
         raise
     except ValueError as error:
@@ -63,6 +69,36 @@ def load(options, ranks):
     except MemoryError as error:
         raise UserError(f"not enough memory for {options.net} on {options.data}: {error}"
                         " | try: a smaller --shape or --net, or fewer ranks on a machine") from None
+
+
+def first_step(net, size):
+    """Forward, backward and updates on so many random samples; weights and state stay as they are."""
+    state = net.state.copy()
+    for _ in (*net.forward(Batch(*net.example(size, np.random.default_rng(0)), size)), *net.backward()):
+        pass
+    net.state[:] = state
+    w, *rest = np.zeros_like(net.weights, shape=(4, 1))
+    kernels.momentum_update(w, *rest[:2], lr=0)
+    kernels.adamw_update(w, *rest, lr=0, step=1)
+
+
+def warm_gpu(ranks, net, say, size, also):
+    """As `warm`, by a step on as many samples as a rank will have; then the other ranks load what they find on disk."""
+    def compiled():
+        telling = threading.Timer(TOLD, say, ["compiling the kernels for this GPU, once on this machine"])
+        telling.start()
+        try:
+            loaded()
+        finally:
+            telling.cancel()
+
+    def loaded():
+        with device.room(f"a batch of {size} on each rank"):
+            first_step(net, size)
+            also()
+
+    ranks.agree(compiled if ranks.node.rank == 0 else lambda: None)
+    ranks.agree(loaded if ranks.node.rank > 0 else lambda: None)
 
 
 def warm(ranks, net, say, also=lambda: None):
@@ -82,12 +118,7 @@ def warm(ranks, net, say, also=lambda: None):
 
     if ranks.node.rank == 0:
         with event.install_listener("numba:compile", Announce()):
-            state = net.state.copy()
-            for _ in (*net.forward(Batch(*net.example(1, np.random.default_rng(0)), 1)), *net.backward()):
-                pass
-            net.state[:] = state
-            kernels.momentum_update(*np.zeros((3, 1), np.float32), lr=0)
-            kernels.adamw_update(*np.zeros((4, 1), np.float32), lr=0, step=1)
+            first_step(net, 1)
             also()
     ranks.meet(ranks.node)
 
@@ -105,6 +136,20 @@ def save(folder, ranks, trainer, epochs, final):
         raise _unwritable(folder, error) from None
 
 
+def prepare(ranks, options, data, net, say):
+    """Compile what will be needed; the settings of messages."""
+    def also():
+        probe.warm(options, net.weights)
+        data.train.read([0], epoch=0)
+
+    on_gpu = gpu.is_array(net.weights)
+    if on_gpu:
+        warm_gpu(ranks, net, say, max(1, options.batch // ranks.size), also)
+    else:
+        warm(ranks, net, say, also)
+    return probe.choose(ranks, options, net.weights.nbytes, say if ranks.rank == 0 else lambda _: None, on_gpu)
+
+
 def run(ranks, argv):
     """The whole job."""
     ranks.agree(info.kernel_settings)
@@ -113,23 +158,27 @@ def run(ranks, argv):
         if ranks.rank == 0:
             parser(nets.NETS).print_help()
         return
+    if options.device == "gpu":
+        ranks.agree(lambda: device.use(ranks, options))
     data, net = ranks.agree(lambda: load(options, ranks))
     if options.out:
         ranks.agree(lambda: prepare_folder(options.out) if ranks.rank == 0 else None)
+
     def say(text):
         if not options.quiet:
             print(text, flush=True)
 
-    warm(ranks, net, say, lambda: (probe.warm(options), data.train.read([0], epoch=0)))
-    settings = probe.choose(ranks, options, net.weights.nbytes, say if ranks.rank == 0 else lambda _: None)
+    settings = prepare(ranks, options, data, net, say)
     with report.Display(ranks, options) as display:
-        trainer = ranks.agree(lambda: Trainer(ranks, options, settings, data, net, display))
-        display.begin(net, data, trainer.steps)
+        with device.room("gradients and what an optimiser keeps"):
+            trainer = ranks.agree(lambda: Trainer(ranks, options, settings, data, net, display))
+        display.begin(net, data, trainer.steps, device.said(options, trainer.traffic.how))
         epochs = trainer.run()
         final = {**{key: epochs[-1][key] for key in ("test_loss", "test_accuracy")},
                  "steps": trainer.steps, "weights_sha256": net.weights_sha256(), "planned_seconds": trainer.planned,
-                 "measured_seconds": trainer.trace.period(), "staleness": trainer.staleness()}
-        display.end(epochs, trainer.seconds, final, ranks.gather(final["weights_sha256"]))
+                 "measured_seconds": trainer.trace.period(), "staleness": trainer.staleness(),
+                 **({"gradients": trainer.traffic.how} if trainer.on_gpu else {})}
+        display.end(epochs, trainer.seconds, final, ranks.gather(final["weights_sha256"]), trainer.trace.beside)
         trainer.close()
     data.close()
     if options.out:

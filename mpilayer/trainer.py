@@ -7,13 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kernels import gpu
+from kernels.places import fetch
 from mpilayer.data import batches, prefetch, share
 from mpilayer.errors import UserError
+from mpilayer.feed import Feed
+from mpilayer.marks import GpuTrace
 from mpilayer.optim import learning_rate, optimizer
 from mpilayer.schedules import SCHEDULES, schedule
+from mpilayer.staging import Coming
 from mpilayer.straggler import slowed
 from mpilayer.tickets import Tickets
-from mpilayer.tracing import KINDS, Trace, Watched
+from mpilayer.tracing import Trace, Watched
 
 
 @dataclass
@@ -41,7 +46,9 @@ class Trainer:
         self.per_epoch = len(batches(len(data.train), options.batch, seed=0, epoch=0))
         epochs = options.epochs or math.ceil(options.steps / self.per_epoch)
         self.steps = min(options.steps or math.inf, epochs * self.per_epoch)
-        self.trace = Trace()
+        self.on_gpu = gpu.is_array(net.weights)
+        self.trace = GpuTrace() if self.on_gpu else Trace()
+        self.put = Feed().put if self.on_gpu else lambda *arrays: arrays
         self.traffic = SCHEDULES[options.schedule].traffic(ranks, self.trace, settings, display.say)
         for loss in net.losses:
             loss.smoothing = options.label_smoothing
@@ -53,7 +60,8 @@ class Trainer:
         self.workers = ranks.size - self.schedule.servers(options)
         self.tickets = Tickets(ranks, self.traffic.engine) if self.schedule.asynchronous else None
         self.total = self.statistics if options.batch_statistics == "all" else None
-        self.seconds = dict.fromkeys((*KINDS, "total"), 0.0)
+        self.seconds = dict.fromkeys((*self.trace.kinds, "total"), 0.0)
+        self.losses = collections.deque()  # of steps that the GPU may not have come to
 
     @property
     def planned(self):
@@ -80,8 +88,9 @@ class Trainer:
         self.trace.restart()
         self.traffic.resume()
         start = self.trace.now()
-        loss = sum(self.step(*sample) for sample in self.input(samples, first))
+        loss = sum(self.step(*sample) for sample in self.input(samples, first)) + self.look(0)
         self.schedule.drain()
+        self.finish()
         seconds = self.trace.now() - start
         self.traffic.pause()
         return self.record(number, loss, len(plan), seconds)
@@ -109,25 +118,43 @@ class Trainer:
             yield sample
 
     def step(self, t, first, x, y):
-        """Training step t on this rank's samples, which begin at `first` in the effective batch; its part of the loss.
-        """
-        o = self.options
-        self.ranks.where = f"{o.schedule} | step {t}"
-        self.schedule.step(t, Batch(x, y, o.batch, first, o.seed * 2**32 + t, total=self.total))
-        if not math.isfinite(self.net.loss):
-            raise UserError(self._diverged())
-        self.display.step(t + 1, self.net.loss * o.batch / len(x))
-        return self.net.loss
+        """Training step t on this rank's samples, which begin at `first` in the effective batch.
 
-    def _diverged(self):
+        Returns its part of the loss. On a GPU it is that of the step before: this core is ahead, and must not wait.
+        """
+        o, net = self.options, self.net
+        self.ranks.where = f"{o.schedule} | step {t}"
+        self.schedule.step(t, Batch(*self.put(x, y), o.batch, first, o.seed * 2**32 + t, total=self.total))
+        self.losses.append((t, len(x), Coming(net.loss) if self.on_gpu else net.loss))
+        return self.look(self.on_gpu)
+
+    def look(self, left):
+        """The sum of the losses of all steps but so many; as they come, they are shown."""
+        total = 0.0
+        while len(self.losses) > left:
+            t, samples, coming = self.losses.popleft()
+            loss = self.traffic.read(coming, "the loss")
+            if not math.isfinite(loss):
+                self.ranks.where = f"{self.options.schedule} | step {t}"
+                raise UserError(self._diverged(loss))
+            self.display.step(t + 1, loss * self.options.batch / samples)
+            total += loss
+        return total
+
+    def _diverged(self, loss):
         found = self.net.first_not_finite()
         layer, what = (found[0].name, found[1]) if found else ("loss", "value")
-        return (f"{layer} | expected finite numbers, its {what} and so the loss ({self.net.loss}) are not"
+        return (f"{layer} | expected finite numbers, its {what} and so the loss ({loss}) are not"
                 " | try: a smaller --lr, a longer --warmup, or check the data")
+
+    def finish(self):
+        """Wait until all is done that a GPU was told to do."""
+        self.traffic.wait(self.traffic.reached(), "the GPU", "waiting")
+        self.trace.settle()
 
     def record(self, number, loss, steps, seconds):
         """Means over the ranks of an epoch's times, its loss, and the accuracy after it."""
-        times = np.array([*(self.trace.seconds[kind] for kind in KINDS), seconds])
+        times = np.array([*self.trace.seconds.values(), seconds])
         sums = self.ranks.total(np.array([loss, *times / self.ranks.size]))
         for kind, value in zip(self.seconds, sums[1:], strict=True):
             self.seconds[kind] += value
@@ -155,24 +182,22 @@ class Trainer:
 
     def statistics(self, values):
         """Sum over the ranks of what batch normalization gathers, in the midst of a step."""
-        start = self.trace.now()
-        with self.trace.span("exposed", "wait statistics"):
-            sums = self.traffic.total(values)
-        self.trace.seconds["compute"] -= self.trace.now() - start  # it is in the midst of what is computed
-        return sums
+        with self.trace.interrupted("wait statistics"):
+            return self.traffic.total(values)
 
     def evaluate(self):
         """(mean loss, share that is classified right) of the test part; each rank looks at a part of it."""
         self.ranks.where = "evaluation"
         net, total = self.net, len(self.data.test)
         if net.state.size:
-            net.state[:] = self.ranks.total(net.state / self.ranks.size)
-        mine, sums = share(total, self.ranks.rank, self.ranks.size), np.zeros(3)
+            net.state[:] = net.put(self.ranks.total(fetch(net.state) / self.ranks.size))
+        mine, loss, right, answers = share(total, self.ranks.rank, self.ranks.size), 0.0, 0, 0
         chunk = max(1, self.options.batch // self.ranks.size)
         for start in range(mine.start, mine.stop, chunk):
-            x, y = self.data.test.read(np.arange(start, min(start + chunk, mine.stop)))
+            x, y = self.put(*self.data.test.read(np.arange(start, min(start + chunk, mine.stop))))
             for _ in net.forward(Batch(x, y, total, training=False)):
                 pass
-            sums += net.losses[-1].loss, (net.logits.argmax(-1) == y).sum(), y.size
-        loss, right, answers = self.ranks.total(sums)
+            loss, right = loss + net.losses[-1].loss, right + (net.logits.argmax(-1) == y).sum()
+            answers += y.size
+        loss, right, answers = self.ranks.total(np.array([float(loss), float(right), answers]))
         return loss, right / answers

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 import kernels
+from kernels import gpu
+from mpilayer.device import address
 from mpilayer.messages import LINE
 
 
@@ -18,13 +20,13 @@ class Part(NamedTuple):
 
 def place(net, layer):
     """Where a layer's numbers begin and end in the net's memory."""
-    begin = (layer.g.ctypes.data - net.whole.g.ctypes.data) // 4
+    begin = (address(layer.g) - address(net.whole.g)) // 4
     return begin, begin + layer.g.size
 
 
 def copy(net):
     """({layer's name: its weights}, flat memory) of a copy of the net's weights."""
-    flat = kernels.empty((net.weights.size,))
+    flat = np.empty_like(net.weights) if gpu.is_array(net.weights) else kernels.empty((net.weights.size,))
     flat[:] = net.weights
     return {layer.name: flat[slice(*place(net, layer))] for layer in net.layers}, flat
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 import kernels
+from mpilayer.device import address
 
 
 class Float32:
@@ -18,7 +19,7 @@ class Float32:
     @staticmethod
     def encode(numbers, wire, error=None):
         """Before they travel; nothing to do where both are the same memory."""
-        if wire.ctypes.data != numbers.ctypes.data:
+        if address(wire) != address(numbers):
             wire[:] = numbers
 
     @staticmethod
@@ -37,7 +38,7 @@ class BFloat16:
     @staticmethod
     def buffer(numbers):
         """Half the bytes: (n,) uint16 with bfloat16's bits."""
-        return np.zeros(numbers.size, np.uint16)
+        return np.zeros_like(numbers, dtype=np.uint16)
 
     @staticmethod
     def encode(numbers, wire, error=None):

@@ -2,6 +2,7 @@
 
 from nets.alexnet import alexnet, alexnet_mini
 from nets.googlenet import googlenet, googlenet_mini
+from nets.memory import Memory
 from nets.net import Net
 from nets.resnet import resnet50, resnet_mini
 from nets.transformer import transformer, transformer_mini
@@ -21,14 +22,16 @@ NETS = {
 __all__ = ["NETS", "Net", "build"]
 
 
-def build(name, *, classes=None, shape=None, seed=0, **options):
+def build(name, *, classes=None, shape=None, seed=0, device="cpu", precision="float32", **options):
     """A Net for `classes` and samples of `shape`, by default the published ones, with weights drawn from `seed`.
 
-    The shape is (H,W,C) of images, or (T,), the context of a Transformer, whose classes are the vocabulary. Options:
-    `aux` (googlenet: with auxiliary classifiers, default True); `width`, `heads`, `depth` (transformer). Raises
-    ValueError for an unknown name (the message lists the known ones), and for samples that do not fit the net.
+    The shape is (H,W,C) of images, or (T,), the context of a Transformer, whose classes are the vocabulary. `device`:
+    cpu or gpu, the current one; `precision` there: float32, tf32 (products only) or bfloat16 (what flows from layer to
+    layer). Options: `aux` (googlenet: with auxiliary classifiers, default True); `width`, `heads`, `depth`
+    (transformer). Raises ValueError for an unknown name (the message lists the known ones), for samples that do not fit
+    the net, and for a precision that the device has not.
     """
     if name not in NETS:
         raise ValueError(f"unknown net {name!r}: choose one of {', '.join(NETS)}")
     blocks, default_shape, default_classes = NETS[name]
-    return Net(blocks(classes or default_classes, **options), shape or default_shape, seed=seed)
+    return Net(blocks(classes or default_classes, **options), shape or default_shape, Memory(device, precision), seed)

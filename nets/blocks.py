@@ -135,7 +135,7 @@ class Dropout:
         if not batch.training:
             return x
         seed = (batch.seed * 0x9E3779B97F4A7C15 + self.key) % 2**64
-        y, self.mask = kernels.dropout(x, self.rate, seed=seed, first=batch.first * x[0].size)
+        y, self.mask = kernels.dropout(x, self.rate, seed=seed, first=batch.first * math.prod(x.shape[1:]))
         return y
 
     def backward(self, dy):
@@ -190,8 +190,9 @@ class Attention:
 
 
 class Loss:
-    """Softmax cross-entropy at the end of a head. Keeps `logits`, and `loss`: this rank's part of the batch's mean.
+    """Softmax cross-entropy at the end of a head.
 
+    Keeps `logits`, and `loss`: this rank's part of the batch's mean. On the GPU that stays there: nobody waits for it.
     `smoothing` of labels counts in training only.
     """
 
@@ -212,7 +213,7 @@ class Loss:
             logits, share = x.reshape(-1, x.shape[-1]), self.weight * len(x) / (batch.size * batch.y.size)
             smoothing = self.smoothing if batch.training else 0.0
             losses, dlogits = kernels.softmax_cross_entropy(logits, batch.y.reshape(-1), smoothing=smoothing)
-            self.loss = share * float(losses.sum(dtype=np.float64))
+            self.loss = share * losses.sum(dtype=np.float64)
             dlogits *= share
             self.dlogits = dlogits.reshape(x.shape)
         return x

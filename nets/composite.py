@@ -37,8 +37,8 @@ class Concat:
     def build(self, shape):
         """Channels add up."""
         shapes = [block.build(shape) for block in self.blocks]
-        self.ends = np.cumsum([s[-1] for s in shapes])
-        return (*shapes[0][:-1], int(self.ends[-1]))
+        self.ends = np.cumsum([s[-1] for s in shapes]).tolist()
+        return (*shapes[0][:-1], self.ends[-1])
 
     def forward(self, x, batch):
         """First to last branch."""
@@ -50,8 +50,8 @@ class Concat:
     def backward(self, dy):
         """Last to first branch; their gradients add up."""
         dx = None
-        for block, part in zip(reversed(self.blocks), reversed(np.split(dy, self.ends[:-1], -1)), strict=True):
-            more = yield from block.backward(np.ascontiguousarray(part))
+        for block, begin, end in reversed([*zip(self.blocks, [0, *self.ends[:-1]], self.ends, strict=True)]):
+            more = yield from block.backward(dy[..., begin:end].copy())
             dx = more if dx is None else np.add(dx, more, out=dx)
         return dx
 

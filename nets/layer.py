@@ -5,6 +5,8 @@ import math
 import numpy as np
 
 import kernels
+from kernels.places import fetch
+from nets.memory import beside
 
 
 class Layer:
@@ -16,6 +18,7 @@ class Layer:
     input_gradient = True  # the first layer of a net needs none
     kind = "other"  # what it is counted as: conv, dense, attention or other
     state_size = 0  # values that training gathers beside the weights, in `state`
+    activations = np.dtype(np.float32)  # what flows from layer to layer
 
     def __init__(self, name):
         self.name, self.shapes, self.fill = name, {}, {}
@@ -28,20 +31,26 @@ class Layer:
     @property
     def size(self):
         """Number of parameters."""
-        return sum(map(np.prod, self.shapes.values()))
+        return sum(map(math.prod, self.shapes.values()))
 
     def _views(self, flat):
-        ends = np.cumsum([np.prod(s) for s in self.shapes.values()])[:-1]
-        return {part: piece.reshape(shape) for (part, shape), piece in
-                zip(self.shapes.items(), np.split(flat, ends), strict=True)}
+        views, begin = {}, 0
+        for part, shape in self.shapes.items():
+            end = begin + math.prod(shape)
+            views[part], begin = flat[begin:end].reshape(shape), end
+        return views
 
     def bind_weights(self, flat):
         """Take `flat` (size,) as the weights."""
         self.w, self.weight = flat, self._views(flat)
 
-    def bind_gradient(self, flat):
-        """Take `flat` (size,) as the place of the gradient."""
-        self.g, self.gradient = flat, self._views(flat)
+    def gradient_in(self, flat):
+        """`flat` (size,) as a place of the gradient."""
+        return flat, self._views(flat)
+
+    def bind_gradient(self, place):
+        """Write the gradient to that place from here on."""
+        self.g, self.gradient = place
 
     def bind_state(self, flat):
         """Take `flat` (state_size,) float64, all zeros, as the state."""
@@ -139,22 +148,24 @@ class ConvNorm(Layer):
 
     def _statistics(self, batch):
         """(mean, var) of the batch; the running ones follow."""
-        mean, var = (a.astype(np.float64) for a in kernels.batchnorm_statistics(self.convolved))
+        mean, var = kernels.batchnorm_statistics(self.convolved)
         self.count, self.total = self.convolved.size // self.channels, batch.total
         if batch.total:
-            self.count, mean, square = np.split(
-                batch.total(self.count * np.concatenate([[1], mean, var + mean**2])), [1, 1 + self.channels])
-            mean, square = mean / self.count, square / self.count
-            self.count, var = int(self.count[0]), np.maximum(square - mean**2, 0)
-        self.state[0] += 1
-        rate = max(self.MOMENTUM, 1 / self.state[0])
-        unbiased = var * self.count / max(1, self.count - 1)
-        self.state[1:] += rate * (np.concatenate([mean, unbiased]) - self.state[1:])
-        return np.float32(mean), np.float32(var)
+            self.count, mean, var = self._of_all(mean, var)
+        kernels.batchnorm_running(self.state, mean, var, count=self.count, momentum=self.MOMENTUM)
+        return mean, var
+
+    def _of_all(self, *statistics):
+        """(samples, mean, var) over all ranks. The sums are made here: if this rank is on a GPU, it waits for that."""
+        mean, var = (fetch(numbers).astype(np.float64) for numbers in statistics)
+        sums = self.total(self.count * np.concatenate([[1], mean, var + mean**2]))
+        count, mean, square = int(sums[0]), *np.split(sums[1:] / sums[0], 2)
+        return count, *beside(self.convolved, mean, np.maximum(square - mean**2, 0))
 
     def _running(self):
         """(mean, var)."""
-        return np.split(np.float32(self.state[1:]), 2)
+        running = self.state[1:].astype(np.float32)
+        return running[:self.channels], running[self.channels:]
 
     def backward(self, dy):
         """All gradients of the weights first: they have a way to go. In dy remains what has passed the ReLU."""
@@ -163,7 +174,8 @@ class ConvNorm(Layer):
                                 dbeta=g["beta"])
         sums = g["gamma"], g["beta"]
         if self.total:
-            sums = np.split(np.float32(self.total(np.concatenate(sums).astype(np.float64))), 2)
+            here = np.concatenate([fetch(part) for part in sums]).astype(np.float64)
+            sums = beside(dy, *np.split(self.total(here), 2))
         by_convolved = kernels.batchnorm_dgrad(dy, *statistics, self.weight["gamma"], *sums, eps=self.EPS,
                                                count=self.count)
         kernels.conv2d_wgrad(self.x, by_convolved, g["weight"].shape, out=g["weight"], **self.geometry)
@@ -251,7 +263,7 @@ class Embedding(Layer):
         """Look up."""
         yield self
         self.x = x
-        self.y = kernels.embedding(x, self.weight["token"], self.weight["position"])
+        self.y = kernels.embedding(x, self.weight["token"], self.weight["position"], dtype=self.activations)
         return self.y
 
     def backward(self, dy):

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-import kernels
+from kernels.places import fetch
 from nets.blocks import Loss
 from nets.layer import Layer
+from nets.memory import Memory
 
 
 class Whole(NamedTuple):
@@ -32,31 +33,50 @@ class Net:
     """`layers` in the order in which forward reads them; memory in the order in which backward finishes them.
 
     `weights` is flat float32, `gradients` a list of such buffers, of which `write_gradients_to` chooses one. `state`
-    is flat float64: running statistics of each rank, whose mean over the ranks is what evaluation wants.
+    is flat float64: running statistics of each rank, whose mean over the ranks is what evaluation wants. All lie where
+    `memory` says, as do the batches that it takes.
     """
 
-    def __init__(self, body, shape, *, seed=0):
-        self.body, self.shape = body, tuple(shape)
+    def __init__(self, body, shape, memory=None, seed=0):
+        self.body, self.shape, self.memory = body, tuple(shape), memory or Memory()
         self.classes = body.build(self.shape)[-1]
         self.layers = [b for b in walk(body) if isinstance(b, Layer)]
         self.losses = [b for b in walk(body) if isinstance(b, Loss)]
         self.layers[0].input_gradient = False
-        self.weights, self.gradients = self._memory(), []
+        self.weights, self.gradients, self._bound = self._initial(seed), [], []
         for layer, piece in self._pieces(self.weights):
+            layer.bind_weights(piece)
+            layer.activations = self.memory.activations
+        self.state = self._initial_state()
+        self.write_gradients_to(0)
+
+    def _initial(self, seed):
+        """The weights as drawn: here, so that they are the same everywhere."""
+        drawn = Memory().zeros(self._size)
+        for layer, piece in self._pieces(drawn):
             layer.bind_weights(piece)
         for number, layer in enumerate(self.layers):
             layer.initialise(np.random.default_rng([seed, number]))
-        self.state = np.zeros(sum(layer.state_size for layer in self.layers))
-        ends = np.cumsum([layer.state_size for layer in self.layers])
-        for layer, piece in zip(self.layers, np.split(self.state, ends[:-1]), strict=True):
-            layer.bind_state(piece)
-        self.write_gradients_to(0)
+        return self.put(drawn)
+
+    def _initial_state(self):
+        ends = np.cumsum([0, *(layer.state_size for layer in self.layers)]).tolist()
+        state = self.put(np.zeros(ends[-1]))
+        for layer, begin, end in zip(self.layers, ends[:-1], ends[1:], strict=True):
+            layer.bind_state(state[begin:end])
+        return state
+
+    def put(self, array):
+        """A NumPy array, such as a batch's, where the net computes."""
+        return self.memory.put(array)
 
     def example(self, size, rng):
         """(x, y) of the kind this net takes: images of normal numbers and classes, or tokens and the next ones."""
         if len(self.shape) == 3:
-            return rng.standard_normal((size, *self.shape), np.float32), rng.integers(0, self.classes, size)
-        return tuple(rng.integers(0, self.classes, (2, size, *self.shape)))
+            x, y = rng.standard_normal((size, *self.shape), np.float32), rng.integers(0, self.classes, size)
+        else:
+            x, y = rng.integers(0, self.classes, (2, size, *self.shape))
+        return self.put(x), self.put(y)
 
     @property
     def backward_layers(self):
@@ -68,10 +88,10 @@ class Net:
         """Number of parameters."""
         return sum(layer.size for layer in self.layers)
 
-    def _memory(self):
-        memory = kernels.empty((sum(-(-layer.size // LINE) * LINE for layer in self.layers),))
-        memory[:] = 0
-        return memory
+    @property
+    def _size(self):
+        """Floats of memory, each layer from a cache line on."""
+        return sum(-(-layer.size // LINE) * LINE for layer in self.layers)
 
     def _pieces(self, flat):
         start = 0
@@ -82,14 +102,15 @@ class Net:
     def write_gradients_to(self, slot):
         """Let backward write into buffer `slot`; buffers are made as they are asked for."""
         while len(self.gradients) <= slot:
-            self.gradients.append(self._memory())
-        for layer, piece in self._pieces(self.gradients[slot]):
-            layer.bind_gradient(piece)
+            self.gradients.append(self.memory.zeros(self._size))
+            self._bound.append([(layer, layer.gradient_in(piece)) for layer, piece in self._pieces(self.gradients[-1])])
+        for layer, gradient in self._bound[slot]:
+            layer.bind_gradient(gradient)
         self.whole = Whole("all layers", self.weights, self.gradients[slot])
 
     def forward(self, batch):
         """Yield each layer just before its weights are read. Then `loss` and `logits` are there."""
-        yield from self.body.forward(batch.x, batch)
+        yield from self.body.forward(self.memory.flowing(batch.x), batch)
 
     def backward(self):
         """Yield each layer the moment its gradient is final."""
@@ -97,19 +118,22 @@ class Net:
 
     @property
     def logits(self):
-        """Output of the last forward, (N,classes)."""
-        return self.losses[-1].logits
+        """Output of the last forward, (N,classes) float32."""
+        return self.losses[-1].logits.astype(np.float32, copy=False)
 
     @property
     def loss(self):
-        """This rank's part of the mean loss of the last effective batch; the ranks' parts add up to it."""
+        """This rank's part of the mean loss of the last effective batch; the ranks' parts add up to it.
+
+        On the GPU it stays there: float(net.loss) waits for it.
+        """
         return sum(loss.loss for loss in self.losses)
 
     def first_not_finite(self):
         """(layer, "weights" or "output") where the last forward went wrong first, or None."""
         for layer in self.layers:
             for what, values in (("weights", layer.w), ("output", getattr(layer, "y", layer.w))):
-                if not np.isfinite(values).all():
+                if not np.isfinite(fetch(values)).all():
                     return layer, what
         return None
 
@@ -117,5 +141,5 @@ class Net:
         """Hash of all weights, layer by layer in forward order."""
         digest = hashlib.sha256()
         for layer in self.layers:
-            digest.update(layer.w)
+            digest.update(fetch(layer.w))
         return digest.hexdigest()

@@ -45,13 +45,13 @@ def train(count, *options, seconds=60, **extra):
     return mpiexec(count, "-m", "mpilayer.train", *options, seconds=seconds, **extra)
 
 
-def on_ranks(*counts):
-    """Let a test's body, a function of `ranks`, run on each of these numbers of ranks."""
+def on_ranks(*counts, seconds=60):
+    """Let a test's body, a function of `ranks`, run on each of these numbers of ranks, for so long at most."""
     def decorate(body):
         @pytest.mark.parametrize("count", counts)
         @functools.wraps(body, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
         def test(count):
-            done = mpiexec(count, "-m", "tests.ranks", body.__module__, body.__qualname__)
+            done = mpiexec(count, "-m", "tests.ranks", body.__module__, body.__qualname__, seconds=seconds)
             assert done.returncode == 0, done.stdout + done.stderr
 
         del test.__wrapped__  # pytest would ask for the body's arguments

@@ -8,7 +8,7 @@ from kernels import gpu
 
 STAGES, LINE = 3, 128  # as product.cuh has them: tiles in shared memory, bytes of a line by k
 TILES = ((128, 128), (128, 64), (64, 64))
-LEAST_TILES = 4  # of k that a part has at least
+LEAST_TILES = 8  # of k that a part has at least, or writing it would take as long as computing it
 MOST_PARTS = 64
 
 
@@ -46,22 +46,25 @@ class Cut(NamedTuple):
 
 
 def cut(M, N, K, times, a, b, out, *, lines, split=True):
-    """For `times` products of (M,K) and (K,N): the largest tile that gives every multiprocessor a block, or else the
-    smallest, with sums in parts until each has two.
+    """For `times` products of (M,K) and (K,N): the largest tile that gives every multiprocessor a block, perhaps of a
+    part of the sums, or else the smallest; and parts until each has two.
 
     `lines`: the sizes of which 16 bytes must be a divisor in a and in b, or they are copied number by number.
     """
     whole = [int(all(gpu.pack(size, array) > 1 for size in sizes)) for array, sizes in zip((a, b), lines, strict=True)]
     operands = {"T": gpu.number(a), "O": gpu.number(out), "MATH": math() if a.dtype == "float32" else "BF16",
                 "A_VECTOR": whole[0], "B_VECTOR": whole[1]}
-    wanted, tiles = gpu.multiprocessors(), TILES if all(whole) else TILES[-1:]
+    wanted, most = gpu.multiprocessors(), min(K // (LEAST_TILES * LINE // a.itemsize), MOST_PARTS) if split else 1
 
     def blocks(tile):
         return -(-M // tile[0]) * -(-N // tile[1]) * times
 
-    tile = next((tile for tile in tiles if tile[1] <= max(N, 64) and blocks(tile) >= wanted), TILES[-1])
-    parts = min(2 * wanted // blocks(tile), -(-K // (LEAST_TILES * LINE // a.itemsize)), MOST_PARTS) if split else 1
-    return Cut(*tile, max(1, parts), operands)
+    def parts(tile):
+        return max(1, min(2 * wanted // blocks(tile), most))
+
+    fitting = (tile for tile in TILES if tile[1] <= max(N, 64) and all(whole))
+    tile = next((tile for tile in fitting if blocks(tile) * parts(tile) >= wanted), TILES[-1])
+    return Cut(*tile, parts(tile), operands)
 
 
 def run(room, kernel, cut, size, times, a, b, out, bias, relu, *numbers, **constants):

@@ -56,7 +56,7 @@ class Adaptive(Delayed):
 
     def _readings(self):
         queue = self.queue
-        return np.array([queue.trace.now(), queue.exposed, queue.engine.busy()])
+        return np.array([queue.trace.now(), queue.trace.exposed, queue.engine.busy()])
 
     def shares(self):
         """Means over the ranks of the shares of the time since the last look."""

@@ -3,7 +3,7 @@
 import numpy as np
 
 from mpilayer.mail import Awaited, Letter, Mail
-from mpilayer.schedules.local import Local
+from mpilayer.schedules.local import ONLY_HERE, Local
 from mpilayer.wire import CODECS
 
 
@@ -29,6 +29,7 @@ class Gossip(Local):
     """
 
     traffic = Mail
+    only_here = ONLY_HERE
     wires = "float32", "bfloat16"
     wires_because = "weights are exchanged, and a few numbers or factors do not stand for those"
 

@@ -7,6 +7,7 @@ from mpilayer import weights
 from mpilayer.schedules.base import Schedule
 from mpilayer.weights import Part
 
+ONLY_HERE = "what ranks send each other, they write and read themselves"
 CLIP = "the norm of a whole gradient is known only when parts of it are applied"
 
 

@@ -50,8 +50,17 @@ class Partial(Schedule):
             for _ in layers:
                 self.queue.test()
                 self.turn()
+        self.queue.wait(self.turning(self.queue.reached()), "the gradient", "waiting")  # a GPU may be behind
         self.ready, self.at = True, t
         self.queue.wait(lambda: self.turn() or not (self.ready or self.running), "the round")
+
+    def turning(self, done):
+        """A function that does what can be done, and tells whether something is done."""
+        def turned():
+            self.turn()
+            return done()
+
+        return turned
 
     def turn(self):
         """Do what can be done: end a round, or begin a vote, or count it and begin a round."""

@@ -7,7 +7,7 @@ import numpy as np
 from mpilayer import weights
 from mpilayer.mail import Awaited, Letter, Mail
 from mpilayer.schedules.base import Schedule
-from mpilayer.schedules.local import CLIP
+from mpilayer.schedules.local import CLIP, ONLY_HERE
 from mpilayer.server import Server
 from mpilayer.weights import Part
 from mpilayer.wire import CODECS
@@ -27,6 +27,7 @@ class ParameterServer(Schedule):
     """
 
     traffic = Mail
+    only_here = ONLY_HERE
     takes = {"staleness": 0, "servers": 0}
     refuses = {"clip": CLIP}
     wires = "float32", "bfloat16"

@@ -7,7 +7,7 @@ import numpy as np
 from mpilayer import weights
 from mpilayer.mail import Awaited, Mail
 from mpilayer.schedules.base import Schedule
-from mpilayer.schedules.local import CLIP
+from mpilayer.schedules.local import CLIP, ONLY_HERE
 from mpilayer.weights import Part
 
 
@@ -24,6 +24,7 @@ class OneSided(Schedule):
     """
 
     traffic = Mail
+    only_here = ONLY_HERE
     takes = {}
     asynchronous = True
     refuses = {"clip": CLIP}

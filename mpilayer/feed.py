@@ -1,0 +1,49 @@
+"""Batches on their way to a GPU, while it computes on the one before."""
+
+import numpy as np
+
+from kernels import gpu
+from mpilayer.staging import pinned
+
+
+class Tray:
+    """Memory for a batch: of each array what is here, and what is on the GPU. Events: it is full, it is free again."""
+
+    def __init__(self, arrays):
+        cupy = gpu.cupy()
+        self.forms = _forms(arrays)
+        self.here = [pinned(*form) for form in self.forms]
+        self.there = [cupy.empty(*form) for form in self.forms]
+        self.full, self.free = (cupy.cuda.Event(disable_timing=True) for _ in range(2))
+
+
+def _forms(arrays):
+    return [(array.shape, array.dtype) for array in arrays]
+
+
+class Feed:
+    """Two trays in turn, filled by a stream of their own."""
+
+    def __init__(self):
+        cuda = gpu.cupy().cuda
+        self.net, self.stream = cuda.get_current_stream(), cuda.Stream(non_blocking=True)
+        self.trays = [None, None]
+
+    def put(self, *arrays):
+        """NumPy's arrays where the net computes. They are good until it has been told what to do with the next ones."""
+        last, tray = self.trays
+        if last:
+            last.free.record(self.net)
+        if tray and not tray.full.done:  # by what was in it before
+            tray.full.synchronize()
+        if tray is None or tray.forms != _forms(arrays):
+            tray = Tray(arrays)
+            tray.free.record(self.net)  # the memory may have been something else's
+        self.stream.wait_event(tray.free)
+        for array, here, there in zip(arrays, tray.here, tray.there, strict=True):
+            np.copyto(here, array)
+            there.data.copy_from_host_async(here.ctypes.data, here.nbytes, self.stream)
+        tray.full.record(self.stream)
+        self.net.wait_event(tray.full)
+        self.trays = [tray, last]
+        return tray.there

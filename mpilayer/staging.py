@@ -1,0 +1,289 @@
+"""How gradients come to where MPI sums them, and back.
+
+Here they lie there. On a GPU a stream of its own copies each message to pinned memory of this computer once it has been
+computed, another one copies the sum back, and nobody waits for a copy but what reads it:
+
+    post:     record(computed) ; out: wait(computed), copy, record(left)
+    left:     the message is ready to go; MPI sums it where it is
+    arrived:  back: copy, record(returned)
+    settle:   the net's stream waits for `returned`; this core does not
+
+Nothing is overwritten too early: backward writes into a slot again after its layers were settled, that is after
+`returned`; that comes after MPI, which began after `left`. So there is one order for all that touches a message, on the
+GPU and here, as long as whoever posts has settled what was there before, which the request queue makes sure of.
+"""
+
+import collections
+import ctypes
+
+import numpy as np
+
+from kernels import gpu
+from mpilayer import device
+from mpilayer.device import address
+from mpilayer.wire import CODECS
+
+
+class Here:
+    """Gradients lie where MPI sums them."""
+
+    how, polls, sends = "", False, True
+
+    def mirror(self, array):
+        """What MPI sums instead of an array."""
+        return array
+
+    def open(self, engine, last, cargos):
+        """The messages of so many slots; `last` is the number that each message ends as."""
+        self.engine, self.last = engine, last
+
+    def expect(self, slot, number):
+        """A message is being replaced."""
+        for half in {number, self.last[number]}:
+            self.engine.mark(slot, half, ready=False)
+
+    def leave(self, slot, number):
+        """A message has been computed, or will have been by what the GPU was told so far."""
+        self.engine.mark(slot, number, ready=True)
+
+    def move(self, advance):
+        """Do what can be done for messages; advance() is for those that MPI has."""
+        advance()
+
+    def there(self, slot, number):
+        """Whether a message has come back, or the GPU was told of it."""
+        return self.engine.arrived(slot, self.last[number])
+
+    def enter(self, slot, number):
+        """What is computed from here on reads the message. Whether it has to wait for that."""
+        return False
+
+    def reached(self):
+        """A function that tells whether all has been computed that was to be by now."""
+        return lambda: True
+
+    @property
+    def quiet(self):
+        """Whether there is nothing to do."""
+        return True
+
+    def close(self):
+        """Nothing is in flight any more."""
+
+
+class Passage:
+    """One message of one slot on its way. `out` and `back` are (array on the GPU, what MPI has of it).
+
+    began   when its last copy did     done     when that was done: events
+    home    whether the GPU was told of its way back
+    """
+
+    def __init__(self, slot, number, name, out, back):
+        self.slot, self.number, self.name, self.out, self.back = slot, number, name, out, back
+        self.began = self.done = None
+        self.home = False
+
+
+class Staged(Here):
+    """Gradients lie on the GPU, MPI sums copies of them. `polls`: this core can look after them all the time."""
+
+    how, polls, comes = "gradients are summed in pinned memory", True, "back"
+
+    def __init__(self, trace):
+        cuda = gpu.cupy().cuda
+        self.trace, self.net = trace, cuda.get_current_stream()
+        self.outwards, self.inwards = (cuda.Stream(non_blocking=True) for _ in range(2))
+        self.computed = cuda.Event(disable_timing=True)
+        self.leaving, self.away, self.seen = collections.deque(), [], 0
+
+    def mirror(self, array):
+        """Pinned memory of its size."""
+        return pinned(array.shape, array.dtype)
+
+    def open(self, engine, last, cargos):
+        """As above."""
+        super().open(engine, last, cargos)
+        self.passages = [[Passage(slot, number, message.name, *cargo.copies(number))
+                          for number, message in enumerate(cargo.route.messages)] for slot, cargo in enumerate(cargos)]
+
+    def expect(self, slot, number):
+        """As above."""
+        super().expect(slot, number)
+        self.passages[slot][number].home = False
+
+    def leave(self, slot, number):
+        """Copy it when it has been computed."""
+        passage = self.passages[slot][number]
+        self.computed.record(self.net)
+        self.outwards.wait_event(self.computed)
+        self.send(passage)
+        self.leaving.append(passage)
+
+    def send(self, passage):
+        """To where MPI sums it."""
+        device, here = passage.out
+        passage.began = self.trace.record(self.outwards)
+        device.data.copy_to_host_async(here.ctypes.data, device.nbytes, self.outwards)
+        passage.done = self.trace.record(self.outwards)
+
+    def fetch(self, passage):
+        """From there."""
+        device, here = passage.back
+        passage.began = self.trace.record(self.inwards)
+        device.data.copy_from_host_async(here.ctypes.data, device.nbytes, self.inwards)
+        passage.done = self.trace.record(self.inwards)
+
+    def move(self, advance):
+        """Hand over to MPI what has left the GPU, and what has come from MPI to the GPU."""
+        while self.leaving and self.leaving[0].done.done:
+            passage = self.leaving.popleft()
+            self.trace.copied("out", passage.name, passage.began, passage.done)
+            self.engine.mark(passage.slot, passage.number, ready=True)
+            self.away.append(passage)
+        advance()
+        if self.engine.arrivals != self.seen:
+            self.seen = self.engine.arrivals
+            self.away = [passage for passage in self.away if not self._came(passage)]
+
+    def _came(self, passage):
+        """Whether MPI is through with it; then it goes back."""
+        if self.engine.arrived(passage.slot, self.last[passage.number]):
+            self.fetch(passage)
+            passage.home = True
+        return passage.home
+
+    def there(self, slot, number):
+        """As above."""
+        return self.passages[slot][number].home
+
+    def enter(self, slot, number):
+        """The net's stream waits for the copy back, if that is not done."""
+        passage = self.passages[slot][number]
+        if passage.done is None:
+            return False
+        waits = not passage.done.done
+        if waits:
+            self.net.wait_event(passage.done)
+        self.trace.copied(self.comes, passage.name, passage.began, passage.done)
+        passage.began = passage.done = None
+        return waits
+
+    def reached(self):
+        """As above."""
+        event = self.net.record()
+        return lambda: event.done
+
+    @property
+    def quiet(self):
+        """As above."""
+        return not (self.leaving or self.away)
+
+    def close(self):
+        """Pinned memory must not go while it is read."""
+        self.inwards.synchronize()
+
+
+class Direct(Staged):
+    """Gradients lie on the GPU, and MPI sums them there. It must not see them before they have been computed."""
+
+    how = "gradients are summed in the GPU's memory"
+
+    def mirror(self, array):
+        """The same memory."""
+        return disguised(array)
+
+    def send(self, passage):
+        """It is there when it has been computed."""
+        passage.began, passage.done = None, self.trace.record(self.outwards)
+
+    def fetch(self, passage):
+        """It has never been elsewhere."""
+        passage.began = passage.done = None
+
+
+class Alone(Staged):
+    """Gradients lie on the GPU of the only rank: they are the sums, and MPI does not see them."""
+
+    how, sends = "there is nothing to sum", False
+
+    def mirror(self, array):
+        """Something to make requests of that are never started."""
+        return np.zeros(array.shape, array.dtype)
+
+    def leave(self, slot, number):
+        """What reads it is told to the same stream as what computes it."""
+        self.passages[slot][number].home = True
+
+
+class Nccl(Alone):
+    """Gradients lie on GPUs that sum them among themselves (NCCL), in the order in which they have been computed."""
+
+    how, comes = "gradients are summed by NCCL", "sum"
+
+    def __init__(self, trace, ranks):
+        super().__init__(trace)
+        self.nccl = device.nccl()
+        number = ranks.world.bcast(self.nccl.get_unique_id() if ranks.rank == 0 else None)
+        self.everyone = self.nccl.NcclCommunicator(ranks.size, number, ranks.rank)
+
+    def leave(self, slot, number):
+        """As it leaves, so it comes back."""
+        Staged.leave(self, slot, number)
+        self.leaving.pop().home = True
+
+    def send(self, passage):
+        """All ranks do, in one order."""
+        there, _ = passage.out
+        passage.began, kinds = self.trace.record(self.outwards), (self.nccl.NCCL_FLOAT32, self.nccl.NCCL_SUM)
+        self.everyone.allReduce(there.data.ptr, there.data.ptr, there.size, *kinds, self.outwards.ptr)
+        passage.done = self.trace.record(self.outwards)
+
+    def close(self):
+        """As above, and the GPUs need not know each other any more."""
+        super().close()
+        self.outwards.synchronize()
+        self.everyone.destroy()
+
+
+def stage(net, ranks, settings, trace, split):
+    """How the gradients of a net come to MPI. CUDA-aware ones have no sums in rank order, and none of bfloat16."""
+    if not gpu.is_array(net.weights):
+        return Here()
+    if ranks.size == 1 and settings.wire in CODECS:
+        return Alone(trace)
+    if settings.reduction == "nccl":
+        return Nccl(trace, ranks)
+    plain = settings.reduction == "native" and settings.wire == "float32" and not split
+    return (Direct if settings.cuda_aware and plain else Staged)(trace)
+
+
+def disguised(array):
+    """The memory of an array on the GPU as NumPy's, for MPI alone: to look at it here would be fatal."""
+    memory = (ctypes.c_char * array.nbytes).from_address(address(array))
+    return np.frombuffer(memory, array.dtype).reshape(array.shape)
+
+
+def pinned(shape, dtype):
+    """An array in memory of this computer that the GPU copies to and from by itself."""
+    size = int(np.prod(shape))
+    memory = gpu.cupy().cuda.alloc_pinned_memory(max(1, size) * np.dtype(dtype).itemsize)
+    return np.frombuffer(memory, dtype, size).reshape(shape)
+
+
+class Coming:
+    """A number that the GPU is to compute, on its way here."""
+
+    def __init__(self, number):
+        self.number, self.here = number.astype(np.float64, copy=False), pinned((1,), np.float64)
+        self.event = gpu.cupy().cuda.Event(disable_timing=True)
+        stream = gpu.cupy().cuda.get_current_stream()
+        self.number.data.copy_to_host_async(self.here.ctypes.data, 8, stream)
+        self.event.record(stream)
+
+    @property
+    def done(self):
+        """Whether it is here."""
+        return self.event.done
+
+    def __float__(self):
+        return float(self.here[0])

@@ -1,0 +1,43 @@
+"""Where a net computes, and in what numbers."""
+
+import numpy as np
+
+import kernels
+from kernels import gpu
+
+PRECISIONS = {"cpu": ("float32",), "gpu": ("float32", "tf32", "bfloat16")}
+
+
+class Memory:
+    """Of a CPU or the current GPU. Weights, gradients and state are float32 there, `activations` perhaps bfloat16."""
+
+    def __init__(self, device="cpu", precision="float32"):
+        if precision not in PRECISIONS.get(device, ()):
+            known = ", ".join(f"{name} in {' or '.join(kinds)}" for name, kinds in PRECISIONS.items())
+            raise ValueError(f"no net computes on {device!r} in {precision!r}: choose {known}")
+        self.on_gpu = device == "gpu"
+        if self.on_gpu:
+            gpu.set_precision("tf32" if precision == "tf32" else "float32")
+        self.activations = gpu.bfloat16() if precision == "bfloat16" else np.dtype(np.float32)
+
+    def put(self, array):
+        """A NumPy array where the net computes; here, itself."""
+        return gpu.cupy().asarray(array) if self.on_gpu else array
+
+    def zeros(self, size):
+        """(size,) float32."""
+        if self.on_gpu:
+            return gpu.cupy().zeros(size, np.float32)
+        memory = kernels.empty((size,))
+        memory[:] = 0
+        return memory
+
+    def flowing(self, x):
+        """The array as a layer takes it; whole numbers, such as tokens, as they are."""
+        return x if x.dtype.kind in "iu" or x.dtype == self.activations else x.astype(self.activations)
+
+
+def beside(array, *numbers):
+    """Float32 arrays of NumPy's numbers, where the array is."""
+    found = [np.float32(each) for each in numbers]
+    return [gpu.cupy().asarray(each) for each in found] if gpu.is_array(array) else found

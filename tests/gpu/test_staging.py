@@ -1,0 +1,226 @@
+"""Copies between a GPU and MPI: nothing goes before it has been computed, and nothing is read before it is back."""
+
+import contextlib
+import time
+
+import numpy as np
+import pytest
+
+import nets
+import tests.emulator
+from kernels.places import fetch
+from mpilayer import staging
+from mpilayer.feed import Feed
+from mpilayer.marks import GpuTrace
+from mpilayer.pending import Queue
+from mpilayer.staging import Alone, Coming, Direct, Staged
+from mpilayer.traffic import Settings
+from tests.ranks import on_ranks
+
+STEPS = 4
+EVERY_WAY = [{}, {"wire": "bfloat16"}, {"reduction": "ordered"}, {"by_need": True}, {"split": True},
+             {"slots": 3}, {"wire": "topk", "top_share": 1.0}, {"progress": "thread"}, {"progress": "none"}]
+
+
+def gradient(rank, step, size):
+    """Small whole numbers, which no type rounds."""
+    return np.random.default_rng([rank, step]).integers(-8, 9, size).astype(np.float32)
+
+
+class Sums:
+    """Made-up gradients on their way; `right` if the net's stream sees their sums over the ranks, whenever it looks."""
+
+    def __init__(self, ranks, slots=1, by_need=False, split=False, **settings):
+        self.ranks, self.slots = ranks, slots
+        self.net = nets.build("alexnet-mini", classes=10, shape=(8, 8, 1), device="gpu")
+        self.queue = Queue(ranks, GpuTrace(), Settings(**{"bucket": 20_000, "chunk": 30_000, **settings}))
+        self.queue.open(self.net, slots=slots, by_need=by_need, split=split)
+        self.seen = [{} for _ in range(STEPS)]
+
+    def take(self, up_to):
+        for layer in self.net.layers:
+            for step, total in self.queue.settle(layer, up_to):
+                self.seen[step][layer.name] = total.copy()
+
+    def right(self):
+        for step in range(STEPS):
+            self.take(step - self.slots)
+            self.net.write_gradients_to(step % self.slots)
+            for layer in self.net.backward_layers:
+                layer.g[:] = self.net.put(gradient(self.ranks.rank, step, layer.g.size))
+                self.queue.post(step, layer)
+        self.take(STEPS)
+        self.queue.close()
+        good = all((fetch(total) == sum(gradient(rank, step, total.size) for rank in range(self.ranks.size))).all()
+                   for step, found in enumerate(self.seen) for total in found.values())
+        return all(self.ranks.gather(good))
+
+
+@on_ranks(2, 3, seconds=120)
+def test_sums_are_right_however_late_streams_are(ranks):
+    device = tests.emulator.install()
+    for streams in ("eager", "late"):
+        with device.emulator.mode(streams=streams):
+            for settings in EVERY_WAY:
+                sums = Sums(ranks, **settings)
+                assert type(sums.queue.stage) is Staged
+                assert sums.right(), (streams, settings)
+
+
+@contextlib.contextmanager
+def careless(device, stream):
+    """That stream of a stage waits for nothing."""
+    wait = device.cuda.Stream.wait_event
+    device.cuda.Stream.wait_event = lambda self, event: None if self is stream else wait(self, event)
+    try:
+        yield
+    finally:
+        device.cuda.Stream.wait_event = wait
+
+
+def hasty(device, stage):
+    """Let it take copies that it has asked for as made."""
+    send = stage.send
+
+    class Made(device.cuda.Event):
+        done = True
+
+    def sent(passage):
+        send(passage)
+        passage.began, passage.done = None, Made()
+
+    stage.send = sent
+
+
+@on_ranks(2, seconds=120)
+def test_no_wait_can_be_left_out(ranks):
+    device = tests.emulator.install()
+    with device.emulator.mode(streams="late"):
+        for stream in ("outwards", "net"):
+            sums = Sums(ranks)
+            with careless(device, getattr(sums.queue.stage, stream)):
+                assert not sums.right(), stream
+        sums = Sums(ranks)
+        hasty(device, sums.queue.stage)
+        assert not sums.right()
+
+
+@on_ranks(2, seconds=120)
+def test_mpi_may_sum_in_the_memory_of_a_gpu_once_it_has_been_computed(ranks):
+    """The stand-in's memory is memory to any MPI."""
+    device = tests.emulator.install()
+    with device.emulator.mode(streams="late"):
+        for settings in ({}, {"slots": 2}, {"by_need": True}):
+            sums = Sums(ranks, cuda_aware=True, **settings)
+            assert type(sums.queue.stage) is Direct
+            assert sums.right()
+        sums = Sums(ranks, cuda_aware=True)
+        with careless(device, sums.queue.stage.outwards):
+            assert not sums.right()
+        for settings in ({"reduction": "ordered"}, {"wire": "bfloat16"}, {"split": True}):
+            assert type(Sums(ranks, cuda_aware=True, **settings).queue.stage) is Staged
+
+
+@on_ranks(2, seconds=120)
+def test_an_mpi_is_given_the_memory_of_a_gpu_if_it_says_so_and_sums_there_are_right(ranks):
+    from mpilayer import probe
+    from mpilayer.reduction import Calls
+
+    tests.emulator.install()
+    assert not probe.cuda_aware(ranks)
+    Calls.cuda_aware = True
+    assert probe.cuda_aware(ranks)
+    Calls.cuda_aware = ranks.rank == 0
+    assert not probe.cuda_aware(ranks)
+    Calls.cuda_aware = True
+    if ranks.rank == 0:
+        probe.disguised = lambda array: np.zeros(array.shape, array.dtype)
+    assert not probe.cuda_aware(ranks)
+
+
+@on_ranks(1, seconds=120)
+def test_one_rank_copies_nothing(ranks):
+    device = tests.emulator.install()
+    staging.pinned = None
+    with device.emulator.mode(streams="late"):
+        for settings in ({}, {"wire": "bfloat16"}):
+            sums = Sums(ranks, **settings)
+            assert type(sums.queue.stage) is Alone
+            assert sums.right()
+
+
+@pytest.fixture
+def device():
+    """The stand-in for CuPy."""
+    return tests.emulator.install()
+
+
+def test_a_number_comes_when_it_has_been_computed(device):
+    with device.emulator.mode(streams="late"):
+        number = Coming(device.full((3,), 2, np.float32).sum(dtype=np.float64))
+        assert not number.done
+        while not number.done:
+            pass
+        assert float(number) == 6
+
+
+def fed(feed, device, count=6):
+    """Whether the net's stream reads what it was fed with."""
+    batches = [(np.full((4, 3), t, np.float32), np.full(4, t)) for t in range(count)]
+    read = [[array * 1 for array in feed.put(*batch)] for batch in batches]
+    return all((got.get() == want).all() for both in zip(read, batches, strict=True) for got, want in
+               zip(*both, strict=True))
+
+
+def test_a_batch_comes_while_the_one_before_is_computed_on(device):
+    with device.emulator.mode(streams="late"):
+        assert fed(Feed(), device)
+        for stream in ("net", "stream"):
+            feed = Feed()
+            with careless(device, getattr(feed, stream)):
+                assert not fed(feed, device), stream
+
+
+def test_batches_may_be_of_other_sizes(device):
+    feed = Feed()
+    for size in (4, 4, 4, 1, 1, 4):
+        (x,) = feed.put(np.full(size, size, np.float32))
+        assert x.get().tolist() == [size] * size
+
+
+def busy(stream, seconds):
+    stream.launch_host_func(lambda _: time.sleep(seconds), None)
+
+
+def test_what_a_gpu_did_between_two_marks_is_what_the_second_says(device):
+    trace = GpuTrace()
+    stream = device.cuda.get_current_stream()
+    trace.next_step()
+    busy(stream, 0.02)
+    trace.add("compute", "forward a", trace.moment())
+    time.sleep(0.03)
+    begin = trace.moment()
+    time.sleep(0.01)
+    trace.add("exposed", "wait a", begin)
+    busy(stream, 0.02)
+    trace.add("update", "update a", trace.moment())
+    trace.copied("out", "a", trace.record(stream), trace.record(stream))
+    trace.settle()
+    found = {name: end - start for _, name, start, end in trace.steps[-1]}
+    assert 0.02 <= trace.seconds["compute"] < 0.03
+    assert 0.04 <= trace.seconds["exposed"] == trace.exposed < 0.06
+    assert 0.01 <= trace.seconds["waiting"] < 0.03
+    assert 0.02 <= found["update a"] < 0.03
+    assert {kind for kind, *_ in trace.steps[-1]} == {"compute", "exposed", "update", "waiting", "out"}
+    ends = sorted((start, end) for kind, _, start, end in trace.steps[-1] if trace.rows.get(kind) == "GPU")
+    assert all(after[0] == pytest.approx(before[1]) for before, after in zip(ends[:-1], ends[1:], strict=True))
+
+
+def test_events_are_used_again(device):
+    trace = GpuTrace()
+    for _ in range(20):
+        trace.next_step()
+        for _ in range(10):
+            trace.add("compute", "forward a", trace.moment())
+    trace.restart()
+    assert len(trace.events) < 40

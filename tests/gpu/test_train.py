@@ -1,0 +1,215 @@
+"""Training on a GPU is training on a CPU: the same nets, schedules and command line."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import nets
+import tests.emulator
+from kernels.places import fetch
+from mpilayer import device
+from mpilayer.errors import UserError
+from mpilayer.options import read_options
+from mpilayer.schedules import SCHEDULES
+from mpilayer.traffic import Settings
+from mpilayer.train import load
+from mpilayer.trainer import Trainer
+from tests.ranks import TOP, on_ranks, train
+
+SMALL = {"alexnet-mini": [], "resnet-mini": ["--batch-statistics", "all"],
+         "transformer-mini": ["--context", "12", "--width", "16", "--depth", "1", "--heads", "2", "--clip", "1",
+                              "--optimizer", "adamw"]}
+LONG = 300  # seconds: kernels may have to be compiled, and run on a CPU
+ROUNDING = 2e-5  # of the largest weight; a few steps
+
+
+class Silent:
+    def say(self, *text):
+        pass
+
+    step = epoch = say
+
+
+class First:
+    """The first samples of a test part."""
+
+    def __init__(self, part):
+        self.read = part.read
+
+    def __len__(self):
+        return 8
+
+
+class Run:
+    """Weights, losses and accuracy of a few steps."""
+
+    def __init__(self, ranks, *words):
+        words = ["--seed", "3", "--batch", "5", "--steps", "3", "--warmup", "0", *map(str, words)]
+        options = read_options(words, nets.NETS, ranks.size)
+        data, net = load(options, ranks)
+        data = dataclasses.replace(data, test=First(data.test))
+        settings = Settings(bucket=20_000, feedback=options.error_feedback, **{
+            name: getattr(options, name) for name in ("wire", "reduction", "top_share")})
+        if options.progress == "thread":
+            settings = settings._replace(progress="thread")
+        self.trainer = Trainer(ranks, options, settings, data, net, Silent())
+        (self.epoch,) = self.trainer.run()
+        self.trainer.close()
+        self.weights, self.state = fetch(net.weights), fetch(net.state)
+
+    def is_as(self, other, bound=ROUNDING):
+        """Whether both came to the same."""
+        close = np.abs(self.weights - other.weights).max() < bound * np.abs(other.weights).max()
+        return close and all(self.epoch[name] == pytest.approx(other.epoch[name], rel=10 * bound, abs=1e-2) for name in
+                             ("train_loss", "test_loss"))
+
+
+def pairs(ranks, cases):
+    """(case, what it comes to here, what on the GPU), for lists of words."""
+    emulated = tests.emulator.install()
+    for words in cases:
+        here = Run(ranks, *words)
+        with emulated.emulator.mode(streams="late"):
+            yield words, here, Run(ranks, *words, "--device", "gpu")
+
+
+def learns(ranks, net, *schedules):
+    """What it learns on a CPU, under each of these schedules."""
+    for words, here, there in pairs(ranks, [["--net", net, "--schedule", name, *SMALL[net]] for name in schedules]):
+        assert there.is_as(here), words
+        assert len(set(ranks.gather(there.weights.tobytes()))) == 1, words
+
+
+@on_ranks(1, 2, seconds=LONG)
+def test_an_alexnet_learns_what_it_learns_on_a_cpu(ranks):
+    learns(ranks, "alexnet-mini", "layerwise", "delayed")
+
+
+@on_ranks(2, seconds=LONG)
+def test_a_resnet_learns_what_it_learns_on_a_cpu(ranks):
+    learns(ranks, "resnet-mini", "layerwise")
+
+
+@on_ranks(2, seconds=LONG)
+def test_a_transformer_learns_what_it_learns_on_a_cpu(ranks):
+    learns(ranks, "transformer-mini", "oneshot", "layerwise", "delayed")
+
+
+SCHEDULED = [["oneshot"], ["planned", "--steps", 6], ["split"], ["delayed", "--delay", 2, "--momentum-correction"],
+             ["delayed", "--delay", "auto"], ["delayed", "--delay-warmup", 1, "--delay-compensation", 0.1],
+             ["partial", "--quorum", 2], ["local-sgd", "--period", 2, "--delay", 1], ["diloco", "--period", 2],
+             ["elastic", "--period", 2]]
+SENT = [["--apply", "completion"], ["--wire", "topk"], ["--wire", "bfloat16", "--error-feedback"],
+        ["--reduction", "ordered"], ["--progress", "thread"]]
+
+
+@on_ranks(2, seconds=LONG)
+def test_other_schedules(ranks):
+    for words, here, there in pairs(ranks, [["--schedule", *words] for words in SCHEDULED]):
+        assert there.is_as(here), words
+
+
+@on_ranks(2, seconds=LONG)
+def test_other_ways_to_send(ranks):
+    for words, here, there in pairs(ranks, SENT):
+        assert there.is_as(here, 2e-3 if "--wire" in words else ROUNDING), words
+
+
+@on_ranks(2, seconds=LONG)
+def test_other_precisions_are_as_far_off_as_they_say(ranks):
+    tests.emulator.install()
+    for net, precision, bound in (("alexnet-mini", "tf32", 1e-2), ("resnet-mini", "bfloat16", 5e-2),
+                                  ("transformer-mini", "bfloat16", 5e-2)):
+        words = ["--net", net, *SMALL[net]]
+        exact, rounded = Run(ranks, *words), Run(ranks, *words, "--device", "gpu", "--precision", precision)
+        assert rounded.is_as(exact, bound), net
+        assert not rounded.is_as(exact, 1e-6), net
+
+
+def forbidden(*_, **__):
+    raise AssertionError("somebody waits for the GPU")
+
+
+@on_ranks(1, 2, seconds=LONG)
+def test_nobody_waits_for_the_gpu_in_the_midst_of_a_step(ranks):
+    """But by looking, again and again, whether a message has left."""
+    emulated, step = tests.emulator.install(), Trainer.step
+    waits = [(emulated.cuda.Stream, "synchronize"), (emulated.cuda.Event, "synchronize"), (emulated.ndarray, "get"),
+             (emulated.cuda.Device, "synchronize")]
+
+    def watched(*parts):
+        with pytest.MonkeyPatch.context() as patch:
+            for owner, name in waits:
+                patch.setattr(owner, name, forbidden)
+            return step(*parts)
+
+    Trainer.step = watched
+    for words in (["resnet-mini"], ["alexnet-mini", "--schedule", "delayed", "--wire", "bfloat16"]):
+        with emulated.emulator.mode(streams="late"):
+            Run(ranks, "--device", "gpu", "--net", *words)
+
+
+def test_the_command_line(tmp_path):
+    words = ["--net", "alexnet-mini", "--data", "synthetic", "--shape", "8x8x1", "--batch", "8", "--steps", "4",
+             "--schedule", "delayed", "--bucket", "20k"]
+    runs = {}
+    for place in ("cpu", "gpu"):
+        done = train(2, *words, "--device", place, "--out", tmp_path / place, seconds=LONG,
+                     **tests.emulator.environment(streams="late"))
+        assert (done.returncode, done.stderr) == (0, "")
+        runs[place] = json.loads((tmp_path / place / "run.json").read_text())
+    assert "on CPU, 1 on this machine, in float32; gradients are summed in pinned memory" in done.stdout
+    assert "(waiting)" in done.stdout
+    here, there = (runs[place]["epochs"][0] for place in ("cpu", "gpu"))
+    assert there["train_loss"] == pytest.approx(here["train_loss"], rel=1e-5)
+    assert runs["gpu"]["final"]["gradients"] == "gradients are summed in pinned memory"
+    assert runs["gpu"]["environment"]["gpu"] == "CPU"
+    events = json.loads((tmp_path / "gpu" / "timeline.json").read_text())["traceEvents"]
+    rows = {(event["pid"], event["args"]["name"]): event["tid"] for event in events if event["name"] == "thread_name"}
+    assert rows == {(rank, name): row for rank in (0, 1)
+                    for row, name in enumerate(("this core", "GPU", "copies out", "copies back"))}
+    spans = [event for event in events if event["ph"] == "X"]
+    for name, cat, row in (("forward conv2", "compute", 1), ("update fc8", "update", 1), ("read batch", "input", 0)):
+        assert {event["tid"] for event in spans if event["name"] == name and event["cat"] == cat} == {row}
+    copies = [{event["name"] for event in spans if event["tid"] == row} for row in (2, 3)]
+    assert copies[0] == copies[1]
+    assert any("fc6" in name for name in copies[0])
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    ("--precision bfloat16", "goes with --device gpu"),
+    ("--device gpu --progress kernel", "try: --progress auto"),
+    ("--device gpu --wire powersgd", "try: --wire topk or bfloat16"),
+    ("--device gpu --slow 1:2", "this core's time"),
+    ("--device gpu --schedule ps", "try: one of oneshot, layerwise, planned, split, delayed, partial"),
+])
+def test_what_does_not_go_together(words, message):
+    with pytest.raises(UserError, match=message):
+        read_options(words.split(), nets.NETS, 2)
+
+
+@pytest.mark.parametrize(("cupy", "message"), [
+    ("raise ImportError('no CuPy here')", r"(no CuPy here) | try: pip install 'mpilayer[gpu]', or --device cpu"),
+    ("from types import SimpleNamespace as S\ncuda = S(runtime=S(getDeviceCount=lambda: 1 / 0))",
+     "there is no GPU that CuPy can use (ZeroDivisionError: division by zero) | try: nvidia-smi, or --device cpu"),
+])
+def test_without_a_gpu_all_ranks_stop_with_one_message(cupy, message, tmp_path):
+    (tmp_path / "cupy.py").write_text(cupy)
+    done = train(2, "--device", "gpu", "--steps", "1", PYTHONPATH=f"{tmp_path}:{TOP}")
+    assert done.returncode == 2
+    assert done.stderr.count(message) == 1
+    assert done.stderr.count("\n") == 1
+
+
+def test_too_little_memory_is_said_without_a_traceback():
+    class OutOfMemoryError(Exception):
+        pass
+
+    with pytest.raises(UserError, match="not enough memory for a batch"), device.room("a batch"):
+        raise OutOfMemoryError
+
+
+def test_schedules_say_whether_they_go_with_a_gpu():
+    assert {name for name, kind in SCHEDULES.items() if kind.only_here} == {"gossip", "ps", "rma"}
