@@ -17,6 +17,7 @@ COMMANDS = {
     "schedules": ("bench.schedules", "schedules in turn: what of their communication is exposed, and the bound"),
     "convergence": ("bench.convergence", "schedules to the end of training: accuracy against steps and time"),
     "cluster": ("bench.cluster", "run a command on emulated hosts with slow links (root)"),
+    "gpu": ("bench.gpu", "everything above on a machine with a GPU: compiled, checked, timed, in a table"),
     "timeline": ("bench.timeline", "draw a training step of runs made with mpilayer.train --out"),
 }
 
@@ -36,11 +37,10 @@ def main(argv):
     try:
         if name not in COMMANDS:
             raise UserError(f"no command {name!r} | expected one of {', '.join(COMMANDS)}")
-        importlib.import_module(COMMANDS[name][0]).main(rest)
+        return importlib.import_module(COMMANDS[name][0]).main(rest) or 0
     except UserError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

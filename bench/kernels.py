@@ -13,6 +13,7 @@ import kernels
 from bench import options as shared
 from bench.rows import show
 from bench.timing import alternate, copy_bandwidth, peak
+from kernels import gpu
 from kernels.conv2d.cases import CASES as CONVOLUTIONS
 from kernels.dense.cases import CASES as DENSE
 from mpilayer.errors import UserError
@@ -25,10 +26,15 @@ HEAD = {"net": "net", "layer": "layer", "pass": "pass", "shape": "x * w / stride
         "gflops": "GFLOP/s", "share": "peak", "peer": "peer ms", "ratio": "ratio"}
 
 
+def blank(array):
+    """Memory for another one like it."""
+    return np.empty_like(array) if gpu.is_array(array) else kernels.empty(array.shape)
+
+
 def ours(case, x, w, dy):
     """{pass: function} of our kernels, each into its own memory."""
-    y, dx, dw = (kernels.empty(array.shape) for array in (dy, x, w))
-    if case in DENSE:
+    y, dx, dw = map(blank, (dy, x, w))
+    if not hasattr(case, "window"):
         return {"forward": lambda: kernels.dense(x, w, out=y),
                 "dgrad": lambda: kernels.dense_dgrad(dy, w, out=dx),
                 "wgrad": lambda: kernels.dense_wgrad(x, dy, out=dw)}
@@ -53,26 +59,31 @@ def open_torch():
         libc.mallopt(m_mmap_max, 0)
 
 
-def _torch_dense(x, w, dy):
+def _same(tensor):
+    return tensor
+
+
+def _torch_dense(x, w, dy, put):
     """{pass: {layout of the weights: function}}."""
     import torch
 
-    x, w_ck, dy = map(torch.tensor, (x, w, dy))
+    x, w_ck, dy = (put(torch.tensor(array)) for array in (x, w, dy))
     w_kc = w_ck.t().contiguous()
     return {"forward": {"CK": lambda: x @ w_ck, "KC": lambda: torch.nn.functional.linear(x, w_kc)},
             "dgrad": {"CK": lambda: dy @ w_ck.t(), "KC": lambda: dy @ w_kc},
             "wgrad": {"CK": lambda: x.t() @ dy, "KC": lambda: dy.t() @ x}}
 
 
-def _torch_conv(case, x, w, dy):
+def _torch_conv(case, x, w, dy, put):
     """{pass: {memory format: function}}."""
     import torch
 
-    nchw = [x.transpose(0, 3, 1, 2), w.transpose(3, 2, 0, 1), dy.transpose(0, 3, 1, 2)]
+    axes = (0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)
+    nchw = [put(torch.from_numpy(array)).permute(order) for array, order in zip((x, w, dy), axes, strict=True)]
     stride, padding, dilation, none = ([value, value] for value in (case.stride, case.padding, 1, 0))
 
     def functions(layout):
-        x, w, dy = (torch.from_numpy(array).clone(memory_format=layout) for array in nchw)
+        x, w, dy = (tensor.clone(memory_format=layout) for tensor in nchw)
 
         def backward(*mask):
             return torch.ops.aten.convolution_backward(dy, x, w, None, stride, padding, dilation, False, none,
@@ -85,9 +96,9 @@ def _torch_conv(case, x, w, dy):
     return {name: {layout: layouts[layout][name] for layout in layouts} for name in PASSES}
 
 
-def torch_functions(case, x, w, dy):
-    """{pass: {layout: function}} of PyTorch, on copies of the same numbers."""
-    return _torch_dense(x, w, dy) if case in DENSE else _torch_conv(case, x, w, dy)
+def torch_functions(case, x, w, dy, put=_same):
+    """{pass: {layout: function}} of PyTorch, on copies of the same numbers; put(tensor) is one where they shall be."""
+    return _torch_conv(case, x, w, dy, put) if hasattr(case, "window") else _torch_dense(x, w, dy, put)
 
 
 PEERS = {"torch": (open_torch, torch_functions)}

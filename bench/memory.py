@@ -17,76 +17,84 @@ from kernels.embedding.cases import CASES as EMBEDDINGS
 from kernels.layernorm.cases import CASES as LAYERNORMS
 from kernels.loss.cases import CASES as LOSSES
 from kernels.norm.cases import CASES as NORMS
+from kernels.places import HOST
 from kernels.pool.cases import CASES as POOLS
 from kernels.update.cases import CASES as UPDATES
 from mpilayer.errors import UserError
 
 RATE, SEED, STEP = 0.5, 7, {"lr": 1e-6, "momentum": 0.9, "weight_decay": 5e-4}
 SECONDS = 0.2  # at least, for each row
+DRAWN = 1 << 20
 LINE = "{op:22} {case:16} {pass:9} {mb:>7} {ms:>8} {gbs:>7} {share:>6} {peer:>9} {ratio:>6}"
 HEAD = {"op": "op", "case": "case", "pass": "pass", "mb": "MB", "ms": "ms", "gbs": "GB/s", "share": "copy",
         "peer": "peer ms", "ratio": "ratio"}
 
 
 def random(shape):
-    """Normal numbers, the same each time."""
-    return np.random.default_rng(0).standard_normal(shape, np.float32)
+    """Normal numbers, the same each time; after some they begin anew."""
+    return np.resize(np.random.default_rng(0).standard_normal(min(int(np.prod(shape)), DRAWN), np.float32),
+                     shape)
 
 
-def relu(case):
-    """{pass: (bytes, function)}, as all that follow; each writes to memory of its own."""
-    x = random(case.shape)
+def moved(*arrays):
+    """Bytes, of what is read or written once."""
+    return sum(array.nbytes for array in arrays if array is not None)
+
+
+def relu(case, place=HOST):
+    """{pass: (bytes, function)}, as all that follow; each writes to memory of its own, where activations are put."""
+    x = place.x(random(case.shape))
     y, dx = kernels.relu(x), np.empty_like(x)
-    return {"forward": (2 * case.bytes, lambda: kernels.relu(x, out=y)),
-            "backward": (3 * case.bytes, lambda: kernels.relu_backward(x, y, out=dx))}
+    return {"forward": (moved(x, y), lambda: kernels.relu(x, out=y)),
+            "backward": (moved(x, y, dx), lambda: kernels.relu_backward(x, y, out=dx))}
 
 
-def dropout(case):
-    """A byte of mask for every four of x."""
-    x = random(case.shape)
+def dropout(case, place=HOST):
+    """A byte of mask for every number of x."""
+    x = place.x(random(case.shape))
     y, mask = kernels.dropout(x, RATE, seed=SEED)
-    dx, moved = np.empty_like(x), 9 * case.bytes // 4
-    return {"forward": (moved, lambda: kernels.dropout(x, RATE, seed=SEED, out=(y, mask))),
-            "backward": (moved, lambda: kernels.dropout_backward(x, mask, RATE, out=dx))}
+    dx = np.empty_like(x)
+    return {"forward": (moved(x, y, mask), lambda: kernels.dropout(x, RATE, seed=SEED, out=(y, mask))),
+            "backward": (moved(x, mask, dx), lambda: kernels.dropout_backward(x, mask, RATE, out=dx))}
 
 
-def lrn(case):
+def lrn(case, place=HOST):
     """Across channels."""
-    x, constants = random(case.shape), case[2:]
+    x, constants = place.x(random(case.shape)), case[2:]
     y = kernels.lrn(x, *constants)
     dy, dx = x.copy(), np.empty_like(x)
-    return {"forward": (case.bytes, lambda: kernels.lrn(x, *constants, out=y)),
-            "backward": (2 * case.bytes, lambda: kernels.lrn_backward(dy, x, y, *constants, out=dx))}
+    return {"forward": (moved(x, y), lambda: kernels.lrn(x, *constants, out=y)),
+            "backward": (moved(dy, x, y, dx), lambda: kernels.lrn_backward(dy, x, y, *constants, out=dx))}
 
 
 def _window(case):
     return {"stride": case.stride, "padding": case.padding, "ceil_mode": case.ceil_mode}
 
 
-def maxpool2d(case):
+def maxpool2d(case, place=HOST):
     """With the index that training needs."""
-    x, window, options = random(case.shape), case.window, _window(case)
+    x, window, options = place.x(random(case.shape)), case.window, _window(case)
     dx, (y, index) = np.empty_like(x), kernels.maxpool2d(x, window, **options)
 
     def backward():
         kernels.maxpool2d_backward(y, index, x.shape, window, **options, out=dx)
 
-    return {"forward": (case.bytes, lambda: kernels.maxpool2d(x, window, **options, out=(y, index))),
-            "backward": (case.bytes, backward)}
+    return {"forward": (moved(x, y, index), lambda: kernels.maxpool2d(x, window, **options, out=(y, index))),
+            "backward": (moved(x, y, index), backward)}
 
 
-def avgpool2d(case):
+def avgpool2d(case, place=HOST):
     """Windows of any size."""
-    x, window, options = random(case.shape), case.window, _window(case)
+    x, window, options = place.x(random(case.shape)), case.window, _window(case)
     dx, y = np.empty_like(x), kernels.avgpool2d(x, window, **options)
-    return {"forward": (case.bytes, lambda: kernels.avgpool2d(x, window, **options, out=y)),
-            "backward": (case.bytes, lambda: kernels.avgpool2d_backward(y, x.shape, window, **options, out=dx))}
+    return {"forward": (moved(x, y), lambda: kernels.avgpool2d(x, window, **options, out=y)),
+            "backward": (moved(y, dx), lambda: kernels.avgpool2d_backward(y, x.shape, window, **options, out=dx))}
 
 
-def batchnorm(case):
+def batchnorm(case, place=HOST):
     """Statistics, normalization, perhaps a residual, rectifier; back through all of them."""
-    x = random(case.shape)
-    scales, add = random((2, case.shape[-1])), x[::-1].copy() if case.add else None
+    x = place.x(random(case.shape))
+    scales, add = [*map(place.w, random((2, case.shape[-1])))], x[::-1].copy() if case.add else None
     y, dx = np.empty_like(x), np.empty_like(x)
     mean, var = kernels.batchnorm_statistics(x)
     dy = kernels.batchnorm(x, mean, var, *scales, add=add, relu=True, out=y).copy()
@@ -98,53 +106,54 @@ def batchnorm(case):
         sums = kernels.batchnorm_wgrad(dy, x, mean, var, y=y)
         kernels.batchnorm_dgrad(dy, x, mean, var, scales[0], *sums, out=dx)
 
-    return {"forward": (case.bytes, forward), "backward": (case.backward_bytes, backward)}
+    return {"forward": (moved(x, x, add, y), forward), "backward": (moved(dy, y, x, dy, dy, x, dx), backward)}
 
 
-def layernorm(case):
+def layernorm(case, place=HOST):
     """Over the channels of a token."""
-    x, scales = random((case.M, case.C)), random((2, case.C))
+    x, scales = place.x(random((case.M, case.C))), [*map(place.w, random((2, case.C)))]
     y, mean, rstd = kernels.layernorm(x, *scales)
     dx = np.empty_like(x)
-    return {"forward": (case.bytes, lambda: kernels.layernorm(x, *scales, out=y)),
-            "backward": (3 * case.bytes // 2,
-                         lambda: kernels.layernorm_backward(y, x, mean, rstd, scales[0], out=dx))}
+    return {"forward": (moved(x, y), lambda: kernels.layernorm(x, *scales, out=y)),
+            "backward": (moved(y, x, dx), lambda: kernels.layernorm_backward(y, x, mean, rstd, scales[0], out=dx))}
 
 
-def gelu(case):
+def gelu(case, place=HOST):
     """The smooth rectifier."""
-    x = random(case.shape)
+    x = place.x(random(case.shape))
     y, dx = kernels.gelu(x), np.empty_like(x)
-    return {"forward": (2 * case.bytes, lambda: kernels.gelu(x, out=y)),
-            "backward": (3 * case.bytes, lambda: kernels.gelu_backward(y, x, out=dx))}
+    return {"forward": (moved(x, y), lambda: kernels.gelu(x, out=y)),
+            "backward": (moved(y, x, dx), lambda: kernels.gelu_backward(y, x, out=dx))}
 
 
-def embedding(case):
+def embedding(case, place=HOST):
     """Rows of a table, and their sums."""
-    tokens, table, positions = case.tokens(), random((case.V, case.C)), random((case.P, case.C))
-    y = kernels.embedding(tokens, table, positions)
-    dtable, dpositions = np.empty_like(table), np.empty_like(positions)
-    return {"forward": (case.bytes, lambda: kernels.embedding(tokens, table, positions, out=y)),
-            "backward": (case.bytes, lambda: kernels.embedding_backward(y, tokens, dtable, dpositions))}
+    tokens, tables = place.w(case.tokens()), [place.w(random((rows, case.C))) for rows in (case.V, case.P)]
+    y = kernels.embedding(tokens, *tables, dtype=place.x(random(1)).dtype)
+    dtable, dpositions = map(np.empty_like, tables)
+    rows = y.size * 4  # of the table, float32
+    return {"forward": (moved(y) + rows, lambda: kernels.embedding(tokens, *tables, out=y)),
+            "backward": (moved(y) + rows, lambda: kernels.embedding_backward(y, tokens, dtable, dpositions))}
 
 
-def softmax_cross_entropy(case):
+def softmax_cross_entropy(case, place=HOST):
     """Loss and gradient in one."""
-    logits, labels = random((case.N, case.C)), np.arange(case.N) % case.C
-    out = kernels.softmax_cross_entropy(logits, labels)
-    return {"both": (case.bytes, lambda: kernels.softmax_cross_entropy(logits, labels, out=out))}
+    logits, labels = place.x(random((case.N, case.C))), place.w(np.arange(case.N) % case.C)
+    loss, dlogits = out = kernels.softmax_cross_entropy(logits, labels)
+    return {"both": (moved(logits, labels, loss, dlogits),
+                     lambda: kernels.softmax_cross_entropy(logits, labels, out=out))}
 
 
-def momentum_update(case):
+def momentum_update(case, place=HOST):
     """In place."""
-    w, g, v = np.zeros(case.size, np.float32), random(case.size), np.zeros(case.size, np.float32)
-    return {"update": (case.bytes, lambda: kernels.momentum_update(w, g, v, **STEP))}
+    w, g, v = (place.w(array) for array in (np.zeros(case.size, np.float32), random(case.size), random(case.size)))
+    return {"update": (moved(w, g, v, w, v), lambda: kernels.momentum_update(w, g, v, **STEP))}
 
 
-def adamw_update(case):
+def adamw_update(case, place=HOST):
     """In place: reads w, g, m and v, writes all but g."""
-    w, m, v = np.zeros((3, case.size), np.float32)
-    g = random(case.size)
+    w, m, v = (place.w(np.zeros(case.size, np.float32)) for _ in range(3))
+    g = place.w(random(case.size))
     return {"update": (7 * g.nbytes, lambda: kernels.adamw_update(w, g, m, v, lr=1e-6, step=1))}
 
 
@@ -159,7 +168,7 @@ class Op(NamedTuple):
 
 OPS = {
     "relu": Op(ACTIVATIONS, relu, torch_memory.relu),
-    "dropout": Op(ACTIVATIONS, dropout, lambda case: torch_memory.dropout(case, RATE)),
+    "dropout": Op(ACTIVATIONS, dropout, lambda case, *dtype: torch_memory.dropout(case, RATE, *dtype)),
     "lrn": Op(NORMS, lrn, torch_memory.lrn),
     "batchnorm": Op(BATCHNORMS, batchnorm, torch_memory.batchnorm),
     "layernorm": Op(LAYERNORMS, layernorm, torch_memory.layernorm),
@@ -168,7 +177,7 @@ OPS = {
     "maxpool2d": Op([case for case in POOLS if case.kind == "max"], maxpool2d, torch_memory.maxpool2d),
     "avgpool2d": Op([case for case in POOLS if case.kind == "avg"], avgpool2d, torch_memory.avgpool2d),
     "softmax_cross_entropy": Op(LOSSES, softmax_cross_entropy, torch_memory.cross_entropy, ("both",)),
-    "momentum_update": Op(UPDATES, momentum_update, lambda case: torch_memory.sgd(case, **STEP), ("update",)),
+    "momentum_update": Op(UPDATES, momentum_update, lambda case, *dtype: torch_memory.sgd(case, **STEP), ("update",)),
     "adamw_update": Op(UPDATES, adamw_update, torch_memory.adamw, ("update",)),
 }
 PEERS = {"torch": open_torch}

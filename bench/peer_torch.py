@@ -1,10 +1,14 @@
-"""Any of our nets in PyTorch, eagerly, block by block, on copies of our weights."""
+"""Any of our nets in PyTorch, eagerly, block by block, on copies of our weights; on a CPU or a GPU, as ours is."""
+
+import contextlib
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from bench.timing import alternate
+from bench.timing import Events, alternate
+from kernels import gpu
+from kernels.places import fetch
 from mpilayer.errors import UserError
 from nets.blocks import (
     Attention,
@@ -29,14 +33,9 @@ def _axes(layer, array):
     return (0, 1) if isinstance(layer, Embedding) else AXES[array.ndim]
 
 
-def _copy(layer, array, memory_format):
-    tensor = torch.from_numpy(array.transpose(_axes(layer, array)))
-    return tensor.clone(memory_format=memory_format if array.ndim == 4 else torch.contiguous_format).requires_grad_()
-
-
 def _batch_norm(x, gamma, beta):
     """With the statistics of the batch; running ones are kept as well, as in training."""
-    running = torch.zeros(2, gamma.numel())
+    running = torch.zeros(2, gamma.numel(), device=gamma.device)
     return functional.batch_norm(x, *running, gamma, beta, training=True, eps=ConvNorm.EPS)
 
 
@@ -47,22 +46,45 @@ def _attention(x, heads):
     return functional.scaled_dot_product_attention(*parts, is_causal=True).transpose(1, 2).reshape(N, T, C)
 
 
-class Step:
-    """A training step of `net` on `batch` in one of LAYOUTS, with the faster of PyTorch's two SGDs."""
+def set_precision(name):
+    """How PyTorch multiplies on a GPU from here on, and that it looks for cuDNN's fastest way."""
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
 
-    def __init__(self, net, batch, layout, constants):
-        self.body, self.y, memory_format = net.body, torch.from_numpy(batch.y).reshape(-1), LAYOUTS[layout]
-        self.x = torch.from_numpy(batch.x)
+
+class Step:
+    """A training step of `net` on `batch` in one of LAYOUTS, with the faster of PyTorch's two SGDs.
+
+    `precision` on a GPU: float32, tf32 or bfloat16, this by autocast. set_precision is for all steps from here on.
+    """
+
+    def __init__(self, net, batch, layout, constants, precision="float32"):
+        self.on_gpu, self.format = gpu.is_array(batch.x), LAYOUTS[layout]
+        self.device, self.precision = "cuda" if self.on_gpu else "cpu", precision
+        self.body, self.y, self.x = net.body, self._put(batch.y).reshape(-1), self._put(batch.x)
         if self.x.ndim == 4:
-            self.x = self.x.permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
+            self.x = self.x.permute(0, 3, 1, 2).contiguous(memory_format=self.format)
         self.layers = {layer.name: layer for layer in net.layers}
-        self.weights = {layer.name: [_copy(layer, array, memory_format) for array in layer.weight.values()]
+        self.weights = {layer.name: [self._copy(layer, array) for array in layer.weight.values()]
                         for layer in net.layers}
         self.tensors = [tensor for layer in self.weights.values() for tensor in layer]
         size = sum(tensor.numel() for tensor in self.tensors)
         if size != net.size:
             raise UserError(f"PyTorch's net has {size} parameters, ours {net.size} | they are not the same net")
         self.constants, self.optimizer = constants, None
+
+    def _put(self, array):
+        return torch.from_numpy(fetch(array)).to(self.device)
+
+    def _copy(self, layer, array):
+        tensor = self._put(array).permute(_axes(layer, array))
+        return tensor.clone(memory_format=self.format if array.ndim == 4 else torch.contiguous_format).requires_grad_()
+
+    def _cast(self):
+        """What forward runs in."""
+        if self.precision == "bfloat16":
+            return torch.autocast(self.device, torch.bfloat16)
+        return contextlib.nullcontext()
 
     def run(self, block, x):
         """The output of a block of ours."""
@@ -134,19 +156,21 @@ class Step:
             tensor.grad = None
         self.loss = 0.0
         with torch.enable_grad():
-            self.run(self.body, self.x)
+            with self._cast():
+                self.run(self.body, self.x)
             self.loss.backward()
 
     def gradients(self):
         """(loss, {name of a layer: flat gradient in our order})."""
         self.backward()
         return self.loss.item(), {
-            name: np.concatenate([t.grad.numpy().transpose(np.argsort(_axes(self.layers[name], t))).reshape(-1)
+            name: np.concatenate([t.grad.cpu().numpy().transpose(np.argsort(_axes(self.layers[name], t))).reshape(-1)
                                   for t in tensors]) for name, tensors in self.weights.items()}
 
     def _faster_optimizer(self):
         kinds = {kind: torch.optim.SGD(self.tensors, **self.constants, **{kind: True}) for kind in ("foreach", "fused")}
-        times = alternate({kind: optimizer.step for kind, optimizer in kinds.items()}, rounds=3, seconds=0)
+        times = alternate({kind: optimizer.step for kind, optimizer in kinds.items()}, rounds=3, seconds=0,
+                          clock=Events() if self.on_gpu else None)
         return kinds[min(times, key=times.get)]
 
     def __call__(self):

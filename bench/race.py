@@ -12,6 +12,8 @@ import psutil
 
 import nets
 from bench.entrants import entrant
+from kernels import gpu
+from mpilayer.marks import GpuTrace
 from mpilayer.optim import MomentumSGD
 from mpilayer.pending import Queue
 from mpilayer.schedules import SCHEDULES, schedule
@@ -47,7 +49,7 @@ class Entrant:
     """A schedule and its queue; they rest between their turns."""
 
     def __init__(self, track, text):
-        self.track, self.trace, ranks = track, Trace(), track.ranks
+        self.track, self.trace, ranks = track, track.watch(), track.ranks
         options = entrant(text, ranks.size, *track.words)
         settings = track.settings._replace(wire=options.wire, feedback=options.error_feedback,
                                            top_share=options.top_share, matrix_rank=options.matrix_rank)
@@ -69,31 +71,58 @@ class Entrant:
         self.track.net.write_gradients_to(0)
         self.traffic.resume()
         left = sent()
-        number = filling + count * self.period
-        steps = [SERVER if self.serves else self._step() for _ in range(number)][filling:]
+        self._steps(filling)
+        readings = [self._steps(steps) for steps in self.track.portions(count, self.period)]
         self.schedule.drain()
-        self.bytes.append((sent() - left) / number)
+        self.bytes.append((sent() - left) / (filling + count * self.period))
         self.traffic.pause()
-        return [Reading(*np.mean(steps[at:at + self.period], 0).tolist()) for at in range(0, len(steps), self.period)]
+        return readings
 
-    def _step(self):
+    def _steps(self, number):
+        """The mean of so many, of which a GPU is waited for before and after."""
+        if self.serves:
+            return SERVER
+        self._finish()
         before, start = dict(self.trace.seconds), self.trace.now()
-        self.trace.next_step()
-        self.schedule.step(self.steps, self.track.batch)
-        self.steps += 1
+        for _ in range(number):
+            self.trace.next_step()
+            self.schedule.step(self.steps, self.track.batch)
+            self.steps += 1
+        self._finish()
         spent = {kind: seconds - before[kind] for kind, seconds in self.trace.seconds.items()}
-        return Reading(self.trace.now() - start, spent["exposed"], spent["mpi"])
+        return Reading(*(seconds / max(1, number) for seconds in
+                         (self.trace.now() - start, spent["exposed"], spent["mpi"])))
+
+    def _finish(self):
+        self.traffic.wait(self.traffic.reached(), "the GPU", "waiting")
+        self.trace.settle()
 
 
 class Track:
     """A net, a random batch, and who takes turns on it."""
 
     def __init__(self, ranks, name, size, options):
-        self.ranks, self.net, self.settings, self.options = ranks, nets.build(name), None, options
-        self.words = ["--wire", options.wire, *(["--error-feedback"] if options.error_feedback else [])]
+        self.ranks, self.settings, self.options = ranks, None, options
+        self.net = nets.build(name, device=options.device, precision=options.precision)
+        self.on_gpu = options.device == "gpu"
+        self.words = ["--wire", options.wire, *(["--error-feedback"] if options.error_feedback else []),
+                      "--device", options.device, "--precision", options.precision]
         self.resize(size)
-        self.trace = Trace()
+        self.trace = self.watch()
         self.optimizer = MomentumSGD(self.net.layers, lambda step: RATE, self.trace, **SGD)
+
+    def watch(self):
+        """A new trace, of where the net computes."""
+        return GpuTrace() if self.on_gpu else Trace()
+
+    def portions(self, count, period=1):
+        """Of how many steps each of `count` readings is, or the only one on a GPU: nobody waits for that in between."""
+        return [count * period] if self.on_gpu else [period] * count
+
+    def finish(self):
+        """Wait for a GPU."""
+        if self.on_gpu:
+            gpu.cupy().cuda.get_current_stream().synchronize()
 
     def resize(self, size):
         """Another batch."""
@@ -102,16 +131,19 @@ class Track:
 
     def compute(self, count):
         """Readings of steps without communication."""
-        return [self._alone() for _ in range(count + 1)][1:]
+        return [self._alone(steps) for steps in (1, *self.portions(count))][1:]
 
-    def _alone(self):
+    def _alone(self, steps):
         net = slowed(self.net, SimpleNamespace(ranks=self.ranks, rest=time.sleep), self.options)
+        self.finish()
         start = self.trace.now()
-        for _ in (*net.forward(self.batch), *net.backward()):
-            pass
-        for layer in self.net.layers:
-            self.optimizer.update(layer, layer.g, 0)
-        return Reading(self.trace.now() - start)
+        for _ in range(steps):
+            for _ in (*net.forward(self.batch), *net.backward()):
+                pass
+            for layer in self.net.layers:
+                self.optimizer.update(layer, layer.g, 0)
+        self.finish()
+        return Reading((self.trace.now() - start) / steps)
 
     def communication(self, count):
         """Readings of all messages of a step, with nothing computed."""
@@ -129,6 +161,7 @@ class Track:
         for layer in self.net.layers:
             for _ in queue.settle(layer, step):
                 pass
+        self.finish()
         return Reading(self.trace.now() - start)
 
     def balance(self):

@@ -16,10 +16,10 @@ from bench import options as shared
 from bench import plots, race
 from bench.entrants import entrant
 from bench.kernels import open_torch
-from mpilayer import probe
+from mpilayer import device, probe
 from mpilayer.errors import UserError
 from mpilayer.options import add_disturbance, add_messages, check_messages
-from mpilayer.train import warm
+from mpilayer.train import warm, warm_gpu
 
 ENTRANTS = "oneshot,layerwise,planned,delayed:1"
 COLUMNS = {  # heading: (key of a row, factor, format)
@@ -69,6 +69,7 @@ def parser():
     p.add_argument("--rounds", type=shared.count, default=3, help="turns of each (default: 3)")
     add_messages(p)
     add_disturbance(p)
+    device.add_options(p)
     return p
 
 
@@ -76,19 +77,28 @@ def complete(options, ranks):
     """Check the options. Raises UserError."""
     check_messages(options)
     for name in options.schedules:
-        entrant(name, ranks.size, "--wire", options.wire)
+        entrant(name, ranks.size, "--wire", options.wire, "--device", options.device, "--precision", options.precision)
+    if options.device == "gpu":
+        device.use(ranks, options)
     if ranks.rank > 0:
         options.json = options.plot = None
 
 
+def _on(options):
+    return "" if options.device == "cpu" else f" on a GPU in {options.precision}"
+
+
 def measure(ranks, options, say):
     """All figures on the ranks of this job; METRICS.md has the formulas."""
-    track = ranks.agree(lambda: race.Track(ranks, options.net, 1 if options.batch == "balance" else options.batch,
-                                            options))
-    warm(ranks, track.net, say, lambda: probe.warm(options))
-    track.settings = probe.choose(ranks, options, track.net.weights.nbytes, say)
+    size = 1 if options.batch == "balance" else options.batch
+    track = ranks.agree(lambda: race.Track(ranks, options.net, size, options))
+    if track.on_gpu:
+        ranks.agree(lambda: warm_gpu(ranks, track.net, say, size, lambda: probe.warm(options, track.net.weights)))
+    else:
+        warm(ranks, track.net, say, lambda: probe.warm(options))
+    track.settings = probe.choose(ranks, options, track.net.weights.nbytes, say, track.on_gpu)
     batch = track.balance() if options.batch == "balance" else options.batch
-    say(f"{options.net}, batch {batch} a rank, {ranks.size} ranks, progress {track.settings.progress},"
+    say(f"{options.net}{_on(options)}, batch {batch} a rank, {ranks.size} ranks, progress {track.settings.progress},"
         f" reduction {options.reduction}, wire {options.wire}")
     readings, predictions, late = race.race(ranks, track, options.schedules, options.rounds, options.steps, say)
     for name, prediction in predictions.items():

@@ -17,19 +17,26 @@ MARKS = {  # label and colour; the colours of Okabe and Ito stay apart for the c
     "update": ("update", "#009E73"),
     "mpi": ("moving messages between kernels", "#F0E442"),
     "exposed": ("exposed (only waiting)", "#D55E00"),
+    "waiting": ("this core waits", "#DDDDDD"),
+    "out": ("copies out", "#E69F00"),
+    "back": ("copies back", "#8C6D31"),
     "request": ("messages of a layer, start to completion", "#999999"),
 }
-ROW, TALL = 0.13, 2  # inches a request, and how many of them the work of a rank is tall
+ROW, TALL = 0.13, 2  # inches a request, and how many of them the work of a rank is tall, or more if it has more lanes
 
 
 class Span(NamedTuple):
-    """Something that took time; `mark` is a key of MARKS, times are in milliseconds."""
+    """Something that took time; `mark` is a key of MARKS, times are in milliseconds.
+
+    `lane`: who did it; with a GPU this core is the first, it the second, copies out and back are the others.
+    """
 
     rank: int
     mark: str
     name: str
     start: float
     end: float
+    lane: int = 0
 
 
 class Step(NamedTuple):
@@ -47,7 +54,7 @@ def _spans(events):
         rank, start = event["pid"], event.get("ts", 0) / 1e3
         if event["ph"] == "X":
             mark = event["name"].split()[0] if event["cat"] == "compute" else event["cat"]
-            yield Span(rank, mark, event["name"], start, start + event["dur"] / 1e3)
+            yield Span(rank, mark, event["name"], start, start + event["dur"] / 1e3, event["tid"])
         elif event["ph"] == "e":
             yield Span(rank, "request", event["name"], posted[event["id"]] / 1e3, start)
 
@@ -125,8 +132,17 @@ def _by_layer(requests):
     return rows
 
 
+def _lanes(step):
+    """Those of all ranks."""
+    return sorted({span.lane for work, _ in step.ranks.values() for span in work})
+
+
+def _tall(step):
+    return max(TALL, len(_lanes(step)))
+
+
 def _rows(step):
-    return sum(TALL + len(_by_layer(requests)) for _, requests in step.ranks.values())
+    return sum(_tall(step) + len(_by_layer(requests)) for _, requests in step.ranks.values())
 
 
 def _bars(axes, spans, middle, height):
@@ -137,15 +153,17 @@ def _bars(axes, spans, middle, height):
 
 def _panel(axes, step):
     """One run: from the top, the work of a rank and below it its requests, then the next rank."""
-    top, ticks = 0, {}
+    top, ticks, tall, lanes = 0, {}, _tall(step), _lanes(step)
+    high = tall / len(lanes)
     for rank, (work, requests) in step.ranks.items():
-        ticks[top + TALL / 2] = f"rank {rank}"
-        _bars(axes, work, top + TALL / 2, 0.8 * TALL)
+        ticks[top + tall / 2] = f"rank {rank}"
+        for number, lane in enumerate(lanes):
+            _bars(axes, [span for span in work if span.lane == lane], top + (number + 0.5) * high, 0.8 * high)
         rows = _by_layer(requests)
-        for row, (label, pieces) in enumerate(rows.items(), start=top + TALL):
+        for row, (label, pieces) in enumerate(rows.items(), start=top + tall):
             ticks[row + 0.5] = label
             _bars(axes, pieces, row + 0.5, 0.5)
-        top += TALL + len(rows)
+        top += tall + len(rows)
     axes.set_yticks(list(ticks), ticks.values(), fontsize=6)
     axes.set_ylim(top, 0)
     axes.set_title(step.title, loc="left", fontsize=9)
@@ -167,7 +185,8 @@ def draw(steps, path):
     panels[-1].set_xlim(0, max(one.end for one in steps))
     panels[-1].set_xlabel("ms since the step began", fontsize=8)
     panels[-1].tick_params(axis="x", labelsize=7)
-    figure.legend(handles=[Patch(color=colour, label=label) for label, colour in MARKS.values()],
+    seen = {span.mark for one in steps for spans in one.ranks.values() for span in (*spans[0], *spans[1])}
+    figure.legend(handles=[Patch(color=colour, label=label) for mark, (label, colour) in MARKS.items() if mark in seen],
                   loc="outside upper center", ncols=4, fontsize=7, frameon=False)
     plots.save(figure, path)
 

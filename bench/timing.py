@@ -8,43 +8,91 @@ from pathlib import Path
 import numpy as np
 from numba import njit
 
-from kernels import micro
+from kernels import gpu, micro
 from kernels.vectors import call
 
 LEAST = 1e-3  # seconds of one reading, far above what the clock and the loop cost
 DEPTH, PASSES = 128, 1000  # a panel that L1 holds with room to spare, and how often the peak goes over it
 
 
-def _reading(function, calls):
-    start = time.perf_counter()
-    for _ in range(calls):
-        function()
-    return time.perf_counter() - start
+class Wall:
+    """The clock of this computer; `least`: seconds that a reading takes."""
+
+    least = LEAST
+
+    def reading(self, function, calls):
+        """Seconds that so many calls take."""
+        start = time.perf_counter()
+        for _ in range(calls):
+            function()
+        return time.perf_counter() - start
 
 
-def _calls(function):
+class Events:
+    """The GPU's clock: from when its stream comes to the first call until it has done the last."""
+
+    least = 20 * LEAST
+
+    def __init__(self):
+        self.cuda = gpu.cupy().cuda
+        self.start, self.end = self.cuda.Event(), self.cuda.Event()
+
+    def before(self):
+        """What the stream does first, and is not counted."""
+
+    def reading(self, function, calls):
+        """Seconds; this computer may be behind, and then its time is in them."""
+        self.before()
+        self.start.record()
+        for _ in range(calls):
+            function()
+        self.end.record()
+        self.end.synchronize()
+        return self.cuda.get_elapsed_time(self.start, self.end) / 1e3
+
+
+class Cold(Events):
+    """The same of single calls, each after writing several times what the GPU's cache holds: nothing of its arrays is
+    there, and this computer has time to be ahead, so that only the GPU's own work counts.
+    """
+
+    least, WRITES = 0.0, 4
+
+    def __init__(self):
+        super().__init__()
+        cupy = gpu.cupy()
+        self.memory = cupy.empty(4 * cupy.cuda.Device().attributes["L2CacheSize"], np.uint8)
+
+    def before(self):
+        """About 0.3 ms."""
+        for _ in range(self.WRITES):
+            self.memory.fill(0)
+
+
+def _calls(function, clock):
     """How many calls make one reading long enough."""
     calls = 1
-    while _reading(function, calls) < LEAST:
+    while clock.reading(function, calls) < clock.least:
         calls *= 2
     return calls
 
 
-def alternate(functions, *, rounds, seconds):
-    """Median seconds of a call of each of {name: function}, in at least that many rounds and seconds.
+def alternate(functions, *, rounds, seconds, clock=None):
+    """Median seconds of a call of each of {name: function}, in at least that many rounds and seconds, by a clock.
 
     They run in turn, so that a change of clock rate or a busy neighbour meets all of them alike.
     """
+    clock = clock or Wall()
     for function in functions.values():
         function()
-    calls = {name: _calls(function) for name, function in functions.items()}
+    calls = {name: _calls(function, clock) for name, function in functions.items()}
     readings = {name: [] for name in functions}
     end = time.perf_counter() + seconds
     for done in itertools.count():
         if done >= rounds and time.perf_counter() >= end:
             break
         for name, function in functions.items():
-            readings[name].append(_reading(function, calls[name]) / calls[name])
+            readings[name].append(clock.reading(function, calls[name]) / calls[name])
     return {name: statistics.median(values) for name, values in readings.items()}
 
 

@@ -1,14 +1,17 @@
-"""PyTorch's side of `python -m bench memory`: {pass: {memory format: function}} of each operation."""
+"""PyTorch's side of `python -m bench memory`: {pass: {memory format: function}} of each operation.
+
+Tensors lie on PyTorch's default device; activations are of a dtype, float32 if none is given.
+"""
 
 
-def _tensors(shape):
+def _tensors(shape, dtype=None):
     """{memory format: (x, dy)}, normal numbers; NCHW and NHWC where there are pixels."""
     import torch
 
     if len(shape) != 4:
-        return {"flat": (torch.randn(shape), torch.randn(shape))}
+        return {"flat": (torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype))}
     N, H, W, C = shape
-    return {name: tuple(torch.randn(N, C, H, W).to(memory_format=layout) for _ in range(2))
+    return {name: tuple(torch.randn(N, C, H, W, dtype=dtype).to(memory_format=layout) for _ in range(2))
             for name, layout in (("NCHW", torch.contiguous_format), ("NHWC", torch.channels_last))}
 
 
@@ -18,16 +21,16 @@ def _passes(forward, backward, x_and_dy):
             "backward": {name: backward(*tensors) for name, tensors in x_and_dy.items()}}
 
 
-def relu(case):
+def relu(case, dtype=None):
     """Rectifier and its gradient."""
     import torch
 
     aten = torch.ops.aten
     return _passes(lambda x, _: lambda: aten.relu(x), lambda x, dy: lambda: aten.threshold_backward(dy, x, 0),
-                   _tensors(case.shape))
+                   _tensors(case.shape, dtype))
 
 
-def dropout(case, rate):
+def dropout(case, rate, dtype=None):
     """Random numbers of its own."""
     import torch
 
@@ -37,10 +40,10 @@ def dropout(case, rate):
         _, mask = aten.native_dropout(x, rate, True)
         return lambda: aten.native_dropout_backward(dy, mask, 1 / (1 - rate))
 
-    return _passes(lambda x, _: lambda: aten.native_dropout(x, rate, True), backward, _tensors(case.shape))
+    return _passes(lambda x, _: lambda: aten.native_dropout(x, rate, True), backward, _tensors(case.shape, dtype))
 
 
-def lrn(case):
+def lrn(case, dtype=None):
     """It has no backward of its own: autograd runs those of the parts."""
     import torch
 
@@ -53,7 +56,7 @@ def lrn(case):
             y = normalize(x)
         return lambda: torch.autograd.grad(y, x, dy, retain_graph=True)
 
-    return _passes(lambda x, _: lambda: normalize(x), backward, _tensors(case.shape))
+    return _passes(lambda x, _: lambda: normalize(x), backward, _tensors(case.shape, dtype))
 
 
 def _window(case):
@@ -61,7 +64,7 @@ def _window(case):
     return [[value] * 2 for value in (case.window, case.stride, case.padding)]
 
 
-def maxpool2d(case):
+def maxpool2d(case, dtype=None):
     """With the index that training needs."""
     import torch
 
@@ -74,10 +77,10 @@ def maxpool2d(case):
         y, index = pool(x)
         return lambda: aten.max_pool2d_with_indices_backward(y, x, *_window(case), [1, 1], case.ceil_mode, index)
 
-    return _passes(lambda x, _: lambda: pool(x), backward, _tensors(case.shape))
+    return _passes(lambda x, _: lambda: pool(x), backward, _tensors(case.shape, dtype))
 
 
-def avgpool2d(case):
+def avgpool2d(case, dtype=None):
     """Windows of any size."""
     import torch
 
@@ -88,7 +91,7 @@ def avgpool2d(case):
         y = aten.avg_pool2d(x, *options)
         return lambda: aten.avg_pool2d_backward(y, x, *options)
 
-    return _passes(lambda x, _: lambda: aten.avg_pool2d(x, *options), backward, _tensors(case.shape))
+    return _passes(lambda x, _: lambda: aten.avg_pool2d(x, *options), backward, _tensors(case.shape, dtype))
 
 
 def _graph(function, x):
@@ -100,7 +103,7 @@ def _graph(function, x):
         return x, function(x)
 
 
-def batchnorm(case):
+def batchnorm(case, dtype=None):
     """With running statistics, rectifier and residual, as a ResNet has them; backward by autograd."""
     import torch
 
@@ -118,14 +121,14 @@ def batchnorm(case):
         x, y = _graph(lambda x: normalized(x, more), x)
         return lambda: torch.autograd.grad(y, (x, gamma, beta), dy, retain_graph=True)
 
-    return _passes(lambda x, dy: lambda: normalized(x, dy), backward, _tensors(case.shape))
+    return _passes(lambda x, dy: lambda: normalized(x, dy), backward, _tensors(case.shape, dtype))
 
 
-def layernorm(case):
+def layernorm(case, dtype=None):
     """Its own backward."""
     import torch
 
-    gamma, beta = torch.ones(case.C), torch.zeros(case.C)
+    gamma, beta = torch.ones(case.C, dtype=dtype), torch.zeros(case.C, dtype=dtype)
 
     def normalized(x):
         return torch.nn.functional.layer_norm(x, (case.C,), gamma, beta)
@@ -136,23 +139,24 @@ def layernorm(case):
         x, y = _graph(normalized, x)
         return lambda: torch.autograd.grad(y, (x, gamma, beta), dy, retain_graph=True)
 
-    return _passes(lambda x, _: lambda: normalized(x), backward, _tensors((case.M, case.C)))
+    return _passes(lambda x, _: lambda: normalized(x), backward, _tensors((case.M, case.C), dtype))
 
 
-def gelu(case):
+def gelu(case, dtype=None):
     """The same form."""
     import torch
 
     aten = torch.ops.aten
     return _passes(lambda x, _: lambda: aten.gelu(x, approximate="tanh"),
-                   lambda x, dy: lambda: aten.gelu_backward(dy, x, approximate="tanh"), _tensors(case.shape))
+                   lambda x, dy: lambda: aten.gelu_backward(dy, x, approximate="tanh"), _tensors(case.shape, dtype))
 
 
-def embedding(case):
+def embedding(case, dtype=None):
     """Two tables, added."""
     import torch
 
-    tokens, (table, positions) = torch.from_numpy(case.tokens()), (torch.randn(n, case.C) for n in (case.V, case.P))
+    tokens = torch.tensor(case.tokens())
+    table, positions = (torch.randn(n, case.C, dtype=dtype) for n in (case.V, case.P))
 
     def looked_up():
         return torch.nn.functional.embedding(tokens, table) + positions[:case.T]
@@ -167,11 +171,11 @@ def embedding(case):
     return {"forward": {"flat": looked_up}, "backward": {"flat": back()}}
 
 
-def cross_entropy(case):
+def cross_entropy(case, dtype=None):
     """Loss and gradient, by autograd."""
     import torch
 
-    logits, labels = torch.randn(case.N, case.C).requires_grad_(), torch.arange(case.N) % case.C
+    logits, labels = torch.randn(case.N, case.C, dtype=dtype).requires_grad_(), torch.arange(case.N) % case.C
 
     def both():
         with torch.enable_grad():
@@ -195,6 +199,6 @@ def sgd(case, **options):
     return _update(case, "SGD", **options)
 
 
-def adamw(case):
+def adamw(case, *_):
     """Decoupled weight decay."""
     return _update(case, "AdamW", lr=1e-6)

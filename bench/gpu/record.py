@@ -1,0 +1,86 @@
+"""What a part has found so far: a file that is written after every unit of work, and that another run goes on with."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from mpilayer.files import replacing
+
+TOP = Path(__file__).parents[2]
+SOURCES = ("kernels/**/*.py", "kernels/**/*.cu*", "nets/*.py")
+
+
+def sources():
+    """A hash of the kernels and nets: what was measured with others is no longer true."""
+    digest = hashlib.sha256()
+    for file in sorted(file for pattern in SOURCES for file in TOP.glob(pattern)):
+        digest.update(file.relative_to(TOP).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+class Record:
+    """units {name: its rows}, failures {name: {run, error}}, `missing` names, `facts`, `seconds` spent.
+
+    `key`: what all of it must have in common; what another key has left is forgotten. `run` tells this run from those
+    before: what failed then is tried again.
+    """
+
+    def __init__(self, folder, part, key, run):
+        self.path, self.run = folder / f"{part}.json", run
+        found = read(folder, part)
+        self.anew = bool(found["units"]) and found["key"] != key
+        self.data = empty() if self.anew else found
+        failures = {name: failure for name, failure in self.data["failures"].items() if failure["run"] == run}
+        self.data |= {"part": part, "key": key, "error": None, "failures": failures}
+
+    def todo(self, units):
+        """{name: unit} of those not done, and not failed in this run."""
+        known = self.data["units"].keys() | self.data["failures"].keys()
+        return {name: unit for name, unit in units.items() if name not in known}
+
+    def add(self, name, rows):
+        """A unit is done, or `rows` is the exception that it ended with, which may have rows."""
+        if isinstance(rows, Exception):
+            self.data["failures"][name] = {"run": self.run, "error": told(rows), "rows": getattr(rows, "rows", [])}
+        else:
+            self.data["units"][name] = rows
+        self.save()
+
+    def save(self):
+        """Write all of it."""
+        write(self.path, self.data)
+
+
+def write(path, data):
+    """All of a part, whole or not at all."""
+    with replacing(path) as file:
+        json.dump(data, file)
+
+
+def empty():
+    """Of a part that has not begun; `error`: what ended the last process that tried."""
+    return {"key": None, "facts": {}, "units": {}, "failures": {}, "missing": [], "seconds": 0.0, "error": None}
+
+
+def told(error):
+    """An exception in a line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:2000]
+
+
+def fail(folder, part, error):
+    """A part could not be measured at all."""
+    write(folder / f"{part}.json", read(folder, part) | {"error": told(error)})
+
+
+def read(folder, part):
+    """What a part's file has."""
+    try:
+        return empty() | json.loads((folder / f"{part}.json").read_text())
+    except (OSError, ValueError):
+        return empty()
+
+
+def rows(data):
+    """All rows of a part, of what failed, too, as far as there are any."""
+    failed = [failure["rows"] for failure in data["failures"].values()]
+    return [row for unit in (*data["units"].values(), *failed) for row in unit]

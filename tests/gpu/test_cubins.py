@@ -1,0 +1,115 @@
+"""Every room's kernels compile for GPUs, spill nothing, take no more registers than their room allows, and have the
+instructions that make them fast. Needs NVRTC and nvdisasm (the extra `test`), and no GPU.
+
+Products take long to compile: of them this has the largest tile of each kind and the smallest of each pass
+(cubins.few); for sm_80 one build of each pass. `python -m bench gpu --parts build` has all.
+"""
+
+import sys
+
+import pytest
+
+from bench import cubins
+from kernels import gpu
+from mpilayer.errors import UserError
+
+NEWEST, OLDER = cubins.ARCHITECTURES
+SPILLING = """
+extern "C" __global__ void spills(float* x, int n) {
+    float held[64];
+    for (int i = 0; i < 64; i++) held[i] = x[i];
+    for (int i = 0; i < n; i++) held[(i * 7) % 64] += held[i % 64];
+    for (int i = 0; i < 64; i++) x[i] = held[i];
+}"""
+TOLD = """ptxas info    : 50 bytes gmem
+ptxas info    : Compiling entry function 'multiply' for 'sm_90a'
+ptxas info    : Function properties for multiply
+ptxas         .     16 bytes stack frame, 8 bytes spill stores, 12 bytes spill loads
+ptxas info    : Used 184 registers, used 1 barriers, 1536 bytes smem, 16 bytes cumulative stack size
+ptxas info    : Compiling entry function 'sum_parts' for 'sm_90a'
+ptxas info    : Function properties for sum_parts
+ptxas         .     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 32 registers, used 0 barriers
+"""
+
+
+def chosen():
+    """All builds of this test, and those of them whose instructions are looked at: a tile of each way to multiply."""
+    newest = [build for room in cubins.rooms() for build in cubins.few(cubins.builds(room, NEWEST))]
+    older = [build for room in cubins.rooms() for build in cubins.middle(cubins.builds(room, OLDER))]
+    cores = [build for build in newest[::-1] if build.macro("MATH") in ("TF32", "BF16")]
+    return newest + older, set({(build.room, build.macro("MATH")): build for build in cores}.values())
+
+
+@pytest.fixture(scope="module")
+def surveyed():
+    builds, looked = chosen()
+    return dict(cubins.survey(builds, look=looked.__contains__, workers=2))
+
+
+@pytest.mark.parametrize("room", cubins.rooms())
+def test_kernels_compile_and_stay_in_registers(room, surveyed):
+    most, mine = cubins.launcher(room).REGISTERS, {b: rows for b, rows in surveyed.items() if b.room == room}
+    assert {build.architecture for build in mine} == {NEWEST, OLDER}
+    assert [fault for build, rows in mine.items() for fault in cubins.faults(build, rows, most)] == []
+
+
+def test_tensor_cores_and_copies_in_the_background_are_used(surveyed):
+    assert cubins.disassembler(), "there is no nvdisasm | try: pip install nvidia-cuda-nvdisasm"
+    _, looked = chosen()
+    assert {(build.room, build.macro("MATH")) for build in looked} == {
+        (room, math) for room in ("attention", "conv2d", "matmul") for math in ("TF32", "BF16")}
+    for build in looked:
+        names = {name for row in surveyed[build] for name in row.get("instructions", ())}
+        assert {"HMMA.1688.F32.TF32" if build.macro("MATH") == "TF32" else "HMMA.16816.F32.BF16"} <= names
+        assert any(name.startswith("LDGSTS.E") and name.endswith(".128") for name in names)
+
+
+def test_every_room_with_a_source_says_what_it_may_take():
+    for room in cubins.rooms():
+        assert 0 < cubins.launcher(room).REGISTERS <= 255
+        builds = cubins.builds(room)
+        assert len(set(builds)) == len(builds) > 0
+
+
+def test_few_are_of_every_kind():
+    for room in ("matmul", "conv2d", "attention"):
+        builds = cubins.builds(room)
+        few = cubins.few(builds)
+        assert set(few) < set(builds)
+        for macro in ("MATH", "PASS", "A_BY_K", "B_BY_K", "T"):
+            assert {build.macro(macro) for build in few} == {build.macro(macro) for build in builds}
+        assert {build.macro("PASS") for build in cubins.middle(builds)} == {build.macro("PASS") for build in builds}
+
+
+def test_what_ptxas_tells_is_read():
+    told = cubins.resources(TOLD)
+    assert told == {"multiply": {"registers": 184, "shared": 1536, "stack": 16, "spill_stores": 8, "spill_loads": 12},
+                    "sum_parts": {"registers": 32, "shared": 0, "stack": 0, "spill_stores": 0, "spill_loads": 0}}
+
+
+def test_the_gate_sees_what_it_forbids():
+    build = cubins.Build("loss", (("MATH", "TF32"), ("A_VECTOR", 1)))
+    faults = " ".join(cubins.faults(build, cubins.inspect(build, SPILLING, gpu.OPTIONS, look=True), most=1))
+    for text in ("spills of loss MATH=TF32 A_VECTOR=1 for sm_90a spills: 0 bytes out", "stack 256", "its room allows 1",
+                 "instructions on local memory", "has no HMMA", "has no LDGSTS"):
+        assert text in faults
+
+
+def test_what_does_not_compile_is_told():
+    build = cubins.Build("loss", ())
+    (row,) = cubins.inspect(build, "extern \"C\" __global__ void broken() { nonsense; }", gpu.OPTIONS)
+    (fault,) = cubins.faults(build, [row], 255)
+    assert fault.startswith("of loss for sm_90a does not compile: ")
+    assert '"nonsense" is undefined' in fault
+
+
+def test_without_a_compiler_it_says_what_to_install(monkeypatch):
+    cubins.compiler.cache_clear()
+    for module in ("cuda.bindings", "cuda.bindings.nvrtc", "cupy.cuda"):
+        monkeypatch.setitem(sys.modules, module, None)
+    try:
+        with pytest.raises(UserError, match="pip install 'cuda-bindings==13.0"):
+            cubins.compiler()
+    finally:
+        cubins.compiler.cache_clear()
