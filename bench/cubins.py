@@ -24,6 +24,7 @@ from mpilayer.errors import UserError
 
 KERNELS = Path(__file__).parents[1] / "kernels"
 ARCHITECTURES = ("sm_90a", "sm_80")
+MOST_REGISTERS = 255  # of a thread
 SIZES = {"BM", "BN", "A_VECTOR", "B_VECTOR", "D_PADDED", "VEC"}  # macros that are sizes: tiles, heads, packs
 FLAVOURS = {"MATH", "T", "O", "A_BY_K", "B_BY_K"}  # macros that say which numbers, and how they lie
 NEEDED = "nothing here compiles CUDA C++ | try: pip install 'cuda-bindings==13.0.*' 'nvidia-cuda-nvrtc==13.0.*'"
@@ -230,15 +231,15 @@ def survey(chosen, *, look=is_product, workers=None):
 def faults(build, rows, most):
     """What is wrong with a build's rows, in words: spills, more registers than its room allows, other instructions.
 
-    Spills and registers count on the first of ARCHITECTURES, which rooms give their limits for.
+    Rooms give their limits for the first of ARCHITECTURES.
     """
     for row in rows:
         where = f"{row.get('kernel', '')} of {build.name} for {build.architecture}".strip()
         if "error" in row:
             yield f"{where} does not compile: {row['error']}"
             continue
-        if build.architecture == ARCHITECTURES[0]:
-            yield from (f"{where} {what}" for what in _beyond(row, most))
+        limit = most if build.architecture == ARCHITECTURES[0] else MOST_REGISTERS
+        yield from (f"{where} {what}" for what in _beyond(row, limit))
     yield from _lacking(build, [row["instructions"] for row in rows if "instructions" in row])
 
 

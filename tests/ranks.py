@@ -7,21 +7,28 @@
 import functools
 import importlib
 import os
+import queue
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 TOP = Path(__file__).parent.parent
+DONE = "\x1e a body has come to its end on all ranks\n"
 LAUNCHER = ("PMI", "MPI_", "OMPI_", "PMIX_", "SLURM_", "HYDRA_", "HYDI_")  # what an mpiexec around pytest would leave
 
 
 def environment(**extra):
-    """A scrubbed environment: no other launcher's variables, one thread, this checkout first."""
+    """A scrubbed environment: no other launcher's variables, one thread, this checkout first; who waits lets others go.
+    """
     kept = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHER)}
-    return {**kept, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(TOP), **extra}
+    return {**kept, "MPIR_CVAR_POLLS_BEFORE_YIELD": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(TOP), **extra}
 
 
 def python(program, env, seconds=60):
@@ -30,10 +37,13 @@ def python(program, env, seconds=60):
                           timeout=seconds)
 
 
+def _launcher():
+    return shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+
+
 def mpiexec(count, *command, seconds=60, **extra):
     """Run `python command` on `count` ranks; a CompletedProcess with text output. Fails the test past its time."""
-    launcher = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    line = [launcher, "-n", str(count), sys.executable, *map(str, command)]
+    line = [_launcher(), "-n", str(count), sys.executable, *map(str, command)]
     try:
         return subprocess.run(line, capture_output=True, text=True, timeout=seconds, env=environment(**extra))
     except subprocess.TimeoutExpired as late:
@@ -45,14 +55,70 @@ def train(count, *options, seconds=60, **extra):
     return mpiexec(count, "-m", "mpilayer.train", *options, seconds=seconds, **extra)
 
 
+class Job:
+    """So many ranks that run one test's body after another: starting them takes longer than most bodies do."""
+
+    def __init__(self, count):
+        self.line = [_launcher(), "-n", str(count), sys.executable, "-m", "tests.ranks"]
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - for as long as it lives
+        self.process = subprocess.Popen(self.line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,
+                                        text=True, env=environment())
+        self.lines = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            self.lines.put(line)
+        self.lines.put(None)
+
+    def run(self, body, seconds):
+        """Run a body; what its ranks said if they did not come to its end, else nothing. Fails the test past its time.
+        """
+        print(body.__module__, body.__qualname__, file=self.process.stdin, flush=True)
+        said, end = [], time.monotonic() + seconds
+        try:
+            while (line := self.lines.get(timeout=max(0, end - time.monotonic()))) not in (DONE, None):
+                said.append(line)
+        except queue.Empty:
+            self.process.kill()
+            self.process.wait()
+            pytest.fail(f"{body.__qualname__} on {self.line[2]} ranks took more than {seconds} s\n{self._said(said)}")
+        if line is None:
+            self.process.wait()
+            return self._said(said) or "the ranks ended without a word"
+        return ""
+
+    def _said(self, lines):
+        self.errors.seek(0)
+        return "".join(lines) + self.errors.read()
+
+    def close(self):
+        """End it, if it has not ended."""
+        self.process.stdin.close()
+        self.process.wait()
+
+
+JOBS = {}  # the last one
+
+
+def job(module, count):
+    """The job of a module with so many ranks. Another one ends: what it has left behind is nobody else's."""
+    for key in list(JOBS):
+        if key != (module, count) or JOBS[key].process.poll() is not None:
+            JOBS.pop(key).close()
+    if not JOBS:
+        JOBS[module, count] = Job(count)
+    return JOBS[module, count]
+
+
 def on_ranks(*counts, seconds=60):
     """Let a test's body, a function of `ranks`, run on each of these numbers of ranks, for so long at most."""
     def decorate(body):
         @pytest.mark.parametrize("count", counts)
         @functools.wraps(body, assigned=("__module__", "__name__", "__qualname__", "__doc__"))
         def test(count):
-            done = mpiexec(count, "-m", "tests.ranks", body.__module__, body.__qualname__, seconds=seconds)
-            assert done.returncode == 0, done.stdout + done.stderr
+            failure = job(body.__module__, count).run(body, seconds)
+            assert not failure, failure
 
         del test.__wrapped__  # pytest would ask for the body's arguments
         test.body = body
@@ -61,9 +127,25 @@ def on_ranks(*counts, seconds=60):
     return decorate
 
 
+def next_body(ranks):
+    """The body that rank 0 was told to run, on every rank, or nothing at the end; those that wait leave their core."""
+    text = np.zeros(200, np.uint8)
+    if ranks.rank == 0:
+        line = sys.stdin.readline().encode()
+        text[:len(line)] = list(line)
+    request = ranks.world.Ibcast(text)
+    while not request.Test():
+        time.sleep(0.005)
+    return bytes(text).rstrip(b"\0").decode().split()
+
+
 if __name__ == "__main__":
     from mpilayer import comm
 
     everyone = comm.start()
     with everyone.stopping_together():
-        getattr(importlib.import_module(sys.argv[1]), sys.argv[2]).body(everyone)
+        while found := next_body(everyone):
+            getattr(importlib.import_module(found[0]), found[1]).body(everyone)
+            everyone.meet()
+            if everyone.rank == 0:
+                print(DONE, end="", flush=True)

@@ -203,8 +203,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) forward_64(const T* qkv, T
     forward<64>(qkv, y, lse, {tokens, heads, D, whole}, scale);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) forward_128(const T* qkv, T* y, float* lse, int tokens, int heads,
-                                                                  int D, int whole, float scale) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) forward_128(const T* qkv, T* y, float* lse, int tokens,
+                                                                          int heads, int D, int whole, float scale) {
     forward<128>(qkv, y, lse, {tokens, heads, D, whole}, scale);
 }
 
@@ -281,13 +281,13 @@ __device__ __forceinline__ void gradients(const T* qkv, const T* dy, const float
     if (KEYS) Rows<T>(dqkv, 2, 3, is).put(by_b, first, 1.f);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) by_queries(const T* qkv, const T* dy, const float* lse,
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) by_queries(const T* qkv, const T* dy, const float* lse,
                                                                  const float* delta, T* dqkv, int tokens, int heads,
                                                                  int D, int whole, float scale) {
     gradients<false>(qkv, dy, lse, delta, dqkv, {tokens, heads, D, whole}, scale);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) by_keys(const T* qkv, const T* dy, const float* lse,
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) by_keys(const T* qkv, const T* dy, const float* lse,
                                                               const float* delta, T* dqkv, int tokens, int heads,
                                                               int D, int whole, float scale) {
     gradients<true>(qkv, dy, lse, delta, dqkv, {tokens, heads, D, whole}, scale);

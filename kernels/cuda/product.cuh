@@ -7,7 +7,8 @@
 //     FLOAT32   CUDA cores, 16 x 16 threads, each BM/16 x BN/16 sums       TF32, BF16   tensor cores, 2 x 2 warps
 //
 // An operand has row(r) of 0..ROWS-1, depth(k), at(row, depth): the address, or null outside; `memory`, an address that
-// may always be named; BY_K; VECTOR: whether a chunk is 16 bytes in a row, all of them inside or outside. A sink has put(row, column, sums of a few columns).
+// may always be named; BY_K; VECTOR: whether a chunk is 16 bytes in a row, all of them inside or outside. A sink has
+// put(row, column, sums of a few columns).
 #pragma once
 #include "device.cuh"
 #include "mma.cuh"
@@ -171,8 +172,8 @@ __device__ __forceinline__ unsigned operand(unsigned bits) {
     return MATH == TF32 ? to_tf32(__uint_as_float(bits)) : bits;
 }
 
-// Two times two quarters of 8 rows (or columns) and a chunk of k: 0 the first rows and k, 1 the next rows if `rows`, else
-// the next k, 2 the other, 3 both. By k, matrices of 16-byte lines are what ldmatrix reads, whatever is in the bytes.
+// Two times two quarters of 8 rows (or columns) and a chunk of k: 0 the first rows and k, 1 the next rows if SIDE_FIRST,
+// else the next k, 2 the other, 3 both. By k, matrices of 16-byte lines are what ldmatrix reads, whatever is in the bytes.
 template <bool BY_K, int ROWS, bool SIDE_FIRST>
 __device__ __forceinline__ void quarters(unsigned (&r)[4], const T* tile, int row, int step) {
     const int lane = threadIdx.x % 32, quarter = lane / 8, line = lane % 8;
@@ -256,14 +257,17 @@ __device__ __forceinline__ void product(T* room, const A& a, const B& b, int k_b
         }
         cp_async_commit();
     };
-#pragma unroll
-    for (int number = 0; number < STAGES - 1; number++) begin(number);
-    for (int number = 0; number < tiles; number++) {
-        cp_async_wait<STAGES - 2>();
-        __syncthreads();  // the tile is there for all, and all are done with the one before, whose room is next
+#pragma unroll 1
+    for (int number = 1 - STAGES; number < tiles; number++) {
+        if (number >= 0) {
+            cp_async_wait<STAGES - 2>();
+            __syncthreads();  // the tile is there for all, and all are done with the one before, whose room is next
+        }
         begin(number + STAGES - 1);
-        const T* tile = room + number % STAGES * TILE;
-        sums.add(tile, tile + BM * DEPTH);
+        if (number >= 0) {
+            const T* tile = room + number % STAGES * TILE;
+            sums.add(tile, tile + BM * DEPTH);
+        }
     }
     cp_async_wait<0>();
     sums.pour(sink);

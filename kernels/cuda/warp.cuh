@@ -14,6 +14,11 @@
 #define BF16 2
 
 constexpr int WARPS = 4, THREADS = 32 * WARPS;
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr int BLOCKS = 2;  // on a multiprocessor: told so, the compiler spills nothing there
+#else
+constexpr int BLOCKS = 1;
+#endif
 constexpr int COLUMNS = D_PADDED <= 64 ? 64 : 32;
 constexpr int CHUNK = 16 / sizeof(T);    // numbers
 constexpr int PITCH = D_PADDED + CHUNK;  // from row to row in shared memory: those read at once lie in different banks

@@ -112,7 +112,7 @@ def test_arrays_that_begin_anywhere(backend, device):
 
 
 @pytest.mark.parametrize(("statement", "instead"), [
-    ("        __syncthreads();  // the tile is there for all", "        // the tile is there for all"),
+    ("__syncthreads();  // the tile is there for all", "// the tile is there for all"),
     ("cp_async_wait<STAGES - 2>();", "cp_async_wait<STAGES - 1>();"),
     ("(chunk ^ line % CHUNKS)", "chunk"),
     ("cp_async_wait<STAGES - 2>();", "cp_async_wait<STAGES>();"),
