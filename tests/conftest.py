@@ -1,24 +1,27 @@
 """Which tests run side by side and in which order: pytest-xdist has two workers, and a job of ranks many tests."""
 
+import pathlib
+
 import pytest
 
-STARTING = {"test_train", "test_nccl", "test_staging", "test_bench_gpu"}  # of tests/gpu
-FREE = {"kernels", "emulator", "gpu"}  # folders whose other tests use one core
+LONGEST = "test_training"
+HERE = pathlib.Path(__file__).parent
 
 
-def _ranks(item):
-    """Of a test that runs on some."""
-    return item.callspec.params.get("count", 0) if hasattr(item, "callspec") else 0
+def _count(item):
+    """Ranks of a test that shares them with others (tests.ranks.on_ranks), or 0."""
+    shares = hasattr(item, "callspec") and hasattr(getattr(item, "function", None), "body")
+    return item.callspec.params["count"] if shares else 0
 
 
 def pytest_collection_modifyitems(items):
-    """One worker takes all tests that start ranks, one after another; the other one the rest.
+    """Those of kernels, which compiles them, then the longest, then all others.
 
-    In a file those on as many ranks follow each other: tests.ranks starts these once.
+    Those of a file on as many ranks follow each other on one worker: these are started once.
     """
-    places = {path: number for number, path in enumerate(dict.fromkeys(item.path for item in items))}
-    items.sort(key=lambda item: (places[item.path], _ranks(item) if isinstance(_ranks(item), int) else 0))
+    files = list(dict.fromkeys(item.path for item in items))
+    items.sort(key=lambda item: (item.path.parent == HERE, item.path.stem != LONGEST, files.index(item.path),
+                                 _count(item)))
     for item in items:
-        folder, name = item.path.parent.name, item.path.stem
-        if not (name == "test_emulator" or (folder in FREE and name not in STARTING)):
-            item.add_marker(pytest.mark.xdist_group("ranks"))
+        if _count(item):
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} on {_count(item)} ranks"))

@@ -28,7 +28,8 @@ def environment(**extra):
     """A scrubbed environment: no other launcher's variables, one thread, this checkout first; who waits lets others go.
     """
     kept = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHER)}
-    return {**kept, "MPIR_CVAR_POLLS_BEFORE_YIELD": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(TOP), **extra}
+    return {**kept, "MPIR_CVAR_POLLS_BEFORE_YIELD": "1", "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(TOP), **extra}
 
 
 def python(program, env, seconds=60):
