@@ -12,7 +12,6 @@ from tests import emulator
 from tests.ranks import TOP
 
 cupy = emulator.install()
-pytestmark = pytest.mark.skipif(not emulator.compiler(), reason="needs g++")
 SOURCE = Path(__file__).parent / "emulator" / "probe.cu"
 MODES = [(order, early) for order in (0, 1, 3) for early in (False, True)]
 F = np.float32
@@ -273,3 +272,10 @@ def test_processes_that_build_at_once_share_one_library(tmp_path):
                for _ in range(3)]
     assert [process.communicate(timeout=120)[0] for process in running] == ["7 5 late\n"] * 3
     assert len(list(tmp_path.glob("*.so"))) == 1
+
+
+def test_a_machine_without_a_compiler(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(Exception, match=r"there is no no-such-compiler \| try: apt-get install g") as found:
+        cupy.RawModule(code='extern "C" __global__ void nothing() { int once = 1; }').get_function("nothing")
+    assert found.type.__name__ == "CompileError"

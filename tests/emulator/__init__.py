@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import shutil
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -14,11 +13,6 @@ def environment(*, copies=None, order=None, streams=None):
     told = {"CUDA_CPU_COPIES": copies, "CUDA_CPU_ORDER": order, "CUDA_CPU_STREAMS": streams}
     return {"PYTHONPATH": f"{HERE}{os.pathsep}{TOP}"} | {
         name: str(value) for name, value in told.items() if value is not None}
-
-
-def compiler():
-    """Where the compiler is that kernels need: CXX, or g++; None if there is none."""
-    return shutil.which(os.environ.get("CXX") or "g++")
 
 
 def install():

@@ -9,7 +9,6 @@ import pytest
 from tests import emulator
 
 cupy = emulator.install()
-pytestmark = pytest.mark.skipif(not emulator.compiler(), reason="needs g++")
 F = np.float32
 CODE = """
 extern "C" __global__ void add(const float* x, float y, float* z, int n) {

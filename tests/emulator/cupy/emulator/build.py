@@ -82,15 +82,23 @@ def closing(text, start):
     raise CompileError(f"a bracket does not close: {text[start:start + 80]!r}")
 
 
-@functools.cache
-def preprocessed(code):
-    """What is left of a source where macros and conditions have been followed; files included stay out."""
-    command = [os.environ.get("CXX") or "g++", "-E", "-P", "-x", "c++", "-"]
-    run = subprocess.run(command, input=re.sub(r"^\s*#\s*include.*$", "", code, flags=re.MULTILINE),
-                         capture_output=True, text=True, check=False)
+def compiler(*arguments, **more):
+    """Run CXX, or g++; its output. Raises CompileError."""
+    command = [os.environ.get("CXX") or "g++", *arguments]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, check=False, **more)
+    except FileNotFoundError:
+        raise CompileError(f"there is no {command[0]} | try: apt-get install g++, or set CXX") from None
     if run.returncode:
         raise CompileError(run.stderr)
     return run.stdout
+
+
+@functools.cache
+def preprocessed(code):
+    """What is left of a source where macros and conditions have been followed; files included stay out."""
+    alone = re.sub(r"^\s*#\s*include.*$", "", code, flags=re.MULTILINE)
+    return compiler("-E", "-P", "-x", "c++", "-", input=alone)
 
 
 def signatures(code):
@@ -159,17 +167,13 @@ def whole_text(code, options=()):
 
 def compile_to(target, text, folders):
     """Compile a text, which includes from folders, to a library; whoever looks for it sees all of it or nothing."""
-    compiler = os.environ.get("CXX") or "g++"
     includes = [f"-I{folder}" for folder in [HEADERS, *folders]]
     with tempfile.TemporaryDirectory(dir=target.parent) as workplace:
         parts = [str(pathlib.Path(workplace, name)) for name in ("kernel.cpp", "kernel.o", "kernel.so")]
         pathlib.Path(parts[0]).write_text(text)
         # Linked by itself, for with the flags for its checks the compiler would add a library for them.
-        for command in ([compiler, *FLAGS, *includes, "-c", parts[0], "-o", parts[1]],
-                        [compiler, "-shared", parts[1], "-o", parts[2]]):
-            run = subprocess.run(command, capture_output=True, text=True, check=False)
-            if run.returncode:
-                raise CompileError(run.stderr)
+        compiler(*FLAGS, *includes, "-c", parts[0], "-o", parts[1])
+        compiler("-shared", parts[1], "-o", parts[2])
         os.replace(parts[2], target)
 
 
