@@ -80,9 +80,13 @@ def _size(build):
 
 
 def few(of):
-    """Of products the largest tile of each kind, and for each PASS the smallest; of all else every build."""
-    products = [build for build in of if build.macro("MATH")]
-    largest = [max(kind, key=_size) for kind in _kinds(products, SIZES)]
+    """Of products the largest tile of each MATH, of one pass or layout after the other in turn, and for each PASS the
+    smallest; of all else every build.
+    """
+    products, maths = [build for build in of if build.macro("MATH")], {}
+    for kind in _kinds(products, SIZES):
+        maths.setdefault(kind[0].macro("MATH"), []).append(max(kind, key=_size))
+    largest = [kinds[turn % len(kinds)] for turn, kinds in enumerate(maths.values())]
     smallest = [min(kind, key=_size) for kind in _kinds(products, SIZES | FLAVOURS)]
     return [build for build in of if not build.macro("MATH")] + list(dict.fromkeys(largest + smallest))
 

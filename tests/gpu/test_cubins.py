@@ -1,7 +1,7 @@
 """Every room's kernels compile for GPUs, spill nothing, take no more registers than their room allows, and have the
 instructions that make them fast. Needs NVRTC and nvdisasm (the extra `test`), and no GPU.
 
-Products take long to compile: of them this has the largest tile of each kind and the smallest of each pass
+Products take long to compile: of them this has the largest tile of each way to multiply and the smallest of each pass
 (cubins.few); for sm_80 one build of each pass. `python -m bench gpu --parts build` has all.
 """
 
