@@ -257,17 +257,14 @@ __device__ __forceinline__ void product(T* room, const A& a, const B& b, int k_b
         }
         cp_async_commit();
     };
-#pragma unroll 1
-    for (int number = 1 - STAGES; number < tiles; number++) {
-        if (number >= 0) {
-            cp_async_wait<STAGES - 2>();
-            __syncthreads();  // the tile is there for all, and all are done with the one before, whose room is next
-        }
+#pragma unroll
+    for (int number = 0; number < STAGES - 1; number++) begin(number);
+    for (int number = 0; number < tiles; number++) {
+        cp_async_wait<STAGES - 2>();
+        __syncthreads();  // the tile is there for all, and all are done with the one before, whose room is next
         begin(number + STAGES - 1);
-        if (number >= 0) {
-            const T* tile = room + number % STAGES * TILE;
-            sums.add(tile, tile + BM * DEPTH);
-        }
+        const T* tile = room + number % STAGES * TILE;
+        sums.add(tile, tile + BM * DEPTH);
     }
     cp_async_wait<0>();
     sums.pour(sink);
