@@ -1,11 +1,25 @@
 """Which tests run side by side and in which order: pytest-xdist has two workers, and a job of ranks many tests."""
 
-import pathlib
+from pathlib import PurePath
 
-import pytest
+from xdist.scheduler import LoadScopeScheduling
 
-LONGEST = "test_training"
-HERE = pathlib.Path(__file__).parent
+STARTING = {"test_train.py", "test_nccl.py", "test_staging.py", "test_bench_gpu.py"}  # of tests/gpu
+FREE = {"kernels", "emulator", "gpu"}  # folders whose other tests use one core
+
+
+class Sides(LoadScopeScheduling):
+    """One worker takes all tests that start ranks, for these want both cores, and the other one the rest, by files."""
+
+    def _split_scope(self, nodeid):
+        file = PurePath(nodeid.split("::")[0])
+        free = file.name == "test_emulator.py" or (file.parent.name in FREE and file.name not in STARTING)
+        return str(file) if free else "ranks"
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """What xdist asks for."""
+    return Sides(config, log)
 
 
 def _count(item):
@@ -15,13 +29,6 @@ def _count(item):
 
 
 def pytest_collection_modifyitems(items):
-    """Those of kernels, which compiles them, then the longest, then all others.
-
-    Those of a file on as many ranks follow each other on one worker: these are started once.
-    """
+    """In a file those on as many ranks follow each other: the ranks are started once."""
     files = list(dict.fromkeys(item.path for item in items))
-    items.sort(key=lambda item: (item.path.parent == HERE, item.path.stem != LONGEST, files.index(item.path),
-                                 _count(item)))
-    for item in items:
-        if _count(item):
-            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} on {_count(item)} ranks"))
+    items.sort(key=lambda item: (files.index(item.path), _count(item)))

@@ -13,7 +13,6 @@ from bench import cubins
 from kernels import gpu
 from mpilayer.errors import UserError
 
-pytestmark = pytest.mark.xdist_group("cubins")  # which are made once, for one worker
 NEWEST, OLDER = cubins.ARCHITECTURES
 SPILLING = """
 extern "C" __global__ void spills(float* x, int n) {
