@@ -11,17 +11,10 @@ from pathlib import Path
 
 from bench import options as shared
 from bench.gpu import record, table
+from bench.gpu.record import PARTS
 from mpilayer.device import PRECISIONS
 from mpilayer.errors import UserError
 
-PARTS = {  # module, and the seconds of eight minutes that are its own
-    "build": ("bench.gpu.build", 60),
-    "check": ("bench.gpu.check", 90),
-    "layers": ("bench.gpu.layers", 120),
-    "memory": ("bench.gpu.memory", 40),
-    "steps": ("bench.gpu.steps", 100),
-    "overlap": ("bench.gpu.overlap", 60),
-}
 NETS = ("alexnet", "resnet50", "googlenet", "transformer")
 BUDGET = 470
 GRACE = 15  # seconds that a part may be late

@@ -7,8 +7,8 @@ import sys
 import time
 import traceback
 
-from bench.gpu.command import AGAIN, PARTS, parser
-from bench.gpu.record import Record, fail, sources, told
+from bench.gpu.command import AGAIN, parser
+from bench.gpu.record import PARTS, Record, fail, sources, told
 
 
 def facts(needs_gpu):

@@ -6,6 +6,14 @@ from pathlib import Path
 
 from mpilayer.files import replacing
 
+PARTS = {  # module, and the seconds of eight minutes that are its own
+    "build": ("bench.gpu.build", 60),
+    "check": ("bench.gpu.check", 90),
+    "layers": ("bench.gpu.layers", 120),
+    "memory": ("bench.gpu.memory", 40),
+    "steps": ("bench.gpu.steps", 100),
+    "overlap": ("bench.gpu.overlap", 60),
+}
 TOP = Path(__file__).parents[2]
 SOURCES = ("kernels/**/*.py", "kernels/**/*.cu*", "nets/*.py")
 

@@ -128,9 +128,7 @@ def failures(parts):
 
 def show(options, broken):
     """Print all; whether something failed."""
-    from bench.gpu.command import PARTS
-
-    parts = {name: record.read(options.out, name) for name in PARTS}
+    parts = {name: record.read(options.out, name) for name in record.PARTS}
     say = Console(highlight=False, soft_wrap=True, width=160, markup=False).print
     if "build" in options.parts and parts["build"]["units"]:
         say(registers(parts["build"]))
