@@ -5,6 +5,7 @@ bfloat16, too; everything else is float32 on both.
 """
 
 import importlib
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -57,7 +58,16 @@ def _dtype_name(dtype):
 
 def _contiguous(value):
     """The array itself, or a copy in C order."""
-    return np.asarray(value, order="C") if isinstance(value, np.ndarray) else gpu.cupy().ascontiguousarray(value)
+    if gpu.is_array(value):
+        return gpu.cupy().ascontiguousarray(value)
+    value = np.asarray(value, order="C")
+    return value if value.flags.writeable else _unlocked(value)
+
+
+def _unlocked(array):
+    """The same memory for kernels, which only read it: Numba would compile them once more for read-only arrays."""
+    memory = array.__array_interface__ | {"data": (array.ctypes.data, False)}
+    return np.asarray(SimpleNamespace(__array_interface__=memory, array=array))
 
 
 def array(operation, name, value, dtype=np.float32):

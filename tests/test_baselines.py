@@ -86,7 +86,7 @@ EXACT = ["split", "ps", "local-sgd --period 1", "diloco --period 1 --outer-lr 1 
          "elastic --period 1 --elasticity 1"]
 
 
-@on_ranks(1, 2, 3, 5)
+@on_ranks(1, 2, 5)
 def test_with_a_period_of_one_or_no_staleness_all_are_synchronous_sgd(ranks):
     oracle = serial(0)
     dedicated = [f"ps --servers {count}" for count in (1, 2) if count < ranks.size]
@@ -113,7 +113,7 @@ KEEPING = ["gossip", "ps --staleness 1", "ps --staleness none", "rma", "partial"
            "diloco --period 2 --outer-lr 1 --outer-momentum 0"]
 
 
-@on_ranks(1, 2, 3, 4)
+@on_ranks(1, 2, 3)
 def test_no_gradient_is_lost_or_applied_twice(ranks):
     """At a constant rate, without momentum, the last weights are the first ones less every gradient of every rank."""
     dedicated = ["ps --servers 1 --staleness none"] if ranks.size > 1 else []
@@ -311,7 +311,7 @@ def test_every_schedule_trains_every_net(kind):
 def every_net(kind):
     from tests.ranks import mpiexec
 
-    done = mpiexec(3, "-c", f"from tests.test_baselines import train_all; train_all({kind!r})", seconds=120)
+    done = mpiexec(2, "-c", f"from tests.test_baselines import train_all; train_all({kind!r})", seconds=120)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -345,11 +345,11 @@ POINTS = [(pending.Queue, "post"), (pending.Queue, "test"), (pending.Queue, "has
           (Server, "_received")]
 
 
-@on_ranks(2, 3, 5, 8)
+@on_ranks(2, 3, 8)
 def test_nothing_deadlocks_whoever_is_late(ranks):
-    """Hundreds of short runs with pauses at random at every point of communication."""
+    """Many short runs with pauses at random at every point of communication."""
     originals = [(owner, name, getattr(owner, name)) for owner, name in POINTS]
-    for seed in range(2):
+    for seed in range(2 if ranks.size < 5 else 1):
         random = np.random.default_rng([seed, ranks.rank])
         for owner, name, original in originals:
             setattr(owner, name, sleepy(original, random))

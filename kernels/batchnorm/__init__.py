@@ -73,7 +73,7 @@ def batchnorm_wgrad(dy, x, mean, var, *, eps=1e-5, y=None, dgamma=None, dbeta=No
     """
     rows = _rows("batchnorm_wgrad", "x", x)
     masked = _like("batchnorm_wgrad", "dy", dy, x)
-    require(y is None or (overlap(masked, dy) and writeable(masked)), "batchnorm_wgrad",
+    require(y is None or (overlap(masked, dy) and writeable(dy)), "batchnorm_wgrad",
             "dy must be contiguous and writeable: it is changed in place")
     y = None if y is None else _like("batchnorm_wgrad", "y", y, x)
     mean, var = _channels("batchnorm_wgrad", x.shape[-1], mean=mean, var=var)

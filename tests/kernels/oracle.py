@@ -39,3 +39,10 @@ def numeric_gradient(f, x, dy, eps=1e-6):
         dx[i] = np.sum((above - f(x)) * dy) / (2 * eps)
         x[i] = at
     return dx
+
+
+def locked(array):
+    """A copy that is read-only."""
+    array = array.copy()
+    array.flags.writeable = False
+    return array

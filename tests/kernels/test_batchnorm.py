@@ -8,7 +8,7 @@ from kernels.batchnorm import ref
 from kernels.batchnorm.cases import CASES
 from kernels.batchnorm.check import EPS, passes, passes_of
 from kernels.check import normals
-from tests.kernels.oracle import all_close, all_near, close, numeric_gradient, random
+from tests.kernels.oracle import all_close, all_near, close, locked, numeric_gradient, random
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -96,6 +96,7 @@ X, C = random((2, 3, 4)), random(4)
     (lambda: kernels.batchnorm(X, C, C, C, C, add=X[:1]), r"add \(1,3,4\) and x \(2,3,4\) must agree"),
     (lambda: kernels.batchnorm(X, C, C, C, C, out=X), "out must not overlap"),
     (lambda: kernels.batchnorm_wgrad(X.copy()[:, ::-1], X, C, C, y=X), "dy must be contiguous and writeable"),
+    (lambda: kernels.batchnorm_wgrad(locked(X), X, C, C, y=X), "dy must be contiguous and writeable"),
     (lambda: kernels.batchnorm_dgrad(X, X, C, C, C, C, C, count=5), "count must be at least x's 6 rows, got 5"),
     (lambda: kernels.batchnorm_running(np.zeros(8), C, C, count=2, momentum=0.1), r"out must be .* shape \(9,\)"),
     (lambda: kernels.batchnorm_running(np.zeros(9), C, C.astype(float), count=2, momentum=0.1), "var must be"),

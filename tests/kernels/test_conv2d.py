@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba.core import event
 
 import kernels
 from kernels import arguments
 from kernels.check import normals
 from kernels.conv2d import check, direct, ref, winograd
 from kernels.conv2d.cases import CASES
-from tests.kernels.oracle import all_close, close, numeric_gradient, random
+from tests.kernels.oracle import all_close, close, locked, numeric_gradient, random
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -132,12 +133,6 @@ def test_out_is_written_and_returned(convolution):
         np.testing.assert_array_equal(out, want)
 
 
-def locked(array):
-    array = array.copy()
-    array.flags.writeable = False
-    return array
-
-
 def unaligned(array):
     copy = np.zeros(array.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(array.shape)
     copy[:] = array
@@ -156,6 +151,14 @@ def test_any_view_gives_the_same_and_is_not_changed(view, options):
         np.testing.assert_array_equal(function(*viewed), function(*arrays))
         for array, original in zip(viewed, arrays, strict=True):
             np.testing.assert_array_equal(array, original)
+
+
+def test_read_only_arrays_have_no_kernels_of_their_own():
+    for function, arrays in passes(*SMALL):
+        function(*arrays)
+        with event.install_recorder("numba:compile") as compiled:
+            function(*map(locked, arrays))
+        assert not compiled.buffer
 
 
 @pytest.mark.parametrize("padding", [0, 1])

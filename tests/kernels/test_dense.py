@@ -8,7 +8,7 @@ from kernels.check import normals
 from kernels.dense import check, ref
 from kernels.dense.cases import CASES
 from kernels.matmul.few import SLICE
-from tests.kernels.oracle import BOUND, all_close, numeric_gradient, random
+from tests.kernels.oracle import BOUND, all_close, locked, numeric_gradient, random
 
 
 def numbers(kind, seed):
@@ -67,12 +67,6 @@ def test_out_is_written_and_returned():
         out = np.full(shape, np.nan, np.float32)
         assert function(*arrays, out=out) is out
         np.testing.assert_array_equal(out, function(*arrays))
-
-
-def locked(array):
-    array = array.copy()
-    array.flags.writeable = False
-    return array
 
 
 @pytest.mark.parametrize("view", [lambda a: np.asfortranarray(a), lambda a: np.repeat(a, 2, -1)[..., ::2], locked])

@@ -7,7 +7,7 @@ import kernels
 from kernels.check import BOUND
 from kernels.update.cases import CASES
 from kernels.update.check import ADAM, RATES, STEPS, adam_passes, passes
-from tests.kernels.oracle import all_close, all_near
+from tests.kernels.oracle import all_close, all_near, locked
 
 
 def arrays(size, seed=0):
@@ -54,12 +54,6 @@ def test_nan_and_infinity_stay_where_they_are():
     w[3], g[7], v[11], g[13] = np.nan, np.nan, np.nan, np.inf
     update(w, g, v)
     assert np.flatnonzero(~np.isfinite(w)).tolist() == np.flatnonzero(~np.isfinite(v)).tolist() == [3, 7, 11, 13]
-
-
-def locked(array):
-    array = array.copy()
-    array.flags.writeable = False
-    return array
 
 
 def test_a_gradient_may_be_read_only():
