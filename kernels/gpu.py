@@ -14,7 +14,7 @@ import numpy as np
 HERE = Path(__file__).parent
 INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
 OPTIONS = ("-std=c++17", "-default-device")
-STATIC = 48 << 10  # bytes of shared memory that a block has without being asked for
+STATIC = 48 << 10  # bytes of shared memory that a block has without being asked for, declared in the source or not
 PRECISIONS = ("float32", "tf32")
 
 _precision = "float32"
@@ -89,18 +89,24 @@ def _module(room, constants):
 
 @functools.cache
 def kernel(room, name, constants=(), shared=0):
-    """A kernel of a room, its source's macros set to ((name, value), ...), that may have `shared` bytes of memory."""
+    """A kernel of a room, its source's macros set to ((name, value), ...), that may have `shared` bytes of memory
+    besides what its source declares.
+    """
     function = _module(room, constants).get_function(name)
-    if shared > STATIC:
-        function.max_dynamic_shared_size_bytes = shared
+    if shared + function.shared_size_bytes > STATIC:  # never less than before: it is one kernel for all who launch it
+        function.max_dynamic_shared_size_bytes = max(shared, function.max_dynamic_shared_size_bytes)
     return function
+
+
+_int32 = functools.lru_cache(1 << 12)(np.int32)  # a convolution has thirty of them, and NumPy takes its time
 
 
 def _argument(value):
     """As a kernel takes it: arrays, and scalars of NumPy's types; a Python int is an int, a float a float."""
-    if isinstance(value, bool | int):
-        return np.int32(value)
-    return np.float32(value) if type(value) is float else value  # NumPy's float64 is one, too, and remains
+    kind = type(value)
+    if kind is int or kind is bool:
+        return _int32(value)
+    return np.float32(value) if kind is float else value
 
 
 def launch(room, name, grid, block, *arguments, shared=0, **constants):

@@ -72,7 +72,7 @@ def use(ranks, options):
         cupy.cuda.Device(ranks.node.rank % count).use()
         (cupy.zeros(1, np.float32) + 1).get()  # whatever is missing is missed now
         if options.precision == "bfloat16":
-            gpu.bfloat16()
+            (cupy.zeros(1, gpu.bfloat16()) + 1).get()  # CuPy has it with NumPy 2.1.2 or later
     except Exception as error:  # CuPy's, CUDA's and the compiler's have nothing else in common
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"--device gpu: there is no GPU that CuPy can use ({reason}){TRY}") from None

@@ -3,6 +3,7 @@
 import numpy as np
 
 from kernels import gpu
+from mpilayer.marks import passed
 from mpilayer.staging import pinned
 
 
@@ -34,7 +35,7 @@ class Feed:
         last, tray = self.trays
         if last:
             last.free.record(self.net)
-        if tray and not tray.full.done:  # by what was in it before
+        if tray and not passed(tray.full):  # by what was in it before
             tray.full.synchronize()
         if tray is None or tray.forms != _forms(arrays):
             tray = Tray(arrays)

@@ -8,6 +8,17 @@ from kernels import gpu
 from mpilayer.tracing import Trace
 
 ON_GPU = {"compute", "exposed", "update"}
+NOT_YET = 600  # cudaErrorNotReady
+
+
+def passed(event):
+    """Whether the GPU has come past an event. Raises what went wrong there: CuPy's Event.done would be false for ever.
+    """
+    runtime = gpu.cupy().cuda.runtime
+    status = runtime.eventQuery(event.ptr)
+    if status not in (0, NOT_YET):
+        raise runtime.CUDARuntimeError(status)
+    return status == 0
 
 
 class Mark(NamedTuple):
@@ -101,9 +112,9 @@ class GpuTrace(Trace):
 
     def look(self):
         """Count what the GPU has come past."""
-        while self.marks and self.marks[0].event.done:
+        while self.marks and passed(self.marks[0].event):
             self._pass(self.marks.popleft())
-        while self.copies and self.copies[0].done.done:
+        while self.copies and passed(self.copies[0].done):
             self._note(self.copies.popleft())
 
     def settle(self):

@@ -21,6 +21,7 @@ import numpy as np
 from kernels import gpu
 from mpilayer import device
 from mpilayer.device import address
+from mpilayer.marks import passed
 from mpilayer.wire import CODECS
 
 
@@ -135,7 +136,7 @@ class Staged(Here):
 
     def move(self, advance):
         """Hand over to MPI what has left the GPU, and what has come from MPI to the GPU."""
-        while self.leaving and self.leaving[0].done.done:
+        while self.leaving and passed(self.leaving[0].done):
             passage = self.leaving.popleft()
             self.trace.copied("out", passage.name, passage.began, passage.done)
             self.engine.mark(passage.slot, passage.number, ready=True)
@@ -161,7 +162,7 @@ class Staged(Here):
         passage = self.passages[slot][number]
         if passage.done is None:
             return False
-        waits = not passage.done.done
+        waits = not passed(passage.done)
         if waits:
             self.net.wait_event(passage.done)
         self.trace.copied(self.comes, passage.name, passage.began, passage.done)
@@ -171,7 +172,7 @@ class Staged(Here):
     def reached(self):
         """As above."""
         event = self.net.record()
-        return lambda: event.done
+        return lambda: passed(event)
 
     @property
     def quiet(self):
@@ -283,7 +284,7 @@ class Coming:
     @property
     def done(self):
         """Whether it is here."""
-        return self.event.done
+        return passed(self.event)
 
     def __float__(self):
         return float(self.here[0])

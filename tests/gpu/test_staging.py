@@ -11,7 +11,7 @@ import tests.emulator
 from kernels.places import fetch
 from mpilayer import staging
 from mpilayer.feed import Feed
-from mpilayer.marks import GpuTrace
+from mpilayer.marks import GpuTrace, passed
 from mpilayer.pending import Queue
 from mpilayer.staging import Alone, Coming, Direct, Staged
 from mpilayer.traffic import Settings
@@ -214,6 +214,17 @@ def test_what_a_gpu_did_between_two_marks_is_what_the_second_says(device):
     assert {kind for kind, *_ in trace.steps[-1]} == {"compute", "exposed", "update", "waiting", "out"}
     ends = sorted((start, end) for kind, _, start, end in trace.steps[-1] if trace.rows.get(kind) == "GPU")
     assert all(after[0] == pytest.approx(before[1]) for before, after in zip(ends[:-1], ends[1:], strict=True))
+
+
+def test_what_goes_wrong_on_a_gpu_ends_the_wait():
+    cupy = tests.emulator.install()
+    broken = cupy.RawModule(code='extern "C" __global__ void broken(int* x) { *x = 0; }').get_function("broken")
+    with cupy.emulator.mode(streams="late"):
+        broken((1,), (1,), (np.uint64(0),))
+        event = cupy.cuda.get_current_stream().record()
+        with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match="LaunchFailure"):
+            any(passed(event) for _ in range(99))
+        assert not event.done
 
 
 def test_events_are_used_again(device):

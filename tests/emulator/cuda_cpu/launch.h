@@ -48,6 +48,9 @@ static const Parameter* signature(void (*)(P...), int* count) {
     return Signature<P...>::parameters;
 }
 
+// Of shared memory that the kernels of a source declare together, which is the most that one of them may.
+static int declared_shared() { return int(__stop_cuda_cpu_shared - __start_cuda_cpu_shared - sizeof cuda_cpu_no_shared); }
+
 static constexpr int first_of(int first = int(MAX_THREADS), ...) { return first; }  // of __launch_bounds__
 
 // ---- faults, and kernels that do not end ---------------------------------------------------------------------------

@@ -10,7 +10,8 @@ eventDefault, eventBlockingSync, eventDisableTiming = range(3)
 streamDefault, streamNonBlocking = 0, 1
 is_hip = False
 MOST_SHARED = 227 << 10
-NAMES = {1: "cudaErrorInvalidValue", 400: "cudaErrorInvalidResourceHandle", 600: "cudaErrorNotReady"}
+NAMES = {1: "cudaErrorInvalidValue", 400: "cudaErrorInvalidResourceHandle", 600: "cudaErrorNotReady",
+         719: "cudaErrorLaunchFailure"}
 
 
 class CUDARuntimeError(RuntimeError):
@@ -111,8 +112,8 @@ def eventRecord(event, stream):
 
 
 def eventQuery(event):
-    """0 if all work before an event is done, else the status that says it is not."""
-    return 0 if _event(event).done else 600
+    """0 if all work before an event is done, else the status that says it is not, or what went wrong."""
+    return _event(event).status()
 
 
 def eventSynchronize(event):

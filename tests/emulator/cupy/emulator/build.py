@@ -12,19 +12,21 @@ import subprocess
 import tempfile
 
 HEADERS = pathlib.Path(__file__).resolve().parents[2]
-FLAGS = ("-std=c++17", "-O2", "-march=native", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique",
+FLAGS = ("-std=c++17", "-O1", "-march=native", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique",
          "-fno-strict-aliasing", "-fno-ipa-reference", "-U_FORTIFY_SOURCE", "-w",
          "-fsanitize=alignment,bounds,integer-divide-by-zero", "-fno-sanitize-recover=all", "-fstack-clash-protection")
 LAUNCHER = """
 extern "C" __attribute__((visibility("default"))) int launch_{name}(emulator::Request* request, void** values) {{
     return emulator::launch("{name}", {name}, request, values);
 }}
-extern "C" __attribute__((visibility("default"))) const void* signature_{name}(int* count, int* bound) {{
+extern "C" __attribute__((visibility("default"))) const void* signature_{name}(int* count, int* bound, int* shared) {{
     *bound = emulator::first_of({bounds});
+    *shared = emulator::declared_shared();
     return emulator::signature({name}, count);
 }}
 """
 MESSAGE_BYTES = 2000
+SHARED_BY_DEFAULT = 48 << 10  # of a block, declared or dynamic
 
 
 class CompileError(Exception):
@@ -54,10 +56,11 @@ class Kernel:
         self._launch = getattr(library, f"launch_{name}")
         signature = getattr(library, f"signature_{name}")
         signature.restype = ctypes.POINTER(Parameter)
-        count, bound = ctypes.c_int(), ctypes.c_int()
-        first = signature(ctypes.byref(count), ctypes.byref(bound))
+        count, bound, shared = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+        first = signature(*map(ctypes.byref, (count, bound, shared)))
         self.parameters = [(first[i].kind.decode(), first[i].bytes, first[i].alignment) for i in range(count.value)]
-        self.bound = bound.value
+        self.bound, self.shared = bound.value, shared.value
+        self.most_dynamic = SHARED_BY_DEFAULT - self.shared
 
     def launch(self, request, values):
         """Run it; the message of what went wrong, or an empty string."""
@@ -165,31 +168,54 @@ def whole_text(code, options=()):
             f'#line 1 "launchers"\n{launchers}')
 
 
-def compile_to(target, text, folders):
-    """Compile a text, which includes from folders, to a library; whoever looks for it sees all of it or nothing."""
-    includes = [f"-I{folder}" for folder in [HEADERS, *folders]]
-    with tempfile.TemporaryDirectory(dir=target.parent) as workplace:
-        parts = [str(pathlib.Path(workplace, name)) for name in ("kernel.cpp", "kernel.o", "kernel.so")]
-        pathlib.Path(parts[0]).write_text(text)
-        # Linked by itself, for with the flags for its checks the compiler would add a library for them.
-        compiler(*FLAGS, *includes, "-c", parts[0], "-o", parts[1])
-        compiler("-shared", parts[1], "-o", parts[2])
-        os.replace(parts[2], target)
+def made(target, make):
+    """A file of the cache: if it is not there, make(path) makes it. One process does, the others wait for it; whoever
+    looks for it sees all of it or nothing.
+    """
+    if not target.exists():
+        target.parent.mkdir(exist_ok=True)
+        with open(target.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not target.exists():
+                with tempfile.TemporaryDirectory(dir=target.parent) as workplace:
+                    os.replace(make(pathlib.Path(workplace, target.name)), target)
+    return target
+
+
+def key(*parts):
+    """What stands for these texts, and for the compiler, in the names of files."""
+    return hashlib.sha256("\0".join([*parts, *FLAGS, os.environ.get("CXX", ""), processor()]).encode()).hexdigest()[:32]
+
+
+@functools.cache
+def header():
+    """The folder of our own header, compiled: half of the time that a kernel would take; and what stands for it."""
+    ours = key(*(file.read_text() for file in [*sorted(HEADERS.glob("cuda_cpu*/*.h")), HEADERS / "cuda_cpu.h"]))
+    target = cache_folder() / ours / "cuda_cpu.h.gch"
+
+    def make(path):
+        compiler(*FLAGS, "-x", "c++-header", str(HEADERS / "cuda_cpu.h"), "-o", str(path))
+        return path
+
+    return made(target, make).parent
+
+
+def compile_to(path, text, folders):
+    """Compile a text, which includes from folders, to a library."""
+    includes = [f"-I{folder}" for folder in [header(), HEADERS, *folders]]
+    source, unlinked = path.with_suffix(".cpp"), path.with_suffix(".o")
+    source.write_text(text)
+    # Linked by itself, for with the flags for its checks the compiler would add a library for them.
+    compiler(*FLAGS, *includes, "-c", str(source), "-o", str(unlinked))
+    compiler("-shared", str(unlinked), "-o", str(path))
+    return path
 
 
 @functools.cache
 def library(code, options=()):
     """The kernels of a source by name, compiled if no process has done so before."""
     folders = [option[2:] for option in options if option.startswith("-I")]
-    ours = (file.read_text() for file in sorted(HEADERS.glob("cuda_cpu*/*.h")) + [HEADERS / "cuda_cpu.h"])
     text = whole_text(code, options)
-    parts = [text, *included(code, folders, set()), *ours, *folders, *FLAGS, os.environ.get("CXX", ""), processor()]
-    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
-    target = cache_folder() / f"{key}.so"
-    if not target.exists():
-        with open(target.with_suffix(".lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # one process compiles, the others wait for it
-            if not target.exists():
-                compile_to(target, text, folders)
-    loaded = ctypes.CDLL(str(target))
+    target = cache_folder() / f"{key(text, *included(code, folders, set()), *folders, header().name)}.so"
+    loaded = ctypes.CDLL(str(made(target, lambda path: compile_to(path, text, folders))))
     return {name: Kernel(loaded, name) for name in signatures(code)}

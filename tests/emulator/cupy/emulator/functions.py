@@ -9,8 +9,8 @@ absolute abs add all allclose amax amin any argmax argmin argsort array_equal ar
 broadcast_to cbrt ceil clip concatenate cos count_nonzero cumsum divide dot einsum equal exp exp2 expand_dims expm1 flip
 floor floor_divide greater greater_equal hstack isfinite isinf isnan left_shift less less_equal log log1p log2
 logical_and logical_not logical_or matmul max maximum mean median min minimum moveaxis multiply negative not_equal outer
-pad power prod ravel reciprocal remainder repeat reshape right_shift rint roll round sign sin split sqrt square squeeze
-stack std subtract sum swapaxes take tanh tensordot tile transpose true_divide trunc var vstack where
+pad power prod ravel reciprocal remainder repeat reshape resize right_shift rint roll round sign sin split sqrt square
+squeeze stack std subtract sum swapaxes take tanh tensordot tile transpose true_divide trunc var vstack where
 """
 APPLIED = NAMES.split()  # of these, NumPy's function on the contents is all there is to do
 

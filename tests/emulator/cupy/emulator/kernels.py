@@ -10,7 +10,7 @@ from cupy.emulator.arrays import ndarray
 from cupy.emulator.memory import Memory, Stacks, where
 from cupy.emulator.pointers import MemoryPointer
 
-SHARED_BY_DEFAULT, SHARED_AT_MOST = 48 << 10, 227 << 10
+SHARED_AT_MOST = 227 << 10
 MOST_THREADS, MOST_OF_BLOCK, MOST_OF_GRID = 1024, (1024, 1024, 64), (2**31 - 1, 65535, 65535)
 KINDS = {"f": "f", "i": "iub", "s": "V", "p": "iu"}
 WORDS = {"f": "a floating number", "i": "an integer", "s": "a struct", "p": "a pointer"}
@@ -44,9 +44,9 @@ class RawModule:
 
 
 class RawKernel:
-    """A kernel."""
+    """A kernel. What is set of it holds for every other of the same name and source."""
 
-    num_regs = local_size_bytes = const_size_bytes = shared_size_bytes = 0
+    num_regs = local_size_bytes = const_size_bytes = 0
 
     def __init__(self, code, name, options=(), backend="nvrtc", **_):
         self._become(RawModule(code=code, options=options).get_function(name)._kernel, name)
@@ -58,19 +58,20 @@ class RawKernel:
         return self
 
     def _become(self, kernel, name):
-        self._kernel, self.name, self._most_shared = kernel, name, SHARED_BY_DEFAULT
-        self.max_threads_per_block = kernel.bound
+        self._kernel, self.name = kernel, name
+        self.max_threads_per_block, self.shared_size_bytes = kernel.bound, kernel.shared
 
     @property
     def max_dynamic_shared_size_bytes(self):
         """How much dynamic shared memory a launch may ask for."""
-        return self._most_shared
+        return self._kernel.most_dynamic
 
     @max_dynamic_shared_size_bytes.setter
     def max_dynamic_shared_size_bytes(self, value):
-        if value > SHARED_AT_MOST:
-            raise CUDADriverError(1, f"{self.name}: {value} bytes of shared memory, a block has {SHARED_AT_MOST}")
-        self._most_shared = value
+        if value + self._kernel.shared > SHARED_AT_MOST:
+            raise CUDADriverError(1, f"{self.name}: {self._kernel.shared} and {value} bytes of shared memory, "
+                                     f"a block has {SHARED_AT_MOST}")
+        self._kernel.most_dynamic = value
 
     def compile(self, log_stream=None):
         """It is."""
@@ -80,9 +81,9 @@ class RawKernel:
         most = min(self._kernel.bound, MOST_THREADS)
         if block[0] * block[1] * block[2] > most:
             raise CUDADriverError(1, f"{self.name}: a block {block} has more than {most} threads")
-        if not 0 <= shared_mem <= self._most_shared:
+        if not 0 <= shared_mem <= self._kernel.most_dynamic:
             raise CUDADriverError(1, f"{self.name}: {shared_mem} bytes of dynamic shared memory, "
-                                     f"max_dynamic_shared_size_bytes is {self._most_shared}")
+                                     f"max_dynamic_shared_size_bytes is {self._kernel.most_dynamic}")
         values = arguments(self._kernel, args)
         behaviour, named = copy.copy(emulator.current), arrays(args)
         streams.put(lambda: launch(self._kernel, grid, block, shared_mem, behaviour, values, named), stream)

@@ -10,6 +10,7 @@ from cupy import emulator
 from cupy.emulator.memory import FREED
 
 LOCK = threading.RLock()  # the device does one thing at a time
+NOT_READY, LAUNCH_FAILURE = 600, 719
 PATIENCE = 3  # so many times work that could be done is said not to be
 HANDLES = itertools.count(0x10000, 16)
 EVENTS, STREAMS = weakref.WeakValueDictionary(), weakref.WeakValueDictionary()
@@ -105,10 +106,21 @@ class Event:
         mark.position = queue.put(mark.reach)
         self.mark = mark
 
+    def status(self):
+        """0 if all work before it is done, else what the runtime says: that it is not, or that it went wrong."""
+        if self.mark is None:
+            return 0
+        try:
+            if not self.mark.wrong:
+                return 0 if self.mark.queue.ask(self.mark.position) else NOT_READY
+        except RuntimeError:
+            self.mark.wrong = True
+        return LAUNCH_FAILURE
+
     @property
     def done(self):
-        """Whether all work before it is done."""
-        return self.mark is None or self.mark.queue.ask(self.mark.position)
+        """Whether all work before it is done; nothing tells whether it went wrong."""
+        return self.status() == 0
 
     def synchronize(self):
         """Wait for the work before it."""
@@ -120,7 +132,7 @@ class Mark:
     """Where an event was last recorded, and when that was reached."""
 
     def __init__(self, queue):
-        self.queue, self.position, self.time = queue, queue.given, None
+        self.queue, self.position, self.time, self.wrong = queue, queue.given, None, False
 
     def reach(self):
         """What a stream does that comes here."""
