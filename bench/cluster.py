@@ -120,11 +120,20 @@ class Hosts:
             return child.wait()
 
 
-def mpiexec():
-    """The mpiexec of the MPICH next to this Python, or else on the path."""
-    found = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+def launcher():
+    """mpiexec of the MPI that MPI4PY_LIBMPI names, else next to this Python, else on the path. Raises UserError."""
+    library = os.environ.get("MPI4PY_LIBMPI")
+    folders = [Path(library).parent.parent / "bin"] if library else []
+    folders += [Path(sys.executable).parent, os.environ["PATH"]]
+    found = shutil.which("mpiexec", path=os.pathsep.join(map(str, folders)))
     if not found:
         raise UserError("no mpiexec found | try: pip install 'mpilayer[mpi]'")
+    return found
+
+
+def mpiexec():
+    """The same, if it is MPICH's."""
+    found = launcher()
     version = subprocess.run([found, "--version"], capture_output=True, text=True).stdout
     if "HYDRA" not in version:
         raise UserError(f"{found} is not MPICH's: only MPICH's takes namespaces for hosts here"

@@ -3,12 +3,10 @@
 NVRTC compiles, through cuda-bindings or else CuPy; NVIDIA's nvdisasm shows the instructions.
 """
 
-import concurrent.futures
 import contextlib
 import functools
 import importlib
 import math
-import multiprocessing
 import os
 import re
 import shutil
@@ -20,13 +18,13 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.processes import spread
 from mpilayer.errors import UserError
 
 KERNELS = Path(__file__).parents[1] / "kernels"
 ARCHITECTURES = ("sm_90a", "sm_80")
 MOST_REGISTERS = 255  # of a thread
 SIZES = {"BM", "BN", "A_VECTOR", "B_VECTOR", "D_PADDED", "VEC"}  # macros that are sizes: tiles, heads, packs
-FLAVOURS = {"MATH", "T", "O", "A_BY_K", "B_BY_K"}  # macros that say which numbers, and how they lie
 NEEDED = "nothing here compiles CUDA C++ | try: pip install 'cuda-bindings==13.0.*' 'nvidia-cuda-nvrtc==13.0.*'"
 ENTRY = re.compile(r"Compiling entry function '(\w+)'")
 NUMBERS = {"registers": r"Used (\d+) registers", "shared": r"(\d+) bytes smem", "stack": r"(\d+) bytes stack frame",
@@ -79,24 +77,24 @@ def _size(build):
     return math.prod(value for macro, value in build.constants if macro in SIZES)
 
 
-def few(of):
-    """Of products the largest tile of each MATH, of one pass or layout after the other in turn, and for each PASS the
-    smallest; of all else every build.
+def large(of):
+    """Those of the largest sizes, for which registers are shortest: of products one for each MATH, of one pass or
+    layout after the other in turn, of all else one of each kind.
     """
-    products, maths = [build for build in of if build.macro("MATH")], {}
-    for kind in _kinds(products, SIZES):
-        maths.setdefault(kind[0].macro("MATH"), []).append(max(kind, key=_size))
-    largest = [kinds[turn % len(kinds)] for turn, kinds in enumerate(maths.values())]
-    smallest = [min(kind, key=_size) for kind in _kinds(products, SIZES | FLAVOURS)]
-    return [build for build in of if not build.macro("MATH")] + list(dict.fromkeys(largest + smallest))
+    largest, maths = [max(kind, key=_size) for kind in _kinds(of, SIZES)], {}
+    for build in filter(is_product, largest):
+        maths.setdefault(build.macro("MATH"), []).append(build)
+    return [build for build in largest if not is_product(build)] + [
+        same[turn % len(same)] for turn, same in enumerate(maths.values())]
 
 
-def middle(of):
-    """One for each PASS, from the middle of the list: where there are several MATHs, of tensor cores."""
-    kinds = {}
-    for build in of:
-        kinds.setdefault(build.macro("PASS"), []).append(build)
-    return [kind[len(kind) // 2] for kind in kinds.values()]
+def small(of):
+    """For each PASS one of the smallest sizes, from the middle of their list: of products on tensor cores."""
+    passes = {}
+    for build in sorted(of, key=_size):
+        passes.setdefault(build.macro("PASS"), []).append(build)
+    smallest = [[build for build in builds if _size(build) == _size(builds[0])] for builds in passes.values()]
+    return [builds[len(builds) // 2] for builds in smallest]
 
 
 def _by_bindings(source, options):
@@ -180,7 +178,8 @@ def instructions(cubin):
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        text = subprocess.run([disassembler(), "--print-code", file.name], capture_output=True, text=True, check=True)
+        command = [disassembler(), "--print-code", "--no-dataflow", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True)
     _, *parts = re.split(r"^\.text\.(\w+):$", text.stdout, flags=re.MULTILINE)
     return {kernel: Counter(word for name, rest in INSTRUCTION.findall(code) for word in {name, name + rest})
             for kernel, code in zip(parts[::2], parts[1::2], strict=True)}
@@ -194,15 +193,24 @@ def source(build):
 
 
 def inspect(build, text, options, look=False):
-    """A row for each kernel of a build; its instructions too if asked to `look`."""
+    """A row for each kernel of a build, with its instructions if asked to `look`; one more for what went wrong."""
     try:
         cubin, log = compile(text, options, build.architecture)
     except RuntimeError as error:
-        return [{"build": build.name, "architecture": build.architecture, "error": str(error)}]
-    seen = instructions(cubin) if look and disassembler() else {}
-    return [{"build": build.name, "architecture": build.architecture, "kernel": kernel, **found,
-             **({"instructions": _few(seen[kernel])} if kernel in seen else {})}
-            for kernel, found in resources(log).items()]
+        return [_failed(build, f"does not compile: {error}")]
+    seen, failed = {}, []
+    try:
+        seen = instructions(cubin) if look and disassembler() else {}
+    except (OSError, subprocess.SubprocessError) as error:
+        failed = [_failed(build, f"cannot be disassembled: {error}")]
+    return failed + [{"build": build.name, "architecture": build.architecture, "kernel": kernel, **found,
+                      **({"instructions": _few(seen[kernel])} if kernel in seen else {})}
+                     for kernel, found in resources(log).items()]
+
+
+def _failed(build, what):
+    """The row that says so."""
+    return {"build": build.name, "architecture": build.architecture, "error": what}
 
 
 def _few(counted):
@@ -216,20 +224,17 @@ def is_product(build):
     return build.macro("MATH") is not None
 
 
+def longest_first(builds):
+    """Those that take long, and the others."""
+    return sorted(builds, key=is_product, reverse=True)
+
+
 def survey(chosen, *, look=is_product, workers=None):
-    """Yield (build, its rows) as they come, from so many processes, by default one for each core; the long ones first.
-    """
+    """Yield (build, its rows) as they come, from so many processes, by default one for each core."""
     compiler()
-    workers = min(workers or len(os.sched_getaffinity(0)), len(chosen))
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
-        order = sorted(chosen, key=is_product, reverse=True)
-        futures = {pool.submit(inspect, build, *source(build), look(build)): build for build in order}
-        try:
-            for done in concurrent.futures.as_completed(futures):
-                yield futures[done], done.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    calls = {build: (build, *source(build), look(build)) for build in longest_first(chosen)}
+    for build, rows in spread(inspect, calls, workers=workers):
+        yield build, [_failed(build, f"was not compiled: {rows}")] if isinstance(rows, Exception) else rows
 
 
 def faults(build, rows, most):
@@ -240,7 +245,7 @@ def faults(build, rows, most):
     for row in rows:
         where = f"{row.get('kernel', '')} of {build.name} for {build.architecture}".strip()
         if "error" in row:
-            yield f"{where} does not compile: {row['error']}"
+            yield f"{where} {row['error']}"
             continue
         limit = most if build.architecture == ARCHITECTURES[0] else MOST_REGISTERS
         yield from (f"{where} {what}" for what in _beyond(row, limit))

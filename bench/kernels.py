@@ -59,27 +59,23 @@ def open_torch():
         libc.mallopt(m_mmap_max, 0)
 
 
-def _same(tensor):
-    return tensor
-
-
-def _torch_dense(x, w, dy, put):
+def _torch_dense(x, w, dy):
     """{pass: {layout of the weights: function}}."""
     import torch
 
-    x, w_ck, dy = (put(torch.tensor(array)) for array in (x, w, dy))
+    x, w_ck, dy = map(torch.from_dlpack, (x, w, dy))
     w_kc = w_ck.t().contiguous()
     return {"forward": {"CK": lambda: x @ w_ck, "KC": lambda: torch.nn.functional.linear(x, w_kc)},
             "dgrad": {"CK": lambda: dy @ w_ck.t(), "KC": lambda: dy @ w_kc},
             "wgrad": {"CK": lambda: x.t() @ dy, "KC": lambda: dy.t() @ x}}
 
 
-def _torch_conv(case, x, w, dy, put):
+def _torch_conv(case, x, w, dy):
     """{pass: {memory format: function}}."""
     import torch
 
     axes = (0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)
-    nchw = [put(torch.from_numpy(array)).permute(order) for array, order in zip((x, w, dy), axes, strict=True)]
+    nchw = [torch.from_dlpack(array).permute(order) for array, order in zip((x, w, dy), axes, strict=True)]
     stride, padding, dilation, none = ([value, value] for value in (case.stride, case.padding, 1, 0))
 
     def functions(layout):
@@ -96,9 +92,9 @@ def _torch_conv(case, x, w, dy, put):
     return {name: {layout: layouts[layout][name] for layout in layouts} for name in PASSES}
 
 
-def torch_functions(case, x, w, dy, put=_same):
-    """{pass: {layout: function}} of PyTorch, on copies of the same numbers; put(tensor) is one where they shall be."""
-    return _torch_conv(case, x, w, dy, put) if hasattr(case, "window") else _torch_dense(x, w, dy, put)
+def torch_functions(case, x, w, dy):
+    """{pass: {layout: function}} of PyTorch, on the same numbers, here or on the GPU."""
+    return _torch_conv(case, x, w, dy) if hasattr(case, "window") else _torch_dense(x, w, dy)
 
 
 PEERS = {"torch": (open_torch, torch_functions)}

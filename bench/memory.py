@@ -1,6 +1,7 @@
 """The kernels that memory bounds, on the layers of the nets: GB/s, share of a copy's, against a peer."""
 
 import argparse
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -30,10 +31,15 @@ HEAD = {"op": "op", "case": "case", "pass": "pass", "mb": "MB", "ms": "ms", "gbs
         "peer": "peer ms", "ratio": "ratio"}
 
 
-def random(shape):
-    """Normal numbers, the same each time; after some they begin anew."""
-    return np.resize(np.random.default_rng(0).standard_normal(min(int(np.prod(shape)), DRAWN), np.float32),
-                     shape)
+@functools.cache
+def _drawn(put):
+    """Some normal numbers, put where they are wanted."""
+    return put(np.random.default_rng(0).standard_normal(DRAWN, np.float32))
+
+
+def random(shape, place=HOST):
+    """Normal numbers where the weights of `place` are, the same each time; after some they begin anew."""
+    return np.resize(_drawn(place.w), shape)
 
 
 def moved(*arrays):
@@ -43,7 +49,7 @@ def moved(*arrays):
 
 def relu(case, place=HOST):
     """{pass: (bytes, function)}, as all that follow; each writes to memory of its own, where activations are put."""
-    x = place.x(random(case.shape))
+    x = place.x(random(case.shape, place))
     y, dx = kernels.relu(x), np.empty_like(x)
     return {"forward": (moved(x, y), lambda: kernels.relu(x, out=y)),
             "backward": (moved(x, y, dx), lambda: kernels.relu_backward(x, y, out=dx))}
@@ -51,7 +57,7 @@ def relu(case, place=HOST):
 
 def dropout(case, place=HOST):
     """A byte of mask for every number of x."""
-    x = place.x(random(case.shape))
+    x = place.x(random(case.shape, place))
     y, mask = kernels.dropout(x, RATE, seed=SEED)
     dx = np.empty_like(x)
     return {"forward": (moved(x, y, mask), lambda: kernels.dropout(x, RATE, seed=SEED, out=(y, mask))),
@@ -60,7 +66,7 @@ def dropout(case, place=HOST):
 
 def lrn(case, place=HOST):
     """Across channels."""
-    x, constants = place.x(random(case.shape)), case[2:]
+    x, constants = place.x(random(case.shape, place)), case[2:]
     y = kernels.lrn(x, *constants)
     dy, dx = x.copy(), np.empty_like(x)
     return {"forward": (moved(x, y), lambda: kernels.lrn(x, *constants, out=y)),
@@ -73,7 +79,7 @@ def _window(case):
 
 def maxpool2d(case, place=HOST):
     """With the index that training needs."""
-    x, window, options = place.x(random(case.shape)), case.window, _window(case)
+    x, window, options = place.x(random(case.shape, place)), case.window, _window(case)
     dx, (y, index) = np.empty_like(x), kernels.maxpool2d(x, window, **options)
 
     def backward():
@@ -85,7 +91,7 @@ def maxpool2d(case, place=HOST):
 
 def avgpool2d(case, place=HOST):
     """Windows of any size."""
-    x, window, options = place.x(random(case.shape)), case.window, _window(case)
+    x, window, options = place.x(random(case.shape, place)), case.window, _window(case)
     dx, y = np.empty_like(x), kernels.avgpool2d(x, window, **options)
     return {"forward": (moved(x, y), lambda: kernels.avgpool2d(x, window, **options, out=y)),
             "backward": (moved(y, dx), lambda: kernels.avgpool2d_backward(y, x.shape, window, **options, out=dx))}
@@ -93,8 +99,8 @@ def avgpool2d(case, place=HOST):
 
 def batchnorm(case, place=HOST):
     """Statistics, normalization, perhaps a residual, rectifier; back through all of them."""
-    x = place.x(random(case.shape))
-    scales, add = [*map(place.w, random((2, case.shape[-1])))], x[::-1].copy() if case.add else None
+    x = place.x(random(case.shape, place))
+    scales, add = [*random((2, case.shape[-1]), place)], x[::-1].copy() if case.add else None
     y, dx = np.empty_like(x), np.empty_like(x)
     mean, var = kernels.batchnorm_statistics(x)
     dy = kernels.batchnorm(x, mean, var, *scales, add=add, relu=True, out=y).copy()
@@ -111,7 +117,7 @@ def batchnorm(case, place=HOST):
 
 def layernorm(case, place=HOST):
     """Over the channels of a token."""
-    x, scales = place.x(random((case.M, case.C))), [*map(place.w, random((2, case.C)))]
+    x, scales = place.x(random((case.M, case.C), place)), [*random((2, case.C), place)]
     y, mean, rstd = kernels.layernorm(x, *scales)
     dx = np.empty_like(x)
     return {"forward": (moved(x, y), lambda: kernels.layernorm(x, *scales, out=y)),
@@ -120,7 +126,7 @@ def layernorm(case, place=HOST):
 
 def gelu(case, place=HOST):
     """The smooth rectifier."""
-    x = place.x(random(case.shape))
+    x = place.x(random(case.shape, place))
     y, dx = kernels.gelu(x), np.empty_like(x)
     return {"forward": (moved(x, y), lambda: kernels.gelu(x, out=y)),
             "backward": (moved(y, x, dx), lambda: kernels.gelu_backward(y, x, out=dx))}
@@ -128,8 +134,8 @@ def gelu(case, place=HOST):
 
 def embedding(case, place=HOST):
     """Rows of a table, and their sums."""
-    tokens, tables = place.w(case.tokens()), [place.w(random((rows, case.C))) for rows in (case.V, case.P)]
-    y = kernels.embedding(tokens, *tables, dtype=place.x(random(1)).dtype)
+    tokens, tables = place.w(case.tokens()), [random((rows, case.C), place) for rows in (case.V, case.P)]
+    y = kernels.embedding(tokens, *tables, dtype=place.x(random(1, place)).dtype)
     dtable, dpositions = map(np.empty_like, tables)
     rows = y.size * 4  # of the table, float32
     return {"forward": (moved(y) + rows, lambda: kernels.embedding(tokens, *tables, out=y)),
@@ -138,7 +144,7 @@ def embedding(case, place=HOST):
 
 def softmax_cross_entropy(case, place=HOST):
     """Loss and gradient in one."""
-    logits, labels = place.x(random((case.N, case.C))), place.w(np.arange(case.N) % case.C)
+    logits, labels = place.x(random((case.N, case.C), place)), place.w(np.arange(case.N) % case.C)
     loss, dlogits = out = kernels.softmax_cross_entropy(logits, labels)
     return {"both": (moved(logits, labels, loss, dlogits),
                      lambda: kernels.softmax_cross_entropy(logits, labels, out=out))}
@@ -146,14 +152,14 @@ def softmax_cross_entropy(case, place=HOST):
 
 def momentum_update(case, place=HOST):
     """In place."""
-    w, g, v = (place.w(array) for array in (np.zeros(case.size, np.float32), random(case.size), random(case.size)))
+    w, g, v = place.w(np.zeros(case.size, np.float32)), random(case.size, place), random(case.size, place)
     return {"update": (moved(w, g, v, w, v), lambda: kernels.momentum_update(w, g, v, **STEP))}
 
 
 def adamw_update(case, place=HOST):
     """In place: reads w, g, m and v, writes all but g."""
     w, m, v = (place.w(np.zeros(case.size, np.float32)) for _ in range(3))
-    g = place.w(random(case.size))
+    g = random(case.size, place)
     return {"update": (7 * g.nbytes, lambda: kernels.adamw_update(w, g, m, v, lr=1e-6, step=1))}
 
 

@@ -247,12 +247,25 @@ def test_launches_must_fit(name, grid, block, shared):
 
 
 def test_much_shared_memory_must_be_asked_for():
-    function = kernel("add")
+    """What a source declares counts, and what one has asked for holds for all who launch the kernel."""
+    code = ('extern "C" __global__ void turn(int* x, int n) { __shared__ int some[64]; int i = threadIdx.x;'
+            ' some[i] = x[i]; __syncthreads(); x[i] = some[(i + n) % 64]; }')
+    module = cupy.RawModule(code=code)
+    first, second = module.get_function("turn"), module.get_function("turn")
+    x = cupy.asarray(np.arange(64, dtype=np.int32))
+
+    def launch(bytes):
+        second((1,), (64,), (x, np.int32(1)), shared_mem=bytes)
+
+    assert first.shared_size_bytes == 256
+    launch((48 << 10) - 256)
     with pytest.raises(RuntimeError, match="INVALID_VALUE"):
-        function.max_dynamic_shared_size_bytes = (227 << 10) + 1
-    function.max_dynamic_shared_size_bytes = 227 << 10
-    function((1,), (32,), (X, F(0), X, np.int32(8)), shared_mem=227 << 10)
-    assert kernel("add").max_dynamic_shared_size_bytes == 48 << 10
+        launch(48 << 10)
+    with pytest.raises(RuntimeError, match="INVALID_VALUE"):
+        first.max_dynamic_shared_size_bytes = 227 << 10
+    first.max_dynamic_shared_size_bytes = (227 << 10) - 256
+    launch((227 << 10) - 256)
+    assert cupy.asnumpy(x).tolist() == [*range(2, 64), 0, 1]
 
 
 def test_sources_that_do_not_compile_say_where():

@@ -1,21 +1,17 @@
-"""Part `build`: every build of every room, for two architectures; where there is a GPU, for that one too, and kept."""
-
-import concurrent.futures
-import multiprocessing
-import os
+"""Part `build`: every build of every room: where there is a GPU, for that one first, and kept; else for two of them."""
 
 from bench import cubins
+from bench.processes import spread
 
 NEEDS_GPU = False
+KEPT = "kept"  # in place of an architecture: that of the GPU at hand
 
 
 def units(options):
     """{name: build}."""
-    rooms = [room for room in cubins.rooms() if options.room in room]
-    found = {f"{build.architecture} {build.name}": build for room in rooms for architecture in cubins.ARCHITECTURES
-             for build in cubins.builds(room, architecture)}
-    kept = {f"kept {build.name}": build for room in rooms for build in cubins.builds(room)} if has_gpu() else {}
-    return found | kept
+    architectures = (KEPT, cubins.ARCHITECTURES[0]) if has_gpu() else cubins.ARCHITECTURES
+    return {f"{architecture} {build.name}": build for architecture in architectures
+            for room in cubins.rooms() if options.room in room for build in cubins.builds(room, architecture)}
 
 
 def has_gpu():
@@ -28,11 +24,6 @@ def has_gpu():
         return False
 
 
-def is_broken():
-    """Other processes use the GPU."""
-    return False
-
-
 class FaultyBuildError(Exception):
     """A build is not as it should be."""
 
@@ -42,28 +33,19 @@ class FaultyBuildError(Exception):
 
 
 def measure(todo, options, found):
-    """Yield (name, rows or exception) as they come."""
+    """Yield (name, rows or exception) as they come, first those that all other parts need."""
     found["nvrtc"], found["disassembler"] = cubins.version(), cubins.disassembler()
-    compiled = {build: name for name, build in todo.items() if not name.startswith("kept ")}
-    for build, rows in cubins.survey(list(compiled)) if compiled else ():
+    names = {build: name for name, build in todo.items()}
+    kept = [build for build in cubins.longest_first(names) if build.architecture == KEPT]
+    yield from spread(keep, {names[build]: (build,) for build in kept})
+    for build, rows in cubins.survey([build for build in names if build.architecture != KEPT]):
         wrong = list(cubins.faults(build, rows, cubins.launcher(build.room).REGISTERS))
-        yield compiled[build], FaultyBuildError(rows, wrong) if wrong else rows
-    yield from keep({name: build for name, build in todo.items() if name.startswith("kept ")})
+        yield names[build], FaultyBuildError(rows, wrong) if wrong else rows
 
 
-def _keep(build):
+def keep(build):
     """Compile for the GPU that is there; CuPy keeps what it has compiled on disk, where all later processes find it."""
     from kernels import gpu
 
     gpu.cupy().RawModule(code=gpu.source(build.room, build.constants), options=gpu.OPTIONS).compile()
-
-
-def keep(todo):
-    """Yield (name, no rows, or the exception)."""
-    if not todo:
-        return
-    workers = min(len(os.sched_getaffinity(0)), len(todo))
-    with concurrent.futures.ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        futures = {pool.submit(_keep, build): name for name, build in todo.items()}
-        for done in concurrent.futures.as_completed(futures):
-            yield futures[done], done.exception() or []
+    return []  # rows

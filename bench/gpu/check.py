@@ -1,11 +1,10 @@
 """Part `check`: every pass of every case of every room against NumPy in float64, in several processes."""
 
-import concurrent.futures
 import importlib
-import multiprocessing
-import os
 from typing import NamedTuple
 
+from bench.gpu.record import LONGEST
+from bench.processes import spread
 from kernels import check
 
 AT_ONCE = 8  # cases
@@ -44,20 +43,11 @@ def rows(unit):
             for case, part, off, bound in check.results(unit.room, check.cuda(unit.precision), cases)]
 
 
-def is_broken():
-    """Other processes use the GPU."""
-    return False
-
-
 def measure(todo, options, found):
     """Yield (name, rows or exception) as they come. A process does one unit: what breaks its GPU breaks no other."""
-    workers = min(len(os.sched_getaffinity(0)), len(todo))
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, max_tasks_per_child=1)
-    futures = {pool.submit(rows, unit): name for name, unit in todo.items()}
-    for done in concurrent.futures.as_completed(futures):
-        yield futures[done], done.exception() or _judged(done.result())
-    pool.shutdown()
+    units = {name: (unit,) for name, unit in todo.items()}
+    for name, result in spread(rows, units, seconds=LONGEST, fresh=True):
+        yield name, result if isinstance(result, Exception) else _judged(result)
 
 
 class OffError(ArithmeticError):

@@ -18,7 +18,7 @@ from mpilayer.errors import UserError
 NETS = ("alexnet", "resnet50", "googlenet", "transformer")
 BUDGET = 470
 GRACE = 15  # seconds that a part may be late
-AGAIN, TRIES = 75, 8  # exit status of a part whose GPU has to be opened anew, and how often that is done
+AGAIN, TRIES = 75, 8  # exit status of a part whose GPU has to be opened anew, and how often that is done at most
 
 
 def some(known, what):
@@ -101,7 +101,7 @@ def run_part(folder, part, until, run, words):
     if status is None:
         return f"did not end {GRACE} s after its time, and was stopped"
     if status == AGAIN:
-        return f"broke the GPU {TRIES} times"
+        return f"broke the GPU or hung {TRIES} times"
     return (record.read(folder, part)["error"] or f"ended with exit status {status}") if status else None
 
 

@@ -5,6 +5,7 @@ import gc
 
 import numpy as np
 
+from bench.gpu.record import told
 from bench.timing import Cold, Events, alternate
 from kernels import gpu, places
 from mpilayer import device
@@ -15,23 +16,22 @@ DTYPES = {"float32": "float32", "tf32": "float32", "bfloat16": "bfloat16"}  # of
 
 
 def facts():
-    """{what: value} of the GPU and of what is installed. Raises UserError if there is none that can be used."""
+    """{what: value} of the GPU. Raises UserError if there is none that can be used."""
     try:
         gpu.cupy().zeros(1, np.float32).get()
-        found = device.facts()
+        return device.facts()
     except Exception as error:  # of CuPy, CUDA and imports
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"there is no GPU that CuPy can use ({reason}) | try: nvidia-smi, pip install 'mpilayer[gpu]'"
                         ) from None
-    return found | _peer_facts()
 
 
 @functools.cache
 def torch():
-    """PyTorch on this GPU; None where it is not installed, or cannot use it: then there is no peer."""
+    """PyTorch on this GPU; None where it is not installed, or broken, or cannot use it: then there is no peer."""
     try:
         import torch
-    except ImportError:
+    except (ImportError, OSError):  # this one for a library that it wants
         return None
     if not torch.cuda.is_available():
         return None
@@ -39,11 +39,22 @@ def torch():
     return torch
 
 
-def _peer_facts():
+def peer_facts():
+    """{what: value} of PyTorch."""
     library = torch()
     if not library:
         return {"torch": None}
     return {"torch": library.__version__, "cudnn": library.backends.cudnn.version()}
+
+
+def peers(make, passes):
+    """{pass: {way: PyTorch's function}}, which `make` returns; none where there is no PyTorch, or it fails."""
+    try:
+        if torch():
+            return make()
+    except Exception as error:  # any, such as no memory left: our figures are wanted all the same
+        print(f"no peer: {told(error)[:300]}", flush=True)
+    return dict.fromkeys(passes, {})
 
 
 def use(precision):
@@ -54,11 +65,6 @@ def use(precision):
 
         peer_torch.set_precision(precision)
     return places.on_gpu(gpu.bfloat16() if precision == "bfloat16" else np.float32)
-
-
-def put(precision):
-    """A function that takes a tensor of PyTorch to the GPU, in the dtype of activations."""
-    return lambda tensor: tensor.to("cuda", getattr(torch(), DTYPES[precision]))
 
 
 def copy_bandwidth():
@@ -86,7 +92,7 @@ def product_speed(precision):
 
 def ceilings(options, found):
     """Measure what this GPU does at most, into the facts of a part."""
-    found["copy_gb_per_s"] = copy_bandwidth()
+    found |= peer_facts() | {"copy_gb_per_s": copy_bandwidth()}
     found["product_tflops"] = {precision: product_speed(precision) for precision in options.precisions}
     free()
 

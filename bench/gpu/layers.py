@@ -4,8 +4,6 @@ import contextlib
 import random
 from typing import NamedTuple
 
-import numpy as np
-
 import kernels
 from bench.gpu import device
 from bench.kernels import CASES, blank, ours, torch_functions
@@ -55,23 +53,21 @@ def units(options):
     return {f"{unit.net} {unit.layer} {unit.precision}": unit for unit in found}
 
 
-def _attention(case, place):
+def _attention(case, qkv):
     """{pass: our function}."""
-    qkv = place.x(normals(case.shape))
     y, lse = out = kernels.attention(qkv, case.heads)
     dy, dqkv = y.copy(), blank(qkv)
     return {"forward": lambda: kernels.attention(qkv, case.heads, out=out),
             "backward": lambda: kernels.attention_backward(dy, qkv, y, lse, out=dqkv)}
 
 
-def _torch_attention(case, put):
+def _torch_attention(case, qkv):
     """{pass: {way: function}}: PyTorch's own choice, and cuDNN's attention."""
-    torch = device.torch()
+    import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    qkv = put(torch.from_numpy(normals(case.shape)))
     parts = [part.view(case.N, case.T, case.heads, case.D).transpose(1, 2).requires_grad_()
-             for part in qkv.split(case.heads * case.D, 2)]
+             for part in torch.from_dlpack(qkv).split(case.heads * case.D, 2)]
 
     def attend():
         return torch.nn.functional.scaled_dot_product_attention(*parts, is_causal=True)
@@ -99,17 +95,17 @@ def _inside(way, function):
 
 
 def _functions(unit, place):
-    """({pass: our function}, {pass: {layout: function of the peer}})."""
-    put = device.put(unit.precision) if device.torch() else None
+    """({pass: our function}, {pass: {layout: function of the peer}}), of the same numbers."""
     if unit.kind == "attention":
-        mine = _attention(unit.case, place)
-        return mine, _torch_attention(unit.case, put) if put else dict.fromkeys(mine, {})
-    arrays = [np.ascontiguousarray(normals(sizes)) for sizes in unit.case.shapes(unit.size)]
-    x, w, dy = arrays
-    mine = ours(unit.case, place.x(x), place.w(w), place.x(dy))
+        qkv = place.x(normals(unit.case.shape, place))
+        mine = _attention(unit.case, qkv)
+        return mine, device.peers(lambda: _torch_attention(unit.case, qkv), mine)
+    x, w, dy = (normals(sizes, place) for sizes in unit.case.shapes(unit.size))
+    x, dy = map(place.x, (x, dy))
+    mine = ours(unit.case, x, w, dy)
     if unit.case.channels == 3:
         del mine["dgrad"]  # no layer needs the gradient by the image
-    return mine, torch_functions(unit.case, *arrays, put) if put else dict.fromkeys(mine, {})
+    return mine, device.peers(lambda: torch_functions(unit.case, x, place.x(w), dy), mine)
 
 
 def _flops(unit, which):

@@ -35,22 +35,20 @@ def units(options):
     return {f"{unit.op} {unit.case.name} {unit.precision}": unit for unit in found}
 
 
-def _theirs(unit, passes):
+def _theirs(unit):
     """{pass: {layout: function of the peer}}."""
     torch = device.torch()
-    if not torch:
-        return dict.fromkeys(passes, {})
     with torch.device("cuda"):
         return OPS[unit.op].torch(unit.case, getattr(torch, device.DTYPES[unit.precision]))
 
 
 def measure(todo, options, found):
     """Yield (name, rows or exception)."""
-    found["copy_gb_per_s"] = device.copy_bandwidth()
+    found |= device.peer_facts() | {"copy_gb_per_s": device.copy_bandwidth()}
 
     def rows(unit):
         mine = OPS[unit.op].ours(unit.case, device.use(unit.precision))
-        theirs = _theirs(unit, mine)
+        theirs = device.peers(lambda: _theirs(unit), mine)
         return [row(unit, which, moved, found, *device.timed({"ours": function, **theirs[which]}, options,
                                                              seconds=SECONDS))
                 for which, (moved, function) in mine.items()]

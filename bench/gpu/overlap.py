@@ -1,8 +1,6 @@
 """Part `overlap`: two ranks on the GPU, schedules in turn, and the timelines of training with them."""
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -10,13 +8,14 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.cluster import launcher
+from bench.gpu.record import LONGEST
 from mpilayer.errors import UserError
 
 RANKS = 2
 NETS = ("alexnet", "resnet50")  # of the four: one whose gradient is large, and one for which computing is
 SCHEDULES = ("oneshot", "layerwise", "delayed:1")
 STEPS, ROUNDS, TRAINED = 5, 2, 12  # of a turn, turns, steps of a timeline
-SECONDS = 90  # that a job may take
 KEPT = ("iteration_seconds", "compute_seconds", "communication_seconds", "exposed_seconds", "bound_seconds",
         "bound_share", "speedup", "efficiency", "mpi_seconds")
 
@@ -30,28 +29,23 @@ class Unit(NamedTuple):
 
 
 def units(options):
-    """{name: unit}; of the four nets two, else those asked for."""
+    """{name: unit}, what matters most first; of the four nets two, else those asked for."""
     chosen = [net for net in options.nets if net in NETS] or options.nets
     turns = [Unit(net, precision) for precision in options.precisions[::-1] for net in chosen]
     lines = [Unit(chosen[0], options.precisions[-1], schedule) for schedule in SCHEDULES]
-    return {" ".join(filter(None, (*unit[:2], unit.schedule or "all schedules"))): unit for unit in (*turns, *lines)}
+    ordered = turns[:len(chosen)] + lines + turns[len(chosen):]
+    return {" ".join(filter(None, (*unit[:2], unit.schedule or "all schedules"))): unit for unit in ordered}
 
 
-def is_broken():
-    """Other processes use the GPU."""
-    return False
-
-
-def _job(*words):
+def _job(options, *words):
     """Run a command of Python on all ranks. Raises UserError with the end of what it said."""
-    launcher = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    if not launcher:
-        raise UserError("there is no mpiexec | try: pip install mpich")
-    name, command = " ".join(map(str, words)), [launcher, "-n", str(RANKS), sys.executable, "-m", *map(str, words)]
+    seconds = max(LONGEST, (options.until - time.time()) / 2)  # one that hangs leaves some time to the others
+    name = " ".join(map(str, words))
+    command = [launcher(), "-n", str(RANKS), sys.executable, "-m", *map(str, words)]
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=SECONDS)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds)
     except subprocess.TimeoutExpired as late:
-        raise UserError(f"{name} took more than {SECONDS} s: {(late.stdout or b'')[-500:]!r}") from None
+        raise UserError(f"{name} took more than {seconds:.0f} s: {(late.stdout or b'')[-500:]!r}") from None
     if done.returncode:
         raise UserError(f"{name} ended with {done.returncode}: {done.stdout[-1500:]}")
 
@@ -60,9 +54,9 @@ def _turns(unit, options):
     """A row for each schedule."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "figures.json")
-        _job("bench", "schedules", "--device", "gpu", "--net", unit.net, "--precision", unit.precision, "--batch",
-             options.batch, "--schedules", ",".join(SCHEDULES), "--steps", min(STEPS, options.rounds), "--rounds",
-             min(ROUNDS, options.rounds), "--json", file)
+        _job(options, "bench", "schedules", "--device", "gpu", "--net", unit.net, "--precision", unit.precision,
+             "--batch", options.batch, "--schedules", ",".join(SCHEDULES), "--steps", min(STEPS, options.rounds),
+             "--rounds", min(ROUNDS, options.rounds), "--json", file)
         (figures,) = json.loads(file.read_text())
     return [{"net": unit.net, "precision": unit.precision, "schedule": row["schedule"], "batch": figures["batch"],
              **{name: row.get(name) for name in KEPT}} for row in figures["rows"]]
@@ -74,7 +68,7 @@ def _trained(unit, options):
     folder = options.out / f"timeline-{unit.net}-{unit.precision}-{name}"
     data = "text" if unit.net.startswith("transformer") else "synthetic"
     begin = time.time()
-    _job("mpilayer.train", "--device", "gpu", "--net", unit.net, "--precision", unit.precision, "--data", data,
+    _job(options, "mpilayer.train", "--device", "gpu", "--net", unit.net, "--precision", unit.precision, "--data", data,
          "--batch", RANKS * options.batch, "--steps", TRAINED, "--lr", 1e-4, "--schedule", name,
          *(["--delay", delay] if delay else []), "--quiet", "--out", folder)
     run = json.loads((folder / "run.json").read_text())

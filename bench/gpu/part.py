@@ -1,14 +1,18 @@
 """One part of `python -m bench gpu`, in a process of its own: `python -m bench.gpu.part PART UNTIL RUN OPTIONS...`."""
 
 import importlib
+import math
 import os
 import platform
 import sys
+import threading
 import time
 import traceback
 
-from bench.gpu.command import AGAIN, parser
-from bench.gpu.record import PARTS, Record, fail, sources, told
+from bench.gpu.command import AGAIN, GRACE, parser
+from bench.gpu.record import LONGEST, PARTS, Record, fail, sources, told
+
+EARLY = 3  # seconds before the command stops this process, in which it ends by itself
 
 
 def facts(needs_gpu):
@@ -21,41 +25,65 @@ def facts(needs_gpu):
     return found | device.facts()
 
 
-def report(name, rows, done, total):
-    """A line of how far it is."""
+def note(record, name, rows):
+    """Write down what a unit has given, and say how far it is."""
+    record.add(name, rows)
     text = f"FAILED: {told(rows)[:300]}" if isinstance(rows, Exception) else ""
-    print(f"{done}/{total}  {name}  {text}".rstrip(), flush=True)
+    total = len(record.units)
+    print(f"{total - len(record.data['missing'])}/{total}  {name}  {text}".rstrip(), flush=True)
 
 
-def run(part, until, number, options):
+def exit_status(record, until, again):
+    """Of this process; `again`: another one is to go on."""
+    return AGAIN if again and record.todo() and time.time() < until else 0
+
+
+def watch(record, until, longest):
+    """End this process where the thread that measures cannot: it may wait for a kernel that never ends.
+
+    A unit that takes more than `longest` seconds has failed; one that is at work when time is over is missing.
+    """
+    while True:
+        time.sleep(0.2)
+        with record.lock:
+            over, hangs = time.time() > until + GRACE - EARLY, time.time() > record.latest + longest
+            if hangs:
+                note(record, next(iter(record.todo())), TimeoutError(f"took more than {longest} s"))
+            if hangs or over:
+                record.save()
+                os._exit(exit_status(record, until, hangs))
+
+
+def run(part, number, options):
     """Measure what is missing until the time is over; the exit status."""
-    module, begin = importlib.import_module(PARTS[part][0]), time.time()
+    module = importlib.import_module(PARTS[part][0])
     found = facts(getattr(module, "NEEDS_GPU", True))
     key = {"sources": sources(), "batch": options.batch, "gpu": found.get("gpu")}
-    record, units = Record(options.out, part, key, number), module.units(options)
+    record = Record(options.out, part, key, number, module.units(options))
     if record.anew:
         print(f"{part}: beginning anew, for kernels, nets, --batch or GPU are others than those measured", flush=True)
     record.data["facts"] |= found
-    spent, again, todo = record.data["seconds"], False, record.todo(units)
-    for name, rows in module.measure(todo, options, record.data["facts"]) if todo else ():
-        record.data["missing"] = [left for left in record.todo(units) if left != name]
-        record.data["seconds"] = spent + time.time() - begin
-        record.add(name, rows)
-        report(name, rows, len(units) - len(record.data["missing"]), len(units))
-        again = isinstance(rows, Exception) and module.is_broken()
-        if again or time.time() > until:
-            break
-    record.data["missing"] = list(record.todo(units))
     record.save()
-    return AGAIN if again and record.data["missing"] else 0
+    is_broken = getattr(module, "is_broken", None)  # those have it that use the GPU in this process, unit after unit
+    watched = record, options.until, LONGEST if is_broken else math.inf
+    threading.Thread(target=watch, args=watched, daemon=True).start()
+    todo, again = record.todo(), False
+    for name, rows in module.measure(todo, options, record.data["facts"]) if todo else ():
+        note(record, name, rows)
+        again = is_broken and isinstance(rows, Exception) and is_broken()
+        if again or time.time() > options.until:
+            break
+    record.save()
+    return exit_status(record, options.until, again)
 
 
 def main(argv):
     """Entry point."""
     part, until, number, *words = argv
     options = parser().parse_args(words)
+    options.until = float(until)
     try:
-        status = run(part, float(until), number, options)
+        status = run(part, number, options)
     except Exception as error:  # whatever it is, the command says it and goes on to the next part
         traceback.print_exc()
         fail(options.out, part, error)

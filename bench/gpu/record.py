@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import threading
+import time
 from pathlib import Path
 
 from mpilayer.files import replacing
@@ -14,6 +16,7 @@ PARTS = {  # module, and the seconds of eight minutes that are its own
     "steps": ("bench.gpu.steps", 100),
     "overlap": ("bench.gpu.overlap", 60),
 }
+LONGEST = 60  # seconds: a unit that takes more has failed, and the others go on
 TOP = Path(__file__).parents[2]
 SOURCES = ("kernels/**/*.py", "kernels/**/*.cu*", "nets/*.py")
 
@@ -30,33 +33,39 @@ class Record:
     """units {name: its rows}, failures {name: {run, error}}, `missing` names, `facts`, `seconds` spent.
 
     `key`: what all of it must have in common; what another key has left is forgotten. `run` tells this run from those
-    before: what failed then is tried again.
+    before: what failed then is tried again. `units`: all there are. `latest`: when one ended. Threads take `lock`.
     """
 
-    def __init__(self, folder, part, key, run):
-        self.path, self.run = folder / f"{part}.json", run
+    def __init__(self, folder, part, key, run, units):
+        self.path, self.run, self.units = folder / f"{part}.json", run, units
         found = read(folder, part)
         self.anew = bool(found["units"]) and found["key"] != key
         self.data = empty() if self.anew else found
         failures = {name: failure for name, failure in self.data["failures"].items() if failure["run"] == run}
         self.data |= {"part": part, "key": key, "error": None, "failures": failures}
+        self.lock, self.latest = threading.RLock(), time.time()
+        self.begin = self.latest - self.data["seconds"]
 
-    def todo(self, units):
+    def todo(self):
         """{name: unit} of those not done, and not failed in this run."""
         known = self.data["units"].keys() | self.data["failures"].keys()
-        return {name: unit for name, unit in units.items() if name not in known}
+        return {name: unit for name, unit in self.units.items() if name not in known}
 
     def add(self, name, rows):
         """A unit is done, or `rows` is the exception that it ended with, which may have rows."""
-        if isinstance(rows, Exception):
-            self.data["failures"][name] = {"run": self.run, "error": told(rows), "rows": getattr(rows, "rows", [])}
-        else:
-            self.data["units"][name] = rows
-        self.save()
+        with self.lock:
+            if isinstance(rows, Exception):
+                self.data["failures"][name] = {"run": self.run, "error": told(rows), "rows": getattr(rows, "rows", [])}
+            else:
+                self.data["units"][name] = rows
+            self.latest = time.time()
+            self.save()
 
     def save(self):
         """Write all of it."""
-        write(self.path, self.data)
+        with self.lock:
+            self.data |= {"missing": list(self.todo()), "seconds": time.time() - self.begin}
+            write(self.path, self.data)
 
 
 def write(path, data):

@@ -110,7 +110,7 @@ def registers(data):
 def _state(name, data, broken):
     """A part in a line, or nothing if it never began."""
     error = broken.get(name) or data["error"]
-    if not (data["units"] or data["failures"] or error):
+    if not (data["units"] or data["failures"] or data["missing"] or error):
         return None
     told = [f"{name:8} {len(data['units'])} done in {data['seconds']:.0f} s"]
     told += [f"{len(data['failures'])} FAILED"] if data["failures"] else []
@@ -130,8 +130,8 @@ def show(options, broken):
     """Print all; whether something failed."""
     parts = {name: record.read(options.out, name) for name in record.PARTS}
     say = Console(highlight=False, soft_wrap=True, width=160, markup=False).print
-    if "build" in options.parts and parts["build"]["units"]:
-        say(registers(parts["build"]))
+    if "build" in options.parts and (compiled := registers(parts["build"])).row_count:
+        say(compiled)
     for line in failures(parts)[:20]:
         say(line)
     facts = {key: value for data in parts.values() for key, value in data["facts"].items()

@@ -60,7 +60,7 @@ def wgrad(dy, y, x, mean, var, eps, dgamma, dbeta):
 def dgrad(dy, x, mean, var, gamma, dgamma, dbeta, eps, count, dx):
     """Write to dx."""
     (M, C), vector = x.shape, gpu.pack(x.shape[1], dy, x, dx)
-    _launch("dgrad", *_cut(M, C, vector), vector, x, dy, x, mean, var, gamma, dgamma, dbeta, eps, 1 / count, dx,
+    _launch("dgrad", *_cut(M, C, vector), vector, x, dy, x, mean, var, gamma, dgamma, dbeta, eps, float(1 / count), dx,
             np.int64(M), C)
 
 

@@ -3,7 +3,7 @@
     gradient, error (size,) or (n,m) float32: what is to travel, and what of earlier ones has not yet
     packed (2k,) int32: places of k numbers, then the bits of these float32      P (n,r)  Q (r,m) float32: factors
 
-All arrays of a call are NumPy's, or but for lowrank_turn on the GPU.
+All arrays of a call are NumPy's, or but for lowrank_turn on the GPU, where denormal numbers count as zero.
 """
 
 import numpy as np

@@ -44,4 +44,4 @@ def lowrank_project(gradient, error, Q, P):
 def lowrank_expand(gradient, error, P, Q, share):
     """A thread for a few rows of a column."""
     (n, m), r = gradient.shape, len(Q)
-    _launch("expand", (-(-n // ROWS), -(-m // 256)), 256, gradient, error, P, Q, share, n, m, r)
+    _launch("expand", (-(-n // ROWS), -(-m // 256)), 256, gradient, error, P, Q, float(share), n, m, r)

@@ -23,11 +23,20 @@ constexpr int OUTSIDE = 1 << 14;
 
 // Division of numbers below 2^31 by one that stays the same: a multiplication (Granlund and Montgomery 1994).
 struct Divisor {
-    unsigned by, factor, shift;
-    __device__ __forceinline__ explicit Divisor(int d) : by(d), shift(d > 1 ? 32 - __clz(d - 1) : 0) {
-        factor = (unsigned)((((uint64)1 << 32) * (((uint64)1 << shift) - by)) / by + 1);
-    }
+    int by;
+    unsigned factor, shift;
     __device__ __forceinline__ int operator()(int n) const { return (__umulhi(n, factor) + n) >> shift; }
+};
+
+// A convolution: M = N * I * J positions of R x S taps. cuda.py has the numbers in this order.
+struct Shape {
+    Divisor J, I, channels, S;
+    int M, H, W, groups, columns, step_y, step_x, off_y, off_x, R;
+};
+
+// Its taps are every so many-th of a filter, its results every so many-th of an image.
+struct Phase : Shape {
+    int filter_S, r0, s0, tap_y, tap_x, OH, OW, out_y, out_x, y0, x0;
 };
 
 // Where a tap meets the image for one position of the filter: relative to position (0,0) of tap (0,0).
@@ -37,24 +46,24 @@ struct Place {
 
 // Positions of the filter: number -> (n,i,j) -> the place in images (N,H,W,line) where its first tap lies.
 struct Positions {
-    Divisor by_j, by_i;
-    int count, J, I, H, W, line, step_y, step_x, off_y, off_x;
+    Divisor J, I;
+    int count, H, W, line, step_y, step_x, off_y, off_x;
 
     __device__ __forceinline__ Place operator()(int number) const {
-        const int rows = by_j(number), n = by_i(rows);
-        const int y = (rows - n * I) * step_y + off_y, x = (number - rows * J) * step_x + off_x;
+        const int rows = J(number), n = I(rows);
+        const int y = (rows - n * I.by) * step_y + off_y, x = (number - rows * J.by) * step_x + off_x;
         return {((n * H + y) * W + x) * line, number < count ? y : -2 * OUTSIDE, x};
     }
 };
 
 // Taps: number -> (r,s,c) -> how far from the first one. `way`: 1, or -1 where the image is looked at backwards.
 struct Taps {
-    Divisor by_channels, by_s;
-    int count, channels, S, W, line, way;
+    Divisor channels, S;
+    int count, W, line, way;
 
     __device__ __forceinline__ Place operator()(int number) const {
-        const int tap = by_channels(number), r = by_s(tap), y = r * way, x = (tap - r * S) * way;
-        return {(y * W + x) * line + number - tap * channels, number < count ? y : OUTSIDE, x};
+        const int tap = channels(number), r = S(tap), y = r * way, x = (tap - r * S.by) * way;
+        return {(y * W + x) * line + number - tap * channels.by, number < count ? y : OUTSIDE, x};
     }
 };
 
@@ -102,9 +111,9 @@ struct FiltersTurned {
 
     __device__ __forceinline__ int row(int r) const { return first + r; }
     __device__ __forceinline__ Place depth(int k) const {
-        const int tap = taps.by_channels(k), r = taps.by_s(tap), s = tap - r * taps.S;
+        const int tap = taps.channels(k), r = taps.S(tap), s = tap - r * taps.S.by;
         const int at = ((r0 + r * step_y) * S + s0 + s * step_x) * rows;
-        return {k - tap * taps.channels, k < taps.count ? at : -1, 0};
+        return {k - tap * taps.channels.by, k < taps.count ? at : -1, 0};
     }
     __device__ __forceinline__ const T* at(int row, const Place& depth) const {
         if (row >= rows || depth.y < 0) return nullptr;
@@ -114,12 +123,12 @@ struct FiltersTurned {
 
 // Rows of the result: positions (n,i,j) of images (N,H,W,line), every `step`-th from (y0,x0) on.
 struct Pixels {
-    Divisor by_j, by_i;
-    int J, I, H, W, line, step_y, step_x, y0, x0;
+    Divisor J, I;
+    int H, W, line, step_y, step_x, y0, x0;
 
     __device__ __forceinline__ int64 operator()(int row) const {
-        const int rows = by_j(row), n = by_i(rows);
-        const int y = (rows - n * I) * step_y + y0, x = (row - rows * J) * step_x + x0;
+        const int rows = J(row), n = I(rows);
+        const int y = (rows - n * I.by) * step_y + y0, x = (row - rows * J.by) * step_x + x0;
         return ((int64)(n * H + y) * W + x) * line;
     }
 };
@@ -127,61 +136,57 @@ struct Pixels {
 #if PASS == FORWARD || PASS == DGRAD
 // Forward: y = relu(x * w + bias); x (N,H,W,groups*channels), w (R,S,channels,groups*columns), y (N,OH,OW,groups*columns).
 // By the input: the same of dy with the filters turned, w (R,S,columns,groups*channels); with a stride, one phase of dx:
-// every step-th pixel, of which every step-th tap knows. A grid of M = N * I * J positions, TR x TS taps.
-//     grid: tiles of M, tiles of columns, groups * splits       parts (groups, splits, M, columns) with splits > 1
+// every step-th pixel, of which every step-th tap knows.
+//     grid: see Task       parts (groups, splits, M, columns), or null
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) convolve(
-    const T* x, const T* w, O* y, float* parts, const float* bias, int relu, int M, int I, int J, int H, int W,
-    int groups, int channels, int columns, int step_y, int step_x, int off_y, int off_x, int TR, int TS, int S, int r0,
-    int s0, int tap_y, int tap_x, int OH, int OW, int out_y, int out_x, int y0, int x0, int splits) {
+    const T* x, const T* w, O* y, float* parts, const float* bias, int relu, Phase s) {
     DYN_SMEM(T, room);
     __shared__ Place positions[BM];
-    const int top = blockIdx.x * BM, left = blockIdx.y * BN, group = blockIdx.z / splits, part = blockIdx.z % splits;
-    const int K = TR * TS * channels, line = groups * channels, wide = groups * columns;
-    const Positions all{Divisor(J), Divisor(I), M, J, I, H, W, line, step_y, step_x, off_y, off_x};
-    for (int r = threadIdx.x; r < BM; r += THREADS) positions[r] = all(top + r);
+    const int M = s.M, K = s.R * s.S.by * s.channels.by, columns = s.columns;
+    const int line = s.groups * s.channels.by, wide = s.groups * columns;
+    const Task task(M, columns, K);
+    const Positions all{s.J, s.I, M, s.H, s.W, line, s.step_y, s.step_x, s.off_y, s.off_x};
+    for (int r = threadIdx.x; r < BM; r += THREADS) positions[r] = all(task.top + r);
     __syncthreads();
-    const Taps taps{Divisor(channels), Divisor(TS), K, channels, TS, W, line, PASS == FORWARD ? 1 : -1};
-    const Patches patches{{x + group * channels, H, W}, positions, taps};
+    const Taps taps{s.channels, s.S, K, s.W, line, PASS == FORWARD ? 1 : -1};
+    const int from = task.product * s.channels.by, to = task.product * columns;
+    const Patches patches{{x + from, s.H, s.W}, positions, taps};
 #if PASS == FORWARD
-    const Matrix<false, B_VECTOR> filters{w + group * columns, wide, left, columns, K};
+    const Matrix<false, B_VECTOR> filters{w + to, wide, task.left, columns, K};
 #else
-    const FiltersTurned filters{w + group * channels, taps, S, r0, s0, tap_y, tap_x, line, left, columns};
+    const FiltersTurned filters{w + from, taps, s.filter_S, s.r0, s.s0, s.tap_y, s.tap_x, line, task.left, columns};
 #endif
-    const int each = (K + splits * DEPTH - 1) / (splits * DEPTH) * DEPTH, begin = min(part * each, K);
-    const int end = min(begin + each, K);
-    if (splits > 1) {
-        Sink<float, InOrder> sink{parts + blockIdx.z * (int64)M * columns, nullptr, 0, top, left, M, columns, {columns}};
-        product(room, patches, filters, begin, end, sink);
+    if (parts) {
+        Sink<float, InOrder> sink{parts + task.part * (int64)M * columns, nullptr, 0, task.top, task.left, M, columns,
+                                  {columns}};
+        product(room, patches, filters, task.begin, task.end, sink);
     } else {
-        const Pixels pixels{Divisor(J), Divisor(I), J, I, OH, OW, wide, out_y, out_x, y0, x0};
-        Sink<O, Pixels> sink{y + group * columns, bias ? bias + group * columns : nullptr, relu, top, left, M, columns,
-                             pixels};
-        product(room, patches, filters, begin, end, sink);
+        const Pixels pixels{s.J, s.I, s.OH, s.OW, wide, s.out_y, s.out_x, s.y0, s.x0};
+        Sink<O, Pixels> sink{y + to, bias ? bias + to : nullptr, relu, task.top, task.left, M, columns, pixels};
+        product(room, patches, filters, task.begin, task.end, sink);
     }
 }
 #else
-// By the weights: dw (R,S,channels,groups*columns) from x (N,H,W,groups*channels) and dy (N,P,Q,groups*columns), summed
-// over all M = N * P * Q positions.
-//     grid: tiles of R * S * channels, tiles of columns, groups * splits       parts (groups, splits, rows, columns)
+// By the weights: dw (R,S,channels,groups*columns) from x (N,H,W,groups*channels) and dy (N,I,J,groups*columns), summed
+// over all M positions.
+//     grid: see Task       parts (groups, splits, rows, columns), or null
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weigh(
-    const T* x, const T* dy, O* dw, float* parts, const float* bias, int relu, int M, int P, int Q, int H, int W,
-    int groups, int channels, int columns, int step_y, int step_x, int off_y, int off_x, int R, int S, int splits) {
+    const T* x, const T* dy, O* dw, float* parts, const float* bias, int relu, Shape s) {
     DYN_SMEM(T, room);
-    const int top = blockIdx.x * BM, left = blockIdx.y * BN, group = blockIdx.z / splits, part = blockIdx.z % splits;
-    const int rows = R * S * channels, line = groups * channels, wide = groups * columns;
-    const Positions positions{Divisor(Q), Divisor(P), M, Q, P, H, W, line, step_y, step_x, off_y, off_x};
-    const Taps taps{Divisor(channels), Divisor(S), rows, channels, S, W, line, 1};
-    const PatchesTurned patches{{x + group * channels, H, W}, positions, taps, top};
-    const Matrix<false, B_VECTOR> gradient{dy + group * columns, wide, left, columns, M};
-    const int each = (M + splits * DEPTH - 1) / (splits * DEPTH) * DEPTH, begin = min(part * each, M);
-    const int end = min(begin + each, M);
-    if (splits > 1) {
-        Sink<float, InOrder> sink{parts + blockIdx.z * (int64)rows * columns, nullptr, 0, top, left, rows, columns,
-                                  {columns}};
-        product(room, patches, gradient, begin, end, sink);
+    const int M = s.M, rows = s.R * s.S.by * s.channels.by, columns = s.columns;
+    const int line = s.groups * s.channels.by, wide = s.groups * columns;
+    const Task task(rows, columns, M);
+    const Positions positions{s.J, s.I, M, s.H, s.W, line, s.step_y, s.step_x, s.off_y, s.off_x};
+    const Taps taps{s.channels, s.S, rows, s.W, line, 1};
+    const PatchesTurned patches{{x + task.product * s.channels.by, s.H, s.W}, positions, taps, task.top};
+    const Matrix<false, B_VECTOR> gradient{dy + task.product * columns, wide, task.left, columns, M};
+    if (parts) {
+        Sink<float, InOrder> sink{parts + task.part * (int64)rows * columns, nullptr, 0, task.top, task.left, rows,
+                                  columns, {columns}};
+        product(room, patches, gradient, task.begin, task.end, sink);
     } else {
-        Sink<O, InOrder> sink{dw + group * columns, bias, relu, top, left, rows, columns, {wide}};
-        product(room, patches, gradient, begin, end, sink);
+        Sink<O, InOrder> sink{dw + task.product * columns, bias, relu, task.top, task.left, rows, columns, {wide}};
+        product(room, patches, gradient, task.begin, task.end, sink);
     }
 }
 #endif

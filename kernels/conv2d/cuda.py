@@ -1,6 +1,9 @@
 """Convolution on the GPU: which pixels and filters a product is made of; see cuda.cu."""
 
+import functools
 import itertools
+
+import numpy as np
 
 from kernels import gpu
 from kernels.arguments import require
@@ -43,11 +46,24 @@ def _padded(array, axis, groups):
     return more
 
 
-def _run(kernel, which, size, K, groups, a, b, out, bias, relu, *numbers, split=True):
+def _divisor(by):
+    """cuda.cu's Divisor."""
+    shift = (by - 1).bit_length()
+    return by, (((1 << shift) - by) << 32) // by + 1, shift
+
+
+@functools.lru_cache(1 << 12)
+def _shape(J, I, channels, S, *more):
+    """cuda.cu's Shape, or with what is more its Phase: one argument, for each of a kernel costs a microsecond."""
+    numbers = np.array([*(n for by in (J, I, channels, S) for n in _divisor(by)), *more], np.int64).astype(np.int32)
+    return numbers.view(f"V{numbers.nbytes}").reshape(())
+
+
+def _run(kernel, which, size, K, groups, a, b, out, bias, relu, shape, split=True):
     """A product of (M,K) and (K,N) for each group, which lies along the last dimension of a and b; size (M,N)."""
     lines = [(array.shape[3], array.shape[3] // groups) for array in (a, b)]
     cut = products.cut(*size, K, groups, a, b, out, lines=lines, split=split)
-    products.run("conv2d", kernel, cut, size, groups, a, b, out, bias, relu, *numbers, PASS=which)
+    products.run("conv2d", kernel, cut, size, groups, a, b, out, bias, relu, shape, PASS=which)
 
 
 def forward(x, w, bias, relu, y, stride, padding, groups):
@@ -60,8 +76,8 @@ def forward(x, w, bias, relu, y, stride, padding, groups):
     (N, H, W, _), (R, S, Cg, K), (P, Q) = x.shape, w.shape, y.shape[1:3]
     (top, _), (left, _) = padding
     M, N = N * P * Q, K // groups
-    _run("convolve", FORWARD, (M, N), R * S * Cg, groups, x, w, y, bias, relu, M, P, Q, H, W, groups, Cg, N, *stride,
-         -top, -left, R, S, S, 0, 0, 1, 1, P, Q, 1, 1, 0, 0)
+    shape = _shape(Q, P, Cg, S, M, H, W, groups, N, *stride, -top, -left, R, S, 0, 0, 1, 1, P, Q, 1, 1, 0, 0)
+    _run("convolve", FORWARD, (M, N), R * S * Cg, groups, x, w, y, bias, relu, shape)
 
 
 def _phase(first, size, stride, before, window):
@@ -83,9 +99,9 @@ def dgrad(dy, w, dx, stride, padding, groups):
         I, TR, r0, off_y = _phase(y0, H, sh, top, R)
         J, TS, s0, off_x = _phase(x0, W, sw, left, S)
         M, Kg = N * I * J, K // groups
-        _run("convolve", DGRAD, (M, Cg), TR * TS * Kg, groups, dy, w, dx, None, False, M, I, J, P, Q, groups, Kg, Cg,
-             1, 1, off_y, off_x, TR if TS else 0, max(TS, 1), S, r0, s0, sh, sw, H, W, sh, sw, y0, x0,
-             split=stride == (1, 1))
+        shape = _shape(J, I, Kg, max(TS, 1), M, P, Q, groups, Cg, 1, 1, off_y, off_x, TR if TS else 0, S, r0, s0,
+                       *stride, H, W, *stride, y0, x0)
+        _run("convolve", DGRAD, (M, Cg), TR * TS * Kg, groups, dy, w, dx, None, False, shape, split=stride == (1, 1))
 
 
 def wgrad(x, dy, dw, stride, padding, groups):
@@ -100,8 +116,8 @@ def wgrad(x, dy, dw, stride, padding, groups):
     (H, W), (R, S, Cg, K), (N, P, Q, _) = x.shape[1:3], whole.shape, dy.shape
     (top, _), (left, _) = padding
     M = N * P * Q
-    _run("weigh", WGRAD, (R * S * Cg, K // groups), M, groups, x, dy, whole, None, False, M, P, Q, H, W, groups, Cg,
-         K // groups, *stride, -top, -left, R, S)
+    shape = _shape(Q, P, Cg, S, M, H, W, groups, K // groups, *stride, -top, -left, R)
+    _run("weigh", WGRAD, (R * S * Cg, K // groups), M, groups, x, dy, whole, None, False, shape)
     if whole is not dw:
         dw[:] = whole[:, :, :dw.shape[2]]
 

@@ -22,8 +22,10 @@ constexpr int CHUNKS = 8;               // of a line by k
 constexpr int DEPTH = CHUNKS * CHUNK;   // k's of a tile
 constexpr int STAGES = 3;
 constexpr int THREADS = MATH == FLOAT32 ? 256 : 128;
-constexpr int BLOCKS = 2;               // on a multiprocessor, at least: what one waits for, the other hides
+// On a multiprocessor: what one waits for, the others hide. Shared memory, or registers, are enough for no more.
+constexpr int BLOCKS = MATH == FLOAT32 ? (BM > 64 ? 2 : 3) : 6 - (BM + BN) / 64;
 constexpr int TILE = (BM + BN) * DEPTH; // numbers of a stage
+constexpr unsigned BAND = 8;            // tiles of rows that go through all columns before the next ones do
 
 // Where a chunk lies: of line `line` by k, else of the k'th line of so many numbers.
 template <bool BY_K, int ROWS> __device__ __forceinline__ int spot(int line, int chunk) {
@@ -270,6 +272,23 @@ __device__ __forceinline__ void product(T* room, const A& a, const B& b, int k_b
     sums.pour(sink);
 }
 
+// What a block makes: a tile of c (rows, columns) of one of the products, over a part of its k's, number `part` of all
+// products' parts. Blocks that run at the same time read much the same, which is then in L2.
+//     grid: tiles, parts of a product, products
+struct Task {
+    int top, left, product, part, begin, end;
+
+    __device__ __forceinline__ Task(int rows, int columns, int depths) {
+        const unsigned down = (rows + BM - 1) / BM, across = (columns + BN - 1) / BN;
+        const unsigned above = blockIdx.x / (BAND * across) * BAND, high = min(BAND, down - above);
+        const unsigned tile = blockIdx.x - above * across;
+        top = (above + tile % high) * BM, left = tile / high * BN;
+        product = blockIdx.z, part = product * gridDim.y + blockIdx.y;
+        const int each = (depths + gridDim.y * DEPTH - 1) / (gridDim.y * DEPTH) * DEPTH;
+        begin = min(blockIdx.y * each, depths), end = min(begin + each, depths);
+    }
+};
+
 // A matrix: number (row, k) lies at row * line + k by k, else at k * line + row.
 template <bool K_FIRST, bool WHOLE> struct Matrix {
     static constexpr bool BY_K = K_FIRST, VECTOR = WHOLE;
@@ -322,13 +341,13 @@ template <class Result, class RowsAt> struct Sink {
 //     parts (groups, splits, rows, columns)   y (rows, groups * columns)
 extern "C" __global__ void __launch_bounds__(256) sum_parts(const float* parts, O* y, const float* bias, int relu,
                                                             int rows, int columns, int splits) {
-    const int64 size = (int64)rows * columns;
-    const float* from = parts + blockIdx.y * splits * size;
-    for (int64 i = first_thread(); i < size; i += all_threads()) {
+    const unsigned size = rows * columns;  // far below 2^32: larger products are not cut into parts
+    const float* from = parts + (int64)blockIdx.y * splits * size;
+    for (unsigned i = first_thread(); i < size; i += all_threads()) {
         float sum = from[i];
-        for (int part = 1; part < splits; part++) sum += from[part * size + i];
-        const int64 row = i / columns, column = blockIdx.y * columns + i % columns;
+        for (int part = 1; part < splits; part++) sum += from[(int64)part * size + i];
+        const unsigned row = i / columns, column = blockIdx.y * columns + i - row * columns;
         sum += bias ? bias[column] : 0.f;
-        y[row * gridDim.y * columns + column] = as<O>(relu && sum < 0.f ? 0.f : sum);
+        y[(int64)row * gridDim.y * columns + column] = as<O>(relu && sum < 0.f ? 0.f : sum);
     }
 }

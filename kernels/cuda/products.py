@@ -5,11 +5,13 @@ from typing import NamedTuple
 import numpy as np
 
 from kernels import gpu
+from kernels.arguments import require
 
 STAGES, LINE = 3, 128  # as product.cuh has them: tiles in shared memory, bytes of a line by k
 TILES = ((128, 128), (128, 64), (64, 64))
 LEAST_TILES = 8  # of k that a part has at least, or writing it would take as long as computing it
 MOST_PARTS = 64
+MOST = (1 << 16) - 1  # products of a launch: blocks of a grid along its third dimension
 
 
 def math():
@@ -42,7 +44,7 @@ class Cut(NamedTuple):
 
     def grid(self, M, N, times):
         """Blocks."""
-        return -(-M // self.rows), -(-N // self.columns), times * self.splits
+        return -(-M // self.rows) * -(-N // self.columns), self.splits, times
 
 
 def cut(M, N, K, times, a, b, out, *, lines, split=True):
@@ -68,15 +70,16 @@ def cut(M, N, K, times, a, b, out, *, lines, split=True):
 
 
 def run(room, kernel, cut, size, times, a, b, out, bias, relu, *numbers, **constants):
-    """Launch a kernel (a, b, out, parts, bias, relu, numbers, splits) for `times` products of size (M,N).
+    """Launch a kernel (a, b, out, parts, bias, relu, numbers...) for `times` products of size (M,N).
 
-    If the sums are in parts, they are added up in their order.
+    If the sums are in parts, they are added up in their order. Raises ValueError for more products than a grid has.
     """
+    require(times <= MOST, room, "on the GPU there must be at most {} batches or groups, are {}", MOST, times)
     M, N = size
     parts = gpu.cupy().empty((times, cut.splits, M, N), np.float32) if cut.splits > 1 else None
     constants |= cut.constants
     gpu.launch(room, kernel, cut.grid(M, N, times), cut.threads, a, b, out, parts, bias, bool(relu), *numbers,
-               cut.splits, shared=cut.shared, **constants)
+               shared=cut.shared, **constants)
     if parts is not None:
         gpu.launch(room, "sum_parts", (min(-(-M * N // 256), 8 * gpu.multiprocessors()), times), 256, parts, out, bias,
                    bool(relu), M, N, cut.splits, **constants)

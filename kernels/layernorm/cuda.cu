@@ -89,9 +89,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) layernorm_backward(const T
             store(dx + token * C + CHANNEL(k), by[k]);
         }
     }
-    EACH(k, PACKS) if (CHANNEL(k) < C) EACH(v, VEC) {
-        room[(2 * group) * C + CHANNEL(k) + v] = dgamma[k][v];
-        room[(2 * group + 1) * C + CHANNEL(k) + v] = dbeta[k][v];
+    EACH(k, PACKS) if (CHANNEL(k) < C) {
+        store(room + (2 * group) * C + CHANNEL(k), dgamma[k]);
+        store(room + (2 * group + 1) * C + CHANNEL(k), dbeta[k]);
     }
     __syncthreads();
     for (int i = threadIdx.x; i < 2 * C; i += blockDim.x) {

@@ -66,6 +66,12 @@ def test_arrays_that_begin_anywhere(device):
         np.testing.assert_allclose(fetch(got), fetch(want), rtol=1e-6)
 
 
+def test_counts_may_be_numpys(device):
+    x, C = device.asarray(normals()((9, 8))), device.ones((5, 8), np.float32)
+    got, want = (kernels.batchnorm_dgrad(x, x, *C, count=kind(30)).get() for kind in (np.int64, int))
+    np.testing.assert_array_equal(got, want)
+
+
 def test_places_do_not_mix(device):
     with pytest.raises(ValueError, match="batchnorm: the arrays must all be NumPy's, or all on the GPU"):
         kernels.batchnorm(device.ones((2, 3), np.float32), *np.ones((4, 3), np.float32))

@@ -45,6 +45,12 @@ def test_nan_and_infinity_first_of_all_and_ranks_in_their_order(device):
     assert out.get().tolist() == [0, np.float32(np.float32(1 + 1e8) - np.float32(1e8)), 0, 0, 5]
 
 
+def test_ranks_may_be_numpys(device):
+    gradient, error, P, Q = (device.ones(shape, np.float32) for shape in ((3, 4), (3, 4), (3, 2), (2, 4)))
+    kernels.lowrank_expand(gradient, error, P, Q, np.int64(4))
+    assert (error.get() == 1 + 1 - 2 / 4).all()
+
+
 def test_turning_is_for_the_host(device):
     with pytest.raises(ValueError, match="lowrank_turn: the arrays must be NumPy's"):
         kernels.lowrank_turn(*(device.ones(shape, np.float32) for shape in ((3, 4), (3, 2), (2, 4))))

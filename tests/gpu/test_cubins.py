@@ -1,10 +1,12 @@
 """Every room's kernels compile for GPUs, spill nothing, take no more registers than their room allows, and have the
 instructions that make them fast. Needs NVRTC and nvdisasm (the extra `test`), and no GPU.
 
-Products take long to compile: of them this has the largest tile of each way to multiply and the smallest of each pass
-(cubins.few); for sm_80 one build of each pass. `python -m bench gpu --parts build` has all.
+Compiling takes long: this has, for sm_90a, the builds of the largest sizes (cubins.large), of products one for each way
+to multiply; for sm_80 one of the smallest of each pass. `python -m bench gpu --parts build` has all.
 """
 
+import itertools
+import re
 import sys
 
 import pytest
@@ -14,6 +16,7 @@ from kernels import gpu
 from mpilayer.errors import UserError
 
 NEWEST, OLDER = cubins.ARCHITECTURES
+KERNEL = re.compile(r"__global__ void __launch_bounds__\(.*?\)\s+(\w+)\(")
 SPILLING = """
 extern "C" __global__ void spills(float* x, int n) {
     float held[64];
@@ -34,11 +37,10 @@ ptxas info    : Used 32 registers, used 0 barriers
 
 
 def chosen():
-    """All builds of this test, and those of them whose instructions are looked at: a tile of each way to multiply."""
-    newest = [build for room in cubins.rooms() for build in cubins.few(cubins.builds(room, NEWEST))]
-    older = [build for room in cubins.rooms() for build in cubins.middle(cubins.builds(room, OLDER))]
-    cores = [build for build in newest[::-1] if build.macro("MATH") in ("TF32", "BF16")]
-    return newest + older, set({(build.room, build.macro("MATH")): build for build in cores}.values())
+    """All builds of this test, and those of them whose instructions are looked at."""
+    newest = [build for room in cubins.rooms() for build in cubins.large(cubins.builds(room, NEWEST))]
+    older = [build for room in cubins.rooms() for build in cubins.small(cubins.builds(room, OLDER))]
+    return newest + older, {build for build in newest if build.macro("MATH") in ("TF32", "BF16")}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +52,8 @@ def surveyed():
 @pytest.mark.parametrize("room", cubins.rooms())
 def test_kernels_compile_and_stay_in_registers(room, surveyed):
     most, mine = cubins.launcher(room).REGISTERS, {b: rows for b, rows in surveyed.items() if b.room == room}
-    assert {build.architecture for build in mine} == {NEWEST, OLDER}
+    compiled = {(row["kernel"], row["architecture"]) for rows in mine.values() for row in rows if "kernel" in row}
+    assert compiled == set(itertools.product(KERNEL.findall(gpu.source(room)), (NEWEST, OLDER)))
     assert [fault for build, rows in mine.items() for fault in cubins.faults(build, rows, most)] == []
 
 
@@ -72,14 +75,14 @@ def test_every_room_with_a_source_says_what_it_may_take():
         assert len(set(builds)) == len(builds) > 0
 
 
-def test_few_are_of_every_kind():
-    for room in ("matmul", "conv2d", "attention"):
+def test_those_chosen_are_of_every_kind():
+    for room in cubins.rooms():
         builds = cubins.builds(room)
-        few = cubins.few(builds)
-        assert set(few) < set(builds)
-        for macro in ("MATH", "PASS", "A_BY_K", "B_BY_K", "T"):
-            assert {build.macro(macro) for build in few} == {build.macro(macro) for build in builds}
-        assert {build.macro("PASS") for build in cubins.middle(builds)} == {build.macro("PASS") for build in builds}
+        chosen = {macro: {build.macro(macro) for build in cubins.large(builds)} for macro in dict(builds[0].constants)}
+        for macro in ("MATH", "PASS", "A_BY_K", "B_BY_K", "T", "S"):
+            assert chosen.get(macro, {None}) == {build.macro(macro) for build in builds}
+        assert {build.macro("PASS") for build in cubins.small(builds)} == {build.macro("PASS") for build in builds}
+        assert all(build.macro("MATH") in (None, "TF32") for build in cubins.small(builds))
 
 
 def test_what_ptxas_tells_is_read():
@@ -94,6 +97,26 @@ def test_the_gate_sees_what_it_forbids():
     for text in ("spills of loss MATH=TF32 A_VECTOR=1 for sm_90a spills: 0 bytes out", "stack 256", "its room allows 1",
                  "instructions on local memory", "has no HMMA", "has no LDGSTS"):
         assert text in faults
+
+
+def test_what_cannot_be_disassembled_is_told(monkeypatch, tmp_path):
+    build = cubins.builds("loss")[0]
+    for program in ("false", str(tmp_path / "missing")):
+        monkeypatch.setattr(cubins, "disassembler", lambda program=program: program)
+        failed, *rows = cubins.inspect(build, *cubins.source(build), look=True)
+        assert {row["kernel"] for row in rows} == {"softmax", "softmax_cross_entropy"}
+        (fault,) = cubins.faults(build, [failed, *rows], 255)
+        assert fault.startswith(f"of {build.name} for sm_90a cannot be disassembled: ")
+
+
+def test_a_compiler_that_dies_is_told(monkeypatch):
+    died, good = builds = cubins.builds("loss")[:2]
+    monkeypatch.setattr(cubins, "spread", lambda function, calls, workers: [
+        (build, RuntimeError("its process ended with exit status -11") if build == died else []) for build in calls])
+    rows = dict(cubins.survey(builds))
+    assert rows[good] == []
+    (fault,) = cubins.faults(died, rows[died], 255)
+    assert fault == f"of {died.name} for sm_90a was not compiled: its process ended with exit status -11"
 
 
 def test_what_does_not_compile_is_told():
