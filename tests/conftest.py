@@ -6,6 +6,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 STARTING = {"test_train.py", "test_nccl.py", "test_staging.py", "test_bench_gpu.py"}  # of tests/gpu
 FREE = {"kernels", "emulator", "gpu"}  # folders whose other tests use one core
+ONE_CORE = "test_training.py::test_one_rank_a_node_compiles"
 
 
 class Sides(LoadScopeScheduling):
@@ -14,7 +15,7 @@ class Sides(LoadScopeScheduling):
     def _split_scope(self, nodeid):
         file = PurePath(nodeid.split("::")[0])
         free = file.name == "test_emulator.py" or (file.parent.name in FREE and file.name not in STARTING)
-        return str(file) if free else "ranks"
+        return str(file) if free else ONE_CORE if ONE_CORE in nodeid else "ranks"
 
 
 def pytest_xdist_make_scheduler(config, log):

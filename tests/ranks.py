@@ -134,9 +134,9 @@ def next_body(ranks):
     if ranks.rank == 0:
         line = sys.stdin.readline().encode()
         text[:len(line)] = list(line)
-    request = ranks.world.Ibcast(text)
+    request, nap = ranks.world.Ibcast(text), 0.002
     while not request.Test():
-        time.sleep(0.005)
+        time.sleep(nap := min(1.1 * nap, 0.1))
     return bytes(text).rstrip(b"\0").decode().split()
 
 

@@ -86,7 +86,7 @@ EXACT = ["split", "ps", "local-sgd --period 1", "diloco --period 1 --outer-lr 1 
          "elastic --period 1 --elasticity 1"]
 
 
-@on_ranks(1, 2, 5)
+@on_ranks(1, 2, 3)
 def test_with_a_period_of_one_or_no_staleness_all_are_synchronous_sgd(ranks):
     oracle = serial(0)
     dedicated = [f"ps --servers {count}" for count in (1, 2) if count < ranks.size]
@@ -133,7 +133,7 @@ def test_after_a_drain_all_goes_on(ranks):
         assert off(run.close().weights, wanted, run.start) < 1e-4, words
 
 
-@on_ranks(2, 4)
+@on_ranks(2, 3)
 def test_what_compression_leaves_out_is_kept(ranks):
     """The weights are those after all gradients but for what is still in the errors."""
     for wire in ("topk", "topk --top-share 0.3", "powersgd", "powersgd --matrix-rank 1"):
@@ -345,7 +345,7 @@ POINTS = [(pending.Queue, "post"), (pending.Queue, "test"), (pending.Queue, "has
           (Server, "_received")]
 
 
-@on_ranks(2, 3, 8)
+@on_ranks(2, 3, 6)
 def test_nothing_deadlocks_whoever_is_late(ranks):
     """Many short runs with pauses at random at every point of communication."""
     originals = [(owner, name, getattr(owner, name)) for owner, name in POINTS]

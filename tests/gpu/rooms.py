@@ -58,7 +58,7 @@ def is_caught(device, work):
     """Whether `work` fails in some mode."""
     for mode in MODES:
         try:
-            with device.emulator.mode(**mode):
+            with device.emulator.mode(**mode, seconds=2):  # of a launch: it may never end, too
                 work()
         except (AssertionError, RuntimeError):
             return True
