@@ -4,18 +4,18 @@ from pathlib import PurePath
 
 from xdist.scheduler import LoadScopeScheduling
 
-STARTING = {"test_train.py", "test_nccl.py", "test_staging.py", "test_bench_gpu.py"}  # of tests/gpu
-FREE = {"kernels", "emulator", "gpu"}  # folders whose other tests use one core
-ONE_CORE = "test_training.py::test_one_rank_a_node_compiles"
+# Files with tests that start several ranks, which want both cores.
+RANKS = {"baselines", "cluster", "comm", "convergence", "engine", "failures", "microbench", "nccl", "ratio",
+         "reduction", "schedules", "shared", "staging", "train", "training"}
 
 
 class Sides(LoadScopeScheduling):
-    """One worker takes all tests that start ranks, for these want both cores, and the other one the rest, by files."""
+    """One worker takes all tests of ranks, and the other one the rest, by files."""
 
     def _split_scope(self, nodeid):
-        file = PurePath(nodeid.split("::")[0])
-        free = file.name == "test_emulator.py" or (file.parent.name in FREE and file.name not in STARTING)
-        return str(file) if free else ONE_CORE if ONE_CORE in nodeid else "ranks"
+        file = nodeid.split("::")[0]
+        name = PurePath(file).stem.removeprefix("test_")
+        return "ranks" if name in RANKS else file
 
 
 def pytest_xdist_make_scheduler(config, log):

@@ -27,7 +27,7 @@ def test_any_shape(device, shape, rate, seed, first):
     some = normals(seed % 99)
     for place in precisions():
         x, dy = place.rounded(some(shape)), place.rounded(some(shape))
-        agree(passes(x, dy, rate, seed, first, place))
+        agree(passes(x, dy, rate, seed, first, place), least=1)
 
 
 @few
