@@ -4,9 +4,9 @@ from pathlib import PurePath
 
 from xdist.scheduler import LoadScopeScheduling
 
-# Files with tests that start several ranks, which want both cores.
-RANKS = {"baselines", "cluster", "comm", "convergence", "engine", "failures", "microbench", "nccl", "ratio",
-         "reduction", "schedules", "shared", "staging", "train", "training"}
+# Files whose tests keep several ranks busy, which want both cores.
+RANKS = {"baselines", "cluster", "convergence", "engine", "failures", "nccl", "schedules", "shared", "staging", "train",
+         "training"}
 
 
 class Sides(LoadScopeScheduling):
