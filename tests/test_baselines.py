@@ -211,7 +211,7 @@ def test_everyone_meets_everyone_and_pairs_agree():
         assert all(others - {None} == set(range(size)) - {rank} for rank, others in enumerate(met))
 
 
-@on_ranks(2, 3, 5)
+@on_ranks(2, 3)
 def test_gossip_keeps_the_mean_and_brings_ranks_together(ranks):
     """From different weights, at a rate of nothing; rounding to bfloat16 keeps the mean as well."""
     for words in ("gossip", "gossip --wire bfloat16"):
@@ -238,7 +238,7 @@ def test_gossip_keeps_the_mean_and_brings_ranks_together(ranks):
         run.close()
 
 
-@on_ranks(2, 4)
+@on_ranks(2, 3)
 def test_staleness_stays_within_its_bound(ranks):
     """One rank is slow; clocks are never further apart than the bound allows, nor gradients older."""
     for bound in (1, 2):
@@ -349,7 +349,7 @@ POINTS = [(pending.Queue, "post"), (pending.Queue, "test"), (pending.Queue, "has
 def test_nothing_deadlocks_whoever_is_late(ranks):
     """Many short runs with pauses at random at every point of communication."""
     originals = [(owner, name, getattr(owner, name)) for owner, name in POINTS]
-    for seed in range(2 if ranks.size < 5 else 1):
+    for seed in range(2 if ranks.size == 3 else 1):
         random = np.random.default_rng([seed, ranks.rank])
         for owner, name, original in originals:
             setattr(owner, name, sleepy(original, random))

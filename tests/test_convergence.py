@@ -15,24 +15,25 @@ from tests.test_bench import run
 SHORT = convergence.Recipe("--data text --batch 8 --steps 5 --context 16 --depth 1 --width 8 --heads 2", 9.0, text=True)
 
 
-@pytest.mark.parametrize("where", [(), ("--hosts", 2, "--rate", "100mbit")], ids=["here", "emulated hosts"])
-def test_runs_are_written_and_drawn(monkeypatch, tmp_path, capfd, where):
+@pytest.mark.parametrize(("seeds", "where"), [("0,3", ()), ("3", ("--hosts", 2, "--rate", "100mbit"))],
+                         ids=["here", "emulated hosts"])
+def test_runs_are_written_and_drawn(monkeypatch, tmp_path, capfd, seeds, where):
     monkeypatch.setitem(RECIPES, "transformer-mini", SHORT)
     file, picture = tmp_path / "found.json", tmp_path / "found.svg"
     assert run("convergence", "--net", "transformer-mini", "--schedules", "oneshot,delayed:2+momentum-correction",
-               "--seeds", "0,3", *where, "--json", file, "--plot", picture, "--", "--lr", "0.01") == 0
-    found = json.loads(file.read_text())
+               "--seeds", seeds, *where, "--json", file, "--plot", picture, "--", "--lr", "0.01") == 0
+    found, seeds = json.loads(file.read_text()), [*map(int, seeds.split(","))]
     assert found["rate"] == (1e8 if where else None)
     assert [(one["schedule"], one["seed"]) for one in found["rows"]] == [
-        (schedule, seed) for seed in (0, 3) for schedule in ("oneshot", "delayed:2+momentum-correction")]
+        (schedule, seed) for seed in seeds for schedule in ("oneshot", "delayed:2+momentum-correction")]
     for one in found["rows"]:
         (at,) = one["curve"]
         assert one["steps"] == 5
         assert one["final_score"] == at["score"] == pytest.approx(at["test_loss"] / math.log(2))
         assert one["seconds_to_target"] == one["seconds"] == at["seconds"] > 0
-    assert len({one["final_score"] for one in found["rows"]}) == 4
+    assert len({one["final_score"] for one in found["rows"]}) == 2 * len(seeds)
     printed = capfd.readouterr().out
-    assert "transformer-mini, 2 seeds; target 9.000 bits" in printed
+    assert f"transformer-mini, {len(seeds)} seeds; target 9.000 bits" in printed
     assert "bits per byte of the test part" in picture.read_text().replace("<!--", "").replace("-->", "")
 
 

@@ -234,7 +234,7 @@ def test_a_sample_that_is_not_finite(place):
     refused(2, place, ["--data", path, "--batch", "36"], "rank ", "layerwise | step 0", "samples [3]", "try:")
 
 
-@pytest.mark.parametrize(("count", "schedule"), [*zip(itertools.cycle([2, 3, 2, 4]), SCHEDULES, strict=False)])
+@pytest.mark.parametrize(("count", "schedule"), [*zip(itertools.cycle([2, 2, 3, 2, 2, 4]), SCHEDULES, strict=False)])
 def test_an_exception_on_one_rank(place, count, schedule):
     (place / "divide.py").write_text(DIVIDE)
     started = time.monotonic()
