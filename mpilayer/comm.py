@@ -22,6 +22,7 @@ CROWD, TURN = 8, 15e-6  # ranks on a core from which on sleeping beats yielding;
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SAY = 3  # seconds in which the rank that speaks has its say, before another ends the job
 PASS_ON = 0.3  # seconds in which a launcher passes a message on; once it hears of the end it may drop it
+LONG_NAP = 0.01  # seconds between looks at something that takes many
 BUSY, NAP = 0.5, 3e-4  # seconds after which a wait is a long one, and that a rank then leaves a core alone
 
 
@@ -131,6 +132,11 @@ class Ranks:
     def meet(self, comm=None):
         """A barrier that leaves the core to others; the short blocking calls after it find everyone there."""
         self.wait((comm or self.world).Ibarrier())
+
+    def meet_after(self, comm):
+        """The same where one has long work to do first: the others sleep, for cores may be halves of one."""
+        request = comm.Ibarrier()
+        self.until(lambda: request.Test() or time.sleep(LONG_NAP))
 
     def gather(self, value):
         """A list of every rank's value, on every rank."""

@@ -120,7 +120,7 @@ def warm(ranks, net, say, also=lambda: None):
         with event.install_listener("numba:compile", Announce()):
             first_step(net, 1)
             also()
-    ranks.meet(ranks.node)
+    ranks.meet_after(ranks.node)
 
 
 def save(folder, ranks, trainer, epochs, final):
