@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 
-from mpilayer.errors import UserError
+from mpilayer.base.errors import UserError
 
 COMMANDS = {
     "kernels": ("bench.kernels", "convolution and dense layers against the peak of the core, and a peer"),

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from bench import options as shared
-from mpilayer.errors import UserError
+from mpilayer.base.errors import UserError
 
 MOST = 200  # hosts that addresses are there for
 BURST = 2e-3  # seconds at full speed after a pause; the queue holds some times that

@@ -23,7 +23,7 @@ from rich.table import Table
 from bench import entrants, plots
 from bench import options as shared
 from bench.cluster import Hosts, mpiexec
-from mpilayer.errors import UserError
+from mpilayer.base.errors import UserError
 
 FASHION = "--data fashion-mnist --augment flip --lr-policy cosine --warmup 100"
 

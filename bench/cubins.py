@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.processes import spread
-from mpilayer.errors import UserError
+from mpilayer.base.errors import UserError
 
 KERNELS = Path(__file__).parents[1] / "kernels"
 ARCHITECTURES = ("sm_90a", "sm_80")

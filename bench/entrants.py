@@ -1,7 +1,7 @@
 """Schedules by name, as measurements take them: NAME[:DELAY][+OPTION[=VALUE]]..., options of the main job."""
 
 import nets
-from mpilayer.options import read_options
+from mpilayer.training.options import read_options
 
 
 def words(text):

@@ -16,7 +16,7 @@ from bench.timing import alternate, copy_bandwidth, peak
 from kernels import gpu
 from kernels.conv2d.cases import CASES as CONVOLUTIONS
 from kernels.dense.cases import CASES as DENSE
-from mpilayer.errors import UserError
+from mpilayer.base.errors import UserError
 
 PASSES = ("forward", "dgrad", "wgrad")
 CASES = [case for case in (*CONVOLUTIONS, *DENSE) if case.net != "odd"]

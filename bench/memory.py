@@ -21,7 +21,7 @@ from kernels.norm.cases import CASES as NORMS
 from kernels.places import HOST
 from kernels.pool.cases import CASES as POOLS
 from kernels.update.cases import CASES as UPDATES
-from mpilayer.errors import UserError
+from mpilayer.base.errors import UserError
 
 RATE, SEED, STEP = 0.5, 7, {"lr": 1e-6, "momentum": 0.9, "weight_decay": 5e-4}
 SECONDS = 0.2  # at least, for each row

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import kernels
 from bench import plots
-from mpilayer import comm
-from mpilayer.errors import UserError
-from mpilayer.files import replacing
-from mpilayer.options import Parser as Unprinted
+from mpilayer.base.errors import UserError
+from mpilayer.base.files import replacing
+from mpilayer.mpi import ranks as comm
+from mpilayer.training.options import Parser as Unprinted
 
 UNITS = {"gbit": (1e9, "Gbit/s"), "mbit": (1e6, "Mbit/s"), "kbit": (1e3, "kbit/s")}  # bits a second, in print
 

@@ -3,11 +3,11 @@
 from bench import options as shared
 from bench import plots
 from bench.rows import counting
-from mpilayer.probe import Probe
-from mpilayer.progress import PROGRESS
-from mpilayer.reduction import REDUCTIONS
-from mpilayer.traffic import Settings
-from mpilayer.wire import CODECS
+from mpilayer.compression.codecs import CODECS
+from mpilayer.exchange.channel import Settings
+from mpilayer.exchange.probe import Probe
+from mpilayer.mpi.collectives import REDUCTIONS
+from mpilayer.mpi.progress import PROGRESS
 
 SIZES = [2**20, 2**22, 2**24, 2**26]
 LINE = "{:>10}  {:9} {:>9} {:>9}  {:>9} {:>9} {:>9} {:>9}  {:>7} {:>9} {:>7}"

@@ -20,7 +20,7 @@ from bench import options as shared
 from bench import peer_torch
 from bench.race import SGD, sent
 from bench.step import Step
-from mpilayer.files import replacing
+from mpilayer.base.files import replacing
 
 PORT = "29611"
 CONSTANTS = {"lr": 1e-6, **SGD}

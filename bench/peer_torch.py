@@ -9,7 +9,7 @@ from torch.nn import functional
 from bench.timing import Events, alternate
 from kernels import gpu
 from kernels.places import fetch
-from mpilayer.errors import UserError
+from mpilayer.base.errors import UserError
 from nets.blocks import (
     Attention,
     AvgPool,

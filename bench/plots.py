@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mpilayer.errors import UserError
+from mpilayer.base.errors import UserError
 
 FORMATS = (".png", ".svg", ".pdf")
 STYLES = ("-", "--", ":")  # of lines, when the colours have been used up

@@ -13,13 +13,13 @@ import psutil
 import nets
 from bench.entrants import entrant
 from kernels import gpu
-from mpilayer.marks import GpuTrace
-from mpilayer.optim import MomentumSGD
-from mpilayer.pending import Queue
+from mpilayer.base.tracing import Trace, Watched
+from mpilayer.exchange.gradient_queue import Queue
+from mpilayer.gpu.trace import GpuTrace
 from mpilayer.schedules import SCHEDULES, schedule
-from mpilayer.straggler import slowed
-from mpilayer.tracing import Trace, Watched
 from mpilayer.train import Batch
+from mpilayer.training.optim import MomentumSGD
+from mpilayer.training.straggler import slowed
 
 SGD = {"momentum": 0.9, "weight_decay": 5e-4}
 FILLING = 3  # steps for each step of delay, until waiting shows what the link cannot carry

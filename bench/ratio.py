@@ -11,7 +11,7 @@ from bench import options as shared
 from bench import plots
 from bench.rows import counting
 from bench.step import Step, layer_flops
-from mpilayer.errors import UserError
+from mpilayer.base.errors import UserError
 from mpilayer.info import kernel_settings
 from mpilayer.train import warm
 

@@ -5,7 +5,7 @@ import contextlib
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mpilayer.report import launcher_on_terminal
+from mpilayer.training.report import launcher_on_terminal
 
 
 def show(head, rows, total, line):

@@ -16,10 +16,11 @@ from bench import options as shared
 from bench import plots, race
 from bench.entrants import entrant
 from bench.kernels import open_torch
-from mpilayer import device, probe
-from mpilayer.errors import UserError
-from mpilayer.options import add_disturbance, add_messages, check_messages
+from mpilayer.base.errors import UserError
+from mpilayer.exchange import probe
+from mpilayer.gpu import device
 from mpilayer.train import warm, warm_gpu
+from mpilayer.training.options import add_disturbance, add_messages, check_messages
 
 ENTRANTS = "oneshot,layerwise,planned,delayed:1"
 COLUMNS = {  # heading: (key of a row, factor, format)

@@ -15,7 +15,7 @@ from bench import options as shared
 from bench.kernels import open_torch
 from bench.timing import alternate, peak
 from kernels.places import fetch
-from mpilayer.errors import UserError
+from mpilayer.base.errors import UserError
 from nets.blocks import Attention, Dropout
 from nets.net import walk
 
@@ -49,7 +49,7 @@ class Step:
             pass
 
     def update(self):
-        """Weights, layer by layer as mpilayer.optim does it."""
+        """Weights, layer by layer as mpilayer.training.optim does it."""
         for layer in self.net.layers:
             kernels.momentum_update(layer.w, layer.g, self.velocity[layer.name], **SGD)
 

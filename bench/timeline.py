@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench import plots
-from mpilayer.errors import UserError
+from mpilayer.base.errors import UserError
 
 MARKS = {  # label and colour; the colours of Okabe and Ito stay apart for the colour-blind
     "input": ("reading the batch", "#CC79A7"),

@@ -6,10 +6,12 @@ import platform
 import sys
 from pathlib import Path
 
-from mpilayer import comm, device, env
-from mpilayer.errors import UserError
-from mpilayer.options import Parser
-from mpilayer.reduction import Calls
+from mpilayer.base import env
+from mpilayer.base.errors import UserError
+from mpilayer.gpu import device
+from mpilayer.mpi import ranks as comm
+from mpilayer.mpi.collectives import Calls
+from mpilayer.training.options import Parser
 
 VECTORS = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512bf16", "avx512fp16", "amx-bf16", "neon", "sve")
 
@@ -140,8 +142,8 @@ def show_probe(ranks):
     from rich.console import Console
     from rich.table import Table
 
-    from mpilayer import probe
-    from mpilayer.traffic import Settings
+    from mpilayer.exchange import probe
+    from mpilayer.exchange.channel import Settings
 
     probe.kernels.dense(*probe.operands())  # compiled, or loaded, before ranks wait for each other
     found = probe.Probe(ranks, Settings())

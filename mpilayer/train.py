@@ -11,13 +11,17 @@ from numba.core import event
 import kernels
 import nets
 from kernels import gpu
-from mpilayer import comm, device, info, probe, report
+from mpilayer import info
+from mpilayer.base.errors import UserError
+from mpilayer.base.files import replacing
+from mpilayer.base.tracing import write_timeline
 from mpilayer.data import batches, open_data
-from mpilayer.errors import UserError
-from mpilayer.files import replacing
-from mpilayer.options import SIZES, parser, read_options
-from mpilayer.tracing import write_timeline
-from mpilayer.trainer import Batch, Trainer
+from mpilayer.exchange import probe
+from mpilayer.gpu import device
+from mpilayer.mpi import ranks as comm
+from mpilayer.training import report
+from mpilayer.training.options import SIZES, parser, read_options
+from mpilayer.training.trainer import Batch, Trainer
 
 TOLD = 3  # seconds after which compiling for a GPU is worth a word
 

@@ -1,7 +1,7 @@
 """Run test bodies, and whole programs, on real ranks: a plain pytest starts mpiexec itself, with a time limit.
 
     @on_ranks(2, 3)
-    def test_something(ranks): ...      runs once for each number of ranks; `ranks` is mpilayer.comm.Ranks
+    def test_something(ranks): ...      runs once for each number of ranks; `ranks` is mpilayer.mpi.ranks.Ranks
 """
 
 import functools
@@ -141,7 +141,7 @@ def next_body(ranks):
 
 
 if __name__ == "__main__":
-    from mpilayer import comm
+    from mpilayer.mpi import ranks as comm
 
     everyone = comm.start()
     with everyone.stopping_together():

@@ -9,14 +9,14 @@ import pytest
 import nets
 from bench import __main__ as bench
 from bench import kernels, memory, step
-from mpilayer.cargo import WIRES
+from mpilayer.compression.payload import WIRES
 from mpilayer.data import AUGMENTS
-from mpilayer.optim import OPTIMIZERS, POLICIES
-from mpilayer.options import parser
-from mpilayer.progress import PROGRESS
-from mpilayer.reduction import REDUCTIONS
+from mpilayer.mpi.collectives import REDUCTIONS
+from mpilayer.mpi.progress import PROGRESS
 from mpilayer.schedules import SCHEDULES
 from mpilayer.schedules.layerwise import APPLY
+from mpilayer.training.optim import OPTIMIZERS, POLICIES
+from mpilayer.training.options import parser
 from tests.ranks import TOP
 
 HOUSE = {"kernels", "nets", "mpilayer", "bench", "tests"}

@@ -12,8 +12,8 @@ from pathlib import Path
 from bench import options as shared
 from bench.gpu import record, table
 from bench.gpu.record import PARTS
-from mpilayer.device import PRECISIONS
-from mpilayer.errors import UserError
+from mpilayer.base.errors import UserError
+from mpilayer.gpu.device import PRECISIONS
 
 NETS = ("alexnet", "resnet50", "googlenet", "transformer")
 BUDGET = 470

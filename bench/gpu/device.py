@@ -8,8 +8,8 @@ import numpy as np
 from bench.gpu.record import told
 from bench.timing import Cold, Events, alternate
 from kernels import gpu, places
-from mpilayer import device
-from mpilayer.errors import UserError
+from mpilayer.base.errors import UserError
+from mpilayer.gpu import device
 
 SQUARE = 8192  # rows and columns of the matrices that show how fast products can be
 DTYPES = {"float32": "float32", "tf32": "float32", "bfloat16": "bfloat16"}  # of activations, in NumPy and PyTorch

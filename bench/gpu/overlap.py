@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from bench.cluster import launcher
 from bench.gpu.record import LONGEST
-from mpilayer.errors import UserError
+from mpilayer.base.errors import UserError
 
 RANKS = 2
 NETS = ("alexnet", "resnet50")  # of the four: one whose gradient is large, and one for which computing is

@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 
-from mpilayer.files import replacing
+from mpilayer.base.files import replacing
 
 PARTS = {  # module, and the seconds of eight minutes that are its own
     "build": ("bench.gpu.build", 60),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mpilayer.files import replacing
+from mpilayer.base.files import replacing
 
 KINDS = {
     "compute": "kernels of the net, by layer",

@@ -3,7 +3,7 @@
 import numpy as np
 
 import kernels
-from mpilayer.device import address
+from mpilayer.gpu.device import address
 
 
 class Float32:

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 import kernels
-from mpilayer.messages import LINE
-from mpilayer.reduction import Calls, scattered
-from mpilayer.staging import Here
-from mpilayer.weights import place
-from mpilayer.wire import CODECS
+from mpilayer.compression.buckets import LINE
+from mpilayer.compression.codecs import CODECS
+from mpilayer.gpu.staging import Here
+from mpilayer.mpi.collectives import Calls, scattered
+from mpilayer.schedules.shards import place
 
 
 class Route(NamedTuple):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from mpilayer.data.augment import AUGMENTS, View
 from mpilayer.data.idx import FASHION, open_idx
+from mpilayer.data.partition import batches, share
 from mpilayer.data.prefetch import prefetch
-from mpilayer.data.share import batches, share
 from mpilayer.data.source import Data, DataError, Part, held_out, require
 from mpilayer.data.stored import open_file
 from mpilayer.data.synthetic import open_synthetic
@@ -59,7 +59,7 @@ def open_data(source="digits", *, seed=0, shape=None, classes=None, context=None
 
     `seed`, `shape` (H,W,C) and `classes` define the synthetic source, `context` the samples of a text; of stored images
     `shape` is the window that is read, in the middle unless one of AUGMENTS makes it random. `validation`: the share of
-    the training samples that takes the place of the test part. `ranks` (mpilayer.comm.Ranks): keep what is in memory
+    the training samples that takes the place of the test part. `ranks` (mpilayer.mpi.ranks.Ranks): keep what is in memory
     once a node. Raises DataError for an unknown source, a form it does not have, and data that cannot be used.
     """
     require(isinstance(source, str | os.PathLike), "data", f"expected a name, got {source!r}", "'digits'")

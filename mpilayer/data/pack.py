@@ -15,9 +15,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from mpilayer import comm, options
-from mpilayer.errors import UserError
-from mpilayer.report import launcher_on_terminal
+from mpilayer.base.errors import UserError
+from mpilayer.mpi import ranks as comm
+from mpilayer.training import options
+from mpilayer.training.report import launcher_on_terminal
 
 BLOCK = 16  # images a rank decodes between two writes
 SPARE = 1 << 20  # bytes that a file system must have beyond what is written next

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mpilayer.errors import UserError
+from mpilayer.base.errors import UserError
 
 
 class DataError(UserError, ValueError):

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import h5py
 import numpy as np
 
-from mpilayer.data.shared import hold
+from mpilayer.data.node_shared import hold
 from mpilayer.data.source import Data, DataError, Part, error, integer, plain, require
 
 RESIDENT_BYTES = 64 << 20  # up to here an HDF5 call for each batch costs more than the memory
@@ -60,7 +60,7 @@ def open_file(path, ranks=None):
     Without those, every tenth sample (index % 10 == 9) is the test part. The file's integer attribute
     `classes` is the number of classes, by default the largest label + 1. A uint8 v is read as v / 127.5 - 1, or with
     the attributes `mean` and `std` (C,) as (v - mean) / std; a float32 as it is. Images of up to RESIDENT_BYTES are
-    kept in memory, with `ranks` (mpilayer.comm.Ranks) once a node. Raises DataError for any other content, and later
+    kept in memory, with `ranks` (mpilayer.mpi.ranks.Ranks) once a node. Raises DataError for any other content, and later
     if a sample cannot be read.
     """
     file = _open_hdf5(path)

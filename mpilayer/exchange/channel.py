@@ -4,9 +4,9 @@ import contextlib
 import time
 from typing import NamedTuple
 
-from mpilayer.messages import Network
-from mpilayer.progress import PROGRESS
-from mpilayer.staging import Coming
+from mpilayer.compression.buckets import Network
+from mpilayer.gpu.staging import Coming
+from mpilayer.mpi.progress import PROGRESS
 
 LANES = 2  # enough to hide the latency of one behind the other
 NAP = 1e-4  # seconds

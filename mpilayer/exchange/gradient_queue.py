@@ -4,16 +4,16 @@ import math
 from collections import deque
 
 import kernels
-from mpilayer.cargo import WIRES, Route
-from mpilayer.device import address
-from mpilayer.engine import Engine
-from mpilayer.errors import UserError
-from mpilayer.messages import cut, due
-from mpilayer.progress import MOVING
-from mpilayer.reduction import REDUCTIONS, Calls
-from mpilayer.staging import Here, stage
-from mpilayer.traffic import Traffic
-from mpilayer.weights import place
+from mpilayer.base.errors import UserError
+from mpilayer.compression.buckets import cut, due
+from mpilayer.compression.payload import WIRES, Route
+from mpilayer.exchange.channel import Traffic
+from mpilayer.gpu.device import address
+from mpilayer.gpu.staging import Here, stage
+from mpilayer.mpi.collectives import REDUCTIONS, Calls
+from mpilayer.mpi.engine import Engine
+from mpilayer.mpi.progress import MOVING
+from mpilayer.schedules.shards import place
 
 MOST_LANES = 16  # where nothing starts the next message while a kernel runs
 INT_BYTES = 4 * (2**31 - 1)

@@ -4,9 +4,9 @@ import contextlib
 
 import numpy as np
 
-from mpilayer.engine import Engine, Stage
-from mpilayer.reduction import Calls
-from mpilayer.traffic import Traffic
+from mpilayer.exchange.channel import Traffic
+from mpilayer.mpi.collectives import Calls
+from mpilayer.mpi.engine import Engine, Stage
 
 
 class Letter:

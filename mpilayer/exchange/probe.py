@@ -9,15 +9,16 @@ import numpy as np
 
 import kernels
 from kernels import gpu
-from mpilayer import engine, env
-from mpilayer.engine import Engine
-from mpilayer.messages import Network
-from mpilayer.pending import MOST_LANES
-from mpilayer.progress import MOVING, PROGRESS
-from mpilayer.reduction import REDUCTIONS, Calls, Native
-from mpilayer.staging import disguised
-from mpilayer.traffic import LANES, Settings
-from mpilayer.wire import CODECS, Float32
+from mpilayer.base import env
+from mpilayer.compression.buckets import Network
+from mpilayer.compression.codecs import CODECS, Float32
+from mpilayer.exchange.channel import LANES, Settings
+from mpilayer.exchange.gradient_queue import MOST_LANES
+from mpilayer.gpu.staging import disguised
+from mpilayer.mpi import engine
+from mpilayer.mpi.collectives import REDUCTIONS, Calls, Native
+from mpilayer.mpi.engine import Engine
+from mpilayer.mpi.progress import MOVING, PROGRESS
 
 SIZES = (4 << 10, 64 << 10, 1 << 20, 4 << 20, 16 << 20)  # bytes of float32
 ENOUGH = 0.05  # seconds after which no larger message is tried

@@ -3,8 +3,8 @@
 import numpy as np
 
 from kernels import gpu
-from mpilayer.marks import passed
-from mpilayer.staging import pinned
+from mpilayer.gpu.staging import pinned
+from mpilayer.gpu.trace import passed
 
 
 class Tray:

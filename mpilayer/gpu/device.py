@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from kernels import gpu
-from mpilayer.errors import UserError
+from mpilayer.base.errors import UserError
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 ONLY_THERE = ("tf32", "bfloat16", "nccl")

@@ -19,10 +19,10 @@ import ctypes
 import numpy as np
 
 from kernels import gpu
-from mpilayer import device
-from mpilayer.device import address
-from mpilayer.marks import passed
-from mpilayer.wire import CODECS
+from mpilayer.compression.codecs import CODECS
+from mpilayer.gpu import device
+from mpilayer.gpu.device import address
+from mpilayer.gpu.trace import passed
 
 
 class Here:

@@ -5,7 +5,7 @@ import contextlib
 from typing import NamedTuple
 
 from kernels import gpu
-from mpilayer.tracing import Trace
+from mpilayer.base.tracing import Trace
 
 ON_GPU = {"compute", "exposed", "update"}
 NOT_YET = 600  # cudaErrorNotReady

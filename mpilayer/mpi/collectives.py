@@ -9,7 +9,7 @@ import ctypes
 import numpy as np
 
 import kernels
-from mpilayer.engine import Stage
+from mpilayer.mpi.engine import Stage
 
 
 class Calls:

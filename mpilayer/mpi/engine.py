@@ -1,4 +1,4 @@
-"""Messages of a training step and the loop that moves them (mpilayer/loop.py), as Python sees them."""
+"""Messages of a training step and the loop that moves them (mpilayer/mpi/engine_loop.py), as Python sees them."""
 
 import contextlib
 import time
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 import kernels
-from mpilayer import loop
+from mpilayer.mpi import engine_loop as loop
 
 
 class Stage(NamedTuple):

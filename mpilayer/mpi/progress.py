@@ -7,7 +7,7 @@ import contextlib
 import threading
 
 import kernels
-from mpilayer import env
+from mpilayer.base import env
 
 
 def _nothing():

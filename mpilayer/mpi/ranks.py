@@ -11,8 +11,8 @@ import traceback
 import warnings
 from pathlib import Path
 
-from mpilayer import env
-from mpilayer.errors import AgreedError, UserError
+from mpilayer.base import env
+from mpilayer.base.errors import AgreedError, UserError
 
 # what launchers tell their ranks, asked only when MPI itself says that this rank is alone: (ranks, rank, launcher)
 LAUNCHERS = [("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "Open MPI"),

@@ -1,6 +1,6 @@
 """What a schedule tells of itself."""
 
-from mpilayer.pending import Queue
+from mpilayer.exchange.gradient_queue import Queue
 
 
 class Schedule:

@@ -1,6 +1,6 @@
 """Layer-wise sums that are applied k steps late."""
 
-from mpilayer import weights
+from mpilayer.schedules import shards as weights
 from mpilayer.schedules.base import Schedule
 
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from mpilayer.mail import Awaited, Letter, Mail
+from mpilayer.compression.codecs import CODECS
+from mpilayer.exchange.mailbox import Awaited, Letter, Mail
 from mpilayer.schedules.local import ONLY_HERE, Local
-from mpilayer.wire import CODECS
 
 
 def partner(rank, size, number):

@@ -3,9 +3,9 @@
 import numpy as np
 
 import kernels
-from mpilayer import weights
+from mpilayer.schedules import shards as weights
 from mpilayer.schedules.base import Schedule
-from mpilayer.weights import Part
+from mpilayer.schedules.shards import Part
 
 ONLY_HERE = "what ranks send each other, they write and read themselves"
 CLIP = "the norm of a whole gradient is known only when parts of it are applied"

@@ -4,9 +4,9 @@ import collections
 
 import numpy as np
 
-from mpilayer import weights
+from mpilayer.schedules import shards as weights
 from mpilayer.schedules.base import Schedule
-from mpilayer.weights import Part
+from mpilayer.schedules.shards import Part
 
 CLIP = "what is summed in a round is the gradient of no one step"
 

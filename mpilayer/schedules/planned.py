@@ -1,6 +1,6 @@
 """Layer-wise sums in the order in which the next forward needs them."""
 
-from mpilayer import plan
+from mpilayer.schedules import step_model as plan
 from mpilayer.schedules.delayed import Delayed
 
 PARTS = (1, 2, 4)  # of a chunk that are tried
@@ -13,7 +13,7 @@ class Planned(Delayed):
         meanwhile: of the messages that may go on every rank, the one goes whose layer the next forward reads first
         next forward, just before layer l reads w_l: Wait(messages of l) ; w_l -= lr * g_l / P
 
-    The order needs no measurement, for ranks vote on it as they go (mpilayer/engine.py); the size of messages does.
+    The order needs no measurement, for ranks vote on it as they go (mpilayer/mpi/engine.py); the size of messages does.
     It is simulated from a profile of the first steps; rank 0's plan is everyone's.
     """
 

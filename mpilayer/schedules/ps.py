@@ -4,13 +4,13 @@ import functools
 
 import numpy as np
 
-from mpilayer import weights
-from mpilayer.mail import Awaited, Letter, Mail
+from mpilayer.compression.codecs import CODECS
+from mpilayer.exchange.mailbox import Awaited, Letter, Mail
+from mpilayer.schedules import shards as weights
 from mpilayer.schedules.base import Schedule
 from mpilayer.schedules.local import CLIP, ONLY_HERE
-from mpilayer.server import Server
-from mpilayer.weights import Part
-from mpilayer.wire import CODECS
+from mpilayer.schedules.server import Server
+from mpilayer.schedules.shards import Part
 
 
 class ParameterServer(Schedule):

@@ -4,11 +4,11 @@ import collections
 
 import numpy as np
 
-from mpilayer import weights
-from mpilayer.mail import Awaited, Mail
+from mpilayer.exchange.mailbox import Awaited, Mail
+from mpilayer.schedules import shards as weights
 from mpilayer.schedules.base import Schedule
 from mpilayer.schedules.local import CLIP, ONLY_HERE
-from mpilayer.weights import Part
+from mpilayer.schedules.shards import Part
 
 
 class OneSided(Schedule):

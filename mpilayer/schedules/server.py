@@ -4,8 +4,8 @@ import collections
 
 import numpy as np
 
-from mpilayer.mail import Letter
-from mpilayer.wire import CODECS
+from mpilayer.compression.codecs import CODECS
+from mpilayer.exchange.mailbox import Letter
 
 
 class Server:

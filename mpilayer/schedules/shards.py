@@ -6,8 +6,8 @@ import numpy as np
 
 import kernels
 from kernels import gpu
-from mpilayer.device import address
-from mpilayer.messages import LINE
+from mpilayer.compression.buckets import LINE
+from mpilayer.gpu.device import address
 
 
 class Part(NamedTuple):

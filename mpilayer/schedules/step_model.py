@@ -3,7 +3,7 @@
 import heapq
 from typing import NamedTuple
 
-from mpilayer.messages import due
+from mpilayer.compression.buckets import due
 
 
 class Profile(NamedTuple):

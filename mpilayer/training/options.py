@@ -5,15 +5,15 @@ import contextlib
 import math
 from pathlib import Path
 
-from mpilayer import device
-from mpilayer.cargo import WIRES
+from mpilayer.base.errors import UserError
+from mpilayer.compression.payload import WIRES
 from mpilayer.data import AUGMENTS, SOURCES
-from mpilayer.errors import UserError
-from mpilayer.optim import OPTIMIZERS, POLICIES
-from mpilayer.progress import PROGRESS
-from mpilayer.reduction import REDUCTIONS
+from mpilayer.gpu import device
+from mpilayer.mpi.collectives import REDUCTIONS
+from mpilayer.mpi.progress import PROGRESS
 from mpilayer.schedules import SCHEDULES
 from mpilayer.schedules.layerwise import APPLY
+from mpilayer.training.optim import OPTIMIZERS, POLICIES
 
 SIZES = {"width": "channels of a token", "heads": "of attention", "depth": "pairs of attention and dense layers"}
 PURPOSE = "Train a network, data-parallel over MPI: mpiexec -n P python -m mpilayer.train. One rank needs no mpiexec."

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mpilayer.tracing import KINDS
+from mpilayer.base.tracing import KINDS
 
 LAUNCHERS = ("mpiexec", "mpirun", "hydra", "prte", "orte", "srun")
 

@@ -9,16 +9,16 @@ import numpy as np
 
 from kernels import gpu
 from kernels.places import fetch
+from mpilayer.base.errors import UserError
+from mpilayer.base.tracing import Trace, Watched
 from mpilayer.data import batches, prefetch, share
-from mpilayer.errors import UserError
-from mpilayer.feed import Feed
-from mpilayer.marks import GpuTrace
-from mpilayer.optim import learning_rate, optimizer
+from mpilayer.gpu.batch_feed import Feed
+from mpilayer.gpu.staging import Coming
+from mpilayer.gpu.trace import GpuTrace
+from mpilayer.mpi.shared_counter import Tickets
 from mpilayer.schedules import SCHEDULES, schedule
-from mpilayer.staging import Coming
-from mpilayer.straggler import slowed
-from mpilayer.tickets import Tickets
-from mpilayer.tracing import Trace, Watched
+from mpilayer.training.optim import learning_rate, optimizer
+from mpilayer.training.straggler import slowed
 
 
 @dataclass

@@ -11,7 +11,7 @@ import pytest
 import nets
 from bench import cluster, schedules
 from bench import options as shared
-from mpilayer.errors import UserError
+from mpilayer.base.errors import UserError
 from tests.ranks import TOP, environment
 
 ROWS = {"schedule", "iteration_seconds", "images_per_second", "alone_images_per_second", "compute_seconds",

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mpilayer.progress import PROGRESS
+from mpilayer.mpi.progress import PROGRESS
 from tests.ranks import mpiexec
 
 

@@ -12,7 +12,7 @@ import kernels
 import nets
 from bench import options, ratio
 from bench.step import Step
-from mpilayer.errors import UserError
+from mpilayer.base.errors import UserError
 from tests.ranks import mpiexec
 
 KEYS = {"layer", "kind", *ratio.ADDED, "ratio", "rate", "balance_batch", "balance_rate"}

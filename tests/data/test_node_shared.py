@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from mpilayer.base.errors import UserError
 from mpilayer.data import DataError, open_data
-from mpilayer.data.shared import hold
-from mpilayer.errors import UserError
+from mpilayer.data.node_shared import hold
 from tests.ranks import on_ranks
 
 

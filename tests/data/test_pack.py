@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mpilayer.base.errors import UserError
 from mpilayer.data import open_data, pack
-from mpilayer.errors import UserError
 from tests.ranks import environment, mpiexec
 
 RNG = np.random.default_rng(0)

@@ -15,7 +15,7 @@ import pytest
 from bench import cluster, cubins, processes, timing
 from bench.gpu import build, check, command, layers, memory, overlap, part, record, steps, table
 from bench.gpu import device as gpu_device
-from mpilayer.errors import UserError
+from mpilayer.base.errors import UserError
 from tests import emulator
 from tests.ranks import TOP, environment
 

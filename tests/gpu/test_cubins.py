@@ -13,7 +13,7 @@ import pytest
 
 from bench import cubins
 from kernels import gpu
-from mpilayer.errors import UserError
+from mpilayer.base.errors import UserError
 
 NEWEST, OLDER = cubins.ARCHITECTURES
 KERNEL = re.compile(r"__global__ void __launch_bounds__\(.*?\)\s+(\w+)\(")

@@ -6,9 +6,9 @@ import pytest
 
 import nets
 import tests.emulator
-from mpilayer import device
-from mpilayer.errors import UserError
-from mpilayer.options import read_options
+from mpilayer.base.errors import UserError
+from mpilayer.gpu import device
+from mpilayer.training.options import read_options
 from tests.gpu.test_train import LONG, Run
 from tests.ranks import on_ranks, train
 

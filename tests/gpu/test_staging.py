@@ -9,12 +9,12 @@ import pytest
 import nets
 import tests.emulator
 from kernels.places import fetch
-from mpilayer import staging
-from mpilayer.feed import Feed
-from mpilayer.marks import GpuTrace, passed
-from mpilayer.pending import Queue
-from mpilayer.staging import Alone, Coming, Direct, Staged
-from mpilayer.traffic import Settings
+from mpilayer.exchange.channel import Settings
+from mpilayer.exchange.gradient_queue import Queue
+from mpilayer.gpu import staging
+from mpilayer.gpu.batch_feed import Feed
+from mpilayer.gpu.staging import Alone, Coming, Direct, Staged
+from mpilayer.gpu.trace import GpuTrace, passed
 from tests.ranks import on_ranks
 
 STEPS = 4
@@ -123,8 +123,8 @@ def test_mpi_may_sum_in_the_memory_of_a_gpu_once_it_has_been_computed(ranks):
 
 @on_ranks(2, seconds=120)
 def test_an_mpi_is_given_the_memory_of_a_gpu_if_it_says_so_and_sums_there_are_right(ranks):
-    from mpilayer import probe
-    from mpilayer.reduction import Calls
+    from mpilayer.exchange import probe
+    from mpilayer.mpi.collectives import Calls
 
     tests.emulator.install()
     assert not probe.cuda_aware(ranks)

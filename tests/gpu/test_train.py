@@ -9,13 +9,13 @@ import pytest
 import nets
 import tests.emulator
 from kernels.places import fetch
-from mpilayer import device
-from mpilayer.errors import UserError
-from mpilayer.options import read_options
+from mpilayer.base.errors import UserError
+from mpilayer.exchange.channel import Settings
+from mpilayer.gpu import device
 from mpilayer.schedules import SCHEDULES
-from mpilayer.traffic import Settings
 from mpilayer.train import load
-from mpilayer.trainer import Trainer
+from mpilayer.training.options import read_options
+from mpilayer.training.trainer import Trainer
 from tests.ranks import TOP, on_ranks, train
 
 SMALL = {"alexnet-mini": [], "resnet-mini": ["--batch-statistics", "all"],

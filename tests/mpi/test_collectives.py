@@ -4,8 +4,8 @@ import numpy as np
 
 import kernels
 from kernels.wire import ref
-from mpilayer.engine import Engine
-from mpilayer.reduction import REDUCTIONS, Calls
+from mpilayer.mpi.collectives import REDUCTIONS, Calls
+from mpilayer.mpi.engine import Engine
 from tests.ranks import on_ranks
 
 SIZES = (1, 2, 17, 1001)

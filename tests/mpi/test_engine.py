@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import kernels
-from mpilayer.engine import Engine, Stage
-from mpilayer.progress import PROGRESS
-from mpilayer.reduction import Calls, Native
+from mpilayer.mpi.collectives import Calls, Native
+from mpilayer.mpi.engine import Engine, Stage
+from mpilayer.mpi.progress import PROGRESS
 from tests.ranks import on_ranks
 
 START = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int64)

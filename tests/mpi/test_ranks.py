@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mpilayer import comm
+from mpilayer.mpi import ranks as comm
 from tests.ranks import on_ranks
 
 

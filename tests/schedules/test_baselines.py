@@ -5,23 +5,24 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tests.test_schedules import DECAY, MOMENTUM, ROUNDING, SIZE, STEPS, build, distance, rate, samples, serial
 
 import nets
-from mpilayer import mail, pending
+from mpilayer.base.tracing import Trace, Watched
 from mpilayer.data import share
-from mpilayer.optim import MomentumSGD
-from mpilayer.options import read_options
+from mpilayer.exchange import gradient_queue as pending
+from mpilayer.exchange import mailbox as mail
+from mpilayer.exchange.channel import Settings
+from mpilayer.mpi.shared_counter import Tickets
 from mpilayer.schedules import SCHEDULES, partial, schedule
 from mpilayer.schedules.gossip import partner
-from mpilayer.server import Server
-from mpilayer.straggler import Slowed
-from mpilayer.tickets import Tickets
-from mpilayer.tracing import Trace, Watched
-from mpilayer.traffic import Settings
+from mpilayer.schedules.server import Server
+from mpilayer.schedules.shards import place
 from mpilayer.train import Batch
-from mpilayer.weights import place
+from mpilayer.training.optim import MomentumSGD
+from mpilayer.training.options import read_options
+from mpilayer.training.straggler import Slowed
 from tests.ranks import on_ranks
-from tests.test_schedules import DECAY, MOMENTUM, ROUNDING, SIZE, STEPS, build, distance, rate, samples, serial
 
 CONSTANT = 0.01
 
@@ -317,7 +318,7 @@ def every_net(kind):
 
 def train_all(kind):
     """Two steps of every schedule; weights end finite, moved, and the same everywhere."""
-    from mpilayer import comm
+    from mpilayer.mpi import ranks as comm
 
     with comm.job() as ranks:
         for words in EVERY:
@@ -386,7 +387,7 @@ def test_a_straggler_computes_longer_by_its_factor(monkeypatch):
             yield each
 
     net = SimpleNamespace(forward=lambda batch: computing([1, 2]), backward=lambda: computing([4]), layers="its own")
-    monkeypatch.setattr("mpilayer.straggler.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("mpilayer.training.straggler.time.perf_counter", lambda: now[0])
     slow = Slowed(net, 3.0, 0.0, 0, rests.append)
     assert [*slow.forward(None), *slow.backward()] == [1, 2, 4]
     assert rests == [2, 4, 0, 8, 0]

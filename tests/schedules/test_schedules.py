@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 import nets
+from mpilayer.base.tracing import Trace, Watched
 from mpilayer.data import open_data, share
-from mpilayer.optim import AdamW, MomentumSGD
-from mpilayer.pending import Queue
-from mpilayer.reduction import REDUCTIONS
+from mpilayer.exchange.channel import Settings
+from mpilayer.exchange.gradient_queue import Queue
+from mpilayer.mpi.collectives import REDUCTIONS
 from mpilayer.schedules import schedule
 from mpilayer.schedules.layerwise import APPLY
-from mpilayer.tracing import Trace, Watched
-from mpilayer.traffic import Settings
 from mpilayer.train import Batch
+from mpilayer.training.optim import AdamW, MomentumSGD
 from tests.ranks import on_ranks
 
 STEPS, SIZE, MOMENTUM, DECAY = 9, 13, 0.9, 5e-3
@@ -254,7 +254,7 @@ def test_posting_memory_in_flight_is_refused(ranks):
 def test_learning_rate_policies_follow_caffe():
     from types import SimpleNamespace
 
-    from mpilayer.optim import learning_rate
+    from mpilayer.training.optim import learning_rate
 
     options = SimpleNamespace(lr=0.1, lr_policy="step", lr_step=10, lr_gamma=0.5, lr_power=2.0, warmup=0)
     step = learning_rate(options, 100)
@@ -432,7 +432,7 @@ def test_momentum_correction_brings_along_what_was_missed(ranks):
 
 
 def test_the_cosine_ends_at_nothing():
-    from mpilayer.optim import learning_rate
+    from mpilayer.training.optim import learning_rate
 
     options = SimpleNamespace(lr=0.2, lr_policy="cosine", warmup=0)
     found = learning_rate(options, 100)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpilayer.messages import Message
-from mpilayer.plan import Profile, predict
+from mpilayer.compression.buckets import Message
+from mpilayer.schedules.step_model import Profile, predict
 
 TIMES = st.lists(st.tuples(*[st.floats(0.01, 10)] * 3), min_size=1, max_size=10)
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from mpilayer import train as main_job
-from mpilayer.errors import AgreedError
+from mpilayer.base.errors import AgreedError
 from mpilayer.schedules import SCHEDULES
 from tests.ranks import environment, mpiexec, on_ranks, train
 

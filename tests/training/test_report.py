@@ -3,7 +3,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from mpilayer.files import replacing
+from mpilayer.base.files import replacing
 from tests.ranks import train
 
 STEPS, KEPT = 12, 10

@@ -1,0 +1,1 @@
+"""What only a net on a GPU needs."""
