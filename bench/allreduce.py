@@ -9,7 +9,7 @@ import kernels
 from bench import options as shared
 from bench import plots
 from bench.rows import counting
-from mpilayer.compression.buckets import Network
+from mpilayer.compression.buckets import LinkModel
 from mpilayer.mpi.collectives import Calls, Native, Ordered
 from mpilayer.mpi.engine import Engine
 
@@ -37,8 +37,8 @@ class Ways:
         self.functions[f"blocking {wire}"] = lambda: comm.Allreduce(*arguments, op=op)
         self.functions[f"non-blocking {wire}"] = lambda: self.ranks.wait(comm.Iallreduce(*arguments, op=op))
         if self.calls.persistent:
-            self.functions[f"persistent {wire}"] = self._engine(self.native.stages(buffer, 0))
-        self.functions[f"ordered {wire}"] = self._engine(self.ordered.stages(buffer, 0))
+            self.functions[f"persistent {wire}"] = self._engine(self.native.operations(buffer, 0))
+        self.functions[f"ordered {wire}"] = self._engine(self.ordered.operations(buffer, 0))
 
     def _engine(self, stages):
         engine = Engine([[stages]], 1, self.calls.test)
@@ -65,7 +65,7 @@ def readings(ranks, size, rounds):
 def _count(ranks, once):
     """How many sums make a reading long enough; the same on all ranks."""
     _reading(ranks, once, 1)
-    return max(1, int(ranks.world.bcast(LEAST / _reading(ranks, once, 1))))
+    return max(1, int(ranks.comm.bcast(LEAST / _reading(ranks, once, 1))))
 
 
 def _reading(ranks, once, count):
@@ -98,7 +98,7 @@ def line(row):
 def fit(found):
     """The Network of non-blocking float32 sums: latency from the smallest, time a byte from the largest."""
     times = {row["bytes"]: row["seconds"] for row in found if (row["way"], row["wire"]) == ("non-blocking", "float32")}
-    return Network.between(*min(times.items()), *max(times.items()))
+    return LinkModel.between(*min(times.items()), *max(times.items()))
 
 
 def draw(found, path):

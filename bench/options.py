@@ -12,7 +12,7 @@ import kernels
 from bench import plots
 from mpilayer.base.errors import UserError
 from mpilayer.base.files import replacing
-from mpilayer.mpi import ranks as comm
+from mpilayer.mpi import job as mpi_job
 from mpilayer.training.options import Parser as Unprinted
 
 UNITS = {"gbit": (1e9, "Gbit/s"), "mbit": (1e6, "Mbit/s"), "kbit": (1e3, "kbit/s")}  # bits a second, in print
@@ -23,17 +23,17 @@ class Parser(Unprinted):
 
     def print_help(self, file=None):
         """Once, although MPI is not there yet."""
-        _, rank, _ = comm.launched_apart(os.environ, 1) or (1, 0, "")
+        _, rank, _ = mpi_job.launched_apart(os.environ, 1) or (1, 0, "")
         if rank == 0:
             super().print_help(file)
 
 
 @contextlib.contextmanager
 def job(p, argv):
-    """The whole life of a rank: `with job(parser, argv) as (ranks, options)`; `p` is a Parser. See comm.job."""
+    """The whole life of a rank: `with job(parser, argv) as (ranks, options)`; `p` is a Parser. See mpi_job.job."""
     with contextlib.suppress(UserError):
         p.parse_args(argv)  # --help ends here, without MPI; what is wrong is said when the ranks can agree
-    with comm.job() as ranks:
+    with mpi_job.job() as ranks:
         yield ranks, ranks.agree(lambda: p.parse_args(argv))
 
 

@@ -14,7 +14,7 @@ import nets
 from bench.entrants import entrant
 from kernels import gpu
 from mpilayer.base.tracing import Trace, Watched
-from mpilayer.exchange.gradient_queue import Queue
+from mpilayer.exchange.gradient_queue import GradientQueue
 from mpilayer.gpu.trace import GpuTrace
 from mpilayer.schedules import SCHEDULES, schedule
 from mpilayer.train import Batch
@@ -147,7 +147,7 @@ class Track:
 
     def communication(self, count):
         """Readings of all messages of a step, with nothing computed."""
-        queue = Queue(self.ranks, self.trace, self.settings)
+        queue = GradientQueue(self.ranks, self.trace, self.settings)
         queue.open(self.net, slots=1)
         readings = [self._sum(queue, step) for step in range(count + 1)][1:]
         queue.close()

@@ -84,7 +84,7 @@ def _sum(ranks, layer):
     """Seconds of one all-reduce of the layer's gradient."""
     ranks.meet()
     start = time.perf_counter()
-    ranks.wait(ranks.world.Iallreduce(ranks.MPI.IN_PLACE, layer.g), layer.name)
+    ranks.wait(ranks.comm.Iallreduce(ranks.MPI.IN_PLACE, layer.g), layer.name)
     return time.perf_counter() - start
 
 

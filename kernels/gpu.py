@@ -60,6 +60,11 @@ def is_array(value):
     return library is not None and isinstance(value, getattr(library, "ndarray", ()))
 
 
+def address(array):
+    """Where an array's memory begins, here or on the GPU."""
+    return array.data.ptr if is_array(array) else array.ctypes.data
+
+
 def bfloat16():
     """The dtype."""
     import ml_dtypes

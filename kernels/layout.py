@@ -6,8 +6,18 @@ import numpy as np
 from numba import njit
 
 LINE, SMALL = 64, 4096  # bytes
+LINE_FLOATS = LINE // 4
 
 jit = njit(nogil=True, cache=True)
+
+
+def offsets(sizes):
+    """({name: (begin, end)}, floats in all) for {name: floats}, one after the other, each from a cache line on."""
+    found, begin = {}, 0
+    for name, size in sizes.items():
+        found[name] = begin, begin + size
+        begin += -(-size // LINE_FLOATS) * LINE_FLOATS
+    return found, begin
 
 
 @jit

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 from mpilayer.base import env
+from mpilayer.base.cli import Parser
 from mpilayer.base.errors import UserError
 from mpilayer.gpu import device
-from mpilayer.mpi import ranks as comm
 from mpilayer.mpi.collectives import Calls
-from mpilayer.training.options import Parser
+from mpilayer.mpi.job import job, library
 
 VECTORS = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512bf16", "avx512fp16", "amx-bf16", "neon", "sve")
 
@@ -80,7 +80,7 @@ def environment(ranks):
     nodes = [(size, cores) for first, size, cores in ranks.gather((ranks.node.rank == 0, ranks.node.size, ranks.cores))
              if first]
     return {
-        "mpi": comm.library(MPI),
+        "mpi": library(MPI),
         "mpi_standard": ".".join(map(str, MPI.Get_version())),
         "thread_level": levels[MPI.Query_thread()],
         "ranks": ranks.size, "nodes": len(nodes),
@@ -143,12 +143,12 @@ def show_probe(ranks):
     from rich.table import Table
 
     from mpilayer.exchange import probe
-    from mpilayer.exchange.channel import Settings
+    from mpilayer.exchange.settings import Settings
 
     probe.kernels.dense(*probe.operands())  # compiled, or loaded, before ranks wait for each other
     found = probe.Probe(ranks, Settings())
-    network = ranks.world.bcast(found.network(probe.SIZES[-1]))
-    alone, compute, overlaps = found.overlap(probe.typical(probe.SIZES[-1], network), network.chunk)
+    link = ranks.comm.bcast(found.link(probe.SIZES[-1]))
+    alone, compute, overlaps = found.overlap(probe.typical(probe.SIZES[-1], link), link.chunk)
     if ranks.rank > 0:
         return
     table = Table("--progress", "computing, ms", "then waiting, ms", "in all, ms",
@@ -156,8 +156,8 @@ def show_probe(ranks):
     for name, each in overlaps.items():
         table.add_row(name, *(f"{1e3 * seconds:.1f}" for seconds in (each.compute, each.exposed, each.total)))
     console = Console(highlight=False)
-    console.print(f"a sum over {ranks.size} ranks takes {network} of float32: small layers fused up to"
-                  f" {probe.size(network.bucket)}, large ones split from {probe.size(network.chunk)}")
+    console.print(f"a sum over {ranks.size} ranks takes {link} of float32: small layers fused up to"
+                  f" {probe.size(link.bucket)}, large ones split from {probe.size(link.chunk)}")
     console.print(table)
     console.print(f"--progress auto takes {probe.best(overlaps)} here")
 
@@ -180,7 +180,7 @@ def checked(argv, ranks):
 
 def main():
     """Entry point."""
-    with comm.job() as ranks:
+    with job() as ranks:
         options = ranks.agree(lambda: checked(sys.argv[1:], ranks))
         if options.help:
             if ranks.rank == 0:

@@ -3,8 +3,10 @@
 from nets.blocks import Dropout, Flatten, Loss, Lrn, MaxPool
 from nets.composite import Sequence
 from nets.layer import Conv, Dense
+from nets.recipe import recipe
 
 
+@recipe((227, 227, 3), 1000)
 def alexnet(classes):
     """227x227 RGB, two groups as on two GPUs, Caffe's initial values; 60,965,224 parameters for 1000 classes."""
     return Sequence(
@@ -18,6 +20,7 @@ def alexnet(classes):
         Dense("fc8", classes, std=0.01, relu=False), Loss())
 
 
+@recipe((32, 32, 3), 10)
 def alexnet_mini(classes):
     """The same for images of 8x8 to 32x32: small windows, narrow layers."""
     return Sequence(

@@ -3,6 +3,7 @@
 from nets.blocks import AvgPool, Dropout, Flatten, GlobalAvgPool, Loss, Lrn, MaxPool
 from nets.composite import Concat, Sequence, Side
 from nets.layer import Conv, Dense
+from nets.recipe import recipe
 
 # channels: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, after the pool (table 1 of the paper)
 INCEPTION = {
@@ -40,6 +41,7 @@ def _body(stem, classes, narrow, heads):
         Dense("classifier", classes, relu=False), Loss())
 
 
+@recipe((224, 224, 3), 1000)
 def googlenet(classes, aux=True):
     """224x224 RGB; for 1000 classes 6,998,552 parameters, 13,378,280 with the auxiliary classifiers."""
     stem = (Conv("conv1", 64, 7, stride=2, padding=3), MaxPool(3, 2), Lrn(),
@@ -48,6 +50,7 @@ def googlenet(classes, aux=True):
     return _body(stem, classes, 1, heads)
 
 
+@recipe((32, 32, 3), 10)
 def googlenet_mini(classes, aux=True):
     """The same for images of 8x8 to 32x32: a stem that shrinks them less, an eighth of the channels."""
     stem = (Conv("conv1", 16, 3, padding=1), Lrn(), Conv("conv2_reduce", 16, 1), Conv("conv2", 24, 3, padding=1), Lrn(),

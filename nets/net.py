@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kernels.layout import offsets
 from kernels.places import fetch
 from nets.blocks import Loss
 from nets.layer import Layer
@@ -19,8 +20,6 @@ class Whole(NamedTuple):
     g: np.ndarray
 
 
-LINE = 16  # floats; every layer begins on a cache line
-
 
 def walk(block):
     """The block and all that it is made of, in forward order."""
@@ -32,7 +31,8 @@ def walk(block):
 class Net:
     """`layers` in the order in which forward reads them; memory in the order in which backward finishes them.
 
-    `weights` is flat float32, `gradients` a list of such buffers, of which `write_gradients_to` chooses one. `state`
+    `offsets` {layer's name: (begin, end)} are those of each layer in flat memory, from a cache line on. `weights` is
+    flat float32, `gradients` a list of such buffers, of which `write_gradients_to` chooses one. `state`
     is flat float64: running statistics of each rank, whose mean over the ranks is what evaluation wants. All lie where
     `memory` says, as do the batches that it takes.
     """
@@ -43,6 +43,7 @@ class Net:
         self.layers = [b for b in walk(body) if isinstance(b, Layer)]
         self.losses = [b for b in walk(body) if isinstance(b, Loss)]
         self.layers[0].input_gradient = False
+        self.offsets, self._floats = offsets({layer.name: layer.size for layer in self.backward_layers})
         self.weights, self.gradients, self._bound = self._initial(seed), [], []
         for layer, piece in self._pieces(self.weights):
             layer.bind_weights(piece)
@@ -52,7 +53,7 @@ class Net:
 
     def _initial(self, seed):
         """The weights as drawn: here, so that they are the same everywhere."""
-        drawn = Memory().zeros(self._size)
+        drawn = Memory().zeros(self._floats)
         for layer, piece in self._pieces(drawn):
             layer.bind_weights(piece)
         for number, layer in enumerate(self.layers):
@@ -88,22 +89,20 @@ class Net:
         """Number of parameters."""
         return sum(layer.size for layer in self.layers)
 
-    @property
-    def _size(self):
-        """Floats of memory, each layer from a cache line on."""
-        return sum(-(-layer.size // LINE) * LINE for layer in self.layers)
-
     def _pieces(self, flat):
-        start = 0
         for layer in self.backward_layers:
-            yield layer, flat[start:start + layer.size]
-            start += -(-layer.size // LINE) * LINE
+            yield layer, flat[slice(*self.offsets[layer.name])]
+
+    def gradient_buffer(self, slot):
+        """The flat gradient buffer of that number; buffers are made as they are asked for."""
+        while len(self.gradients) <= slot:
+            self.gradients.append(self.memory.zeros(self._floats))
+            self._bound.append([(layer, layer.gradient_in(piece)) for layer, piece in self._pieces(self.gradients[-1])])
+        return self.gradients[slot]
 
     def write_gradients_to(self, slot):
-        """Let backward write into buffer `slot`; buffers are made as they are asked for."""
-        while len(self.gradients) <= slot:
-            self.gradients.append(self.memory.zeros(self._size))
-            self._bound.append([(layer, layer.gradient_in(piece)) for layer, piece in self._pieces(self.gradients[-1])])
+        """Let backward write into buffer `slot`."""
+        self.gradient_buffer(slot)
         for layer, gradient in self._bound[slot]:
             layer.bind_gradient(gradient)
         self.whole = Whole("all layers", self.weights, self.gradients[slot])

@@ -3,6 +3,7 @@
 from nets.blocks import GlobalAvgPool, Loss, MaxPool
 from nets.composite import Residual, Sequence
 from nets.layer import ConvNorm, Dense
+from nets.recipe import recipe
 
 
 def _shortcut(name, channels, stride, changes):
@@ -33,6 +34,7 @@ def _stages(block, depths, widths, first_changes):
             yield block(f"{number + 2}{'abcdef'[i]}", width, 2 if opens and number > 0 else 1, opens)
 
 
+@recipe((224, 224, 3), 1000)
 def resnet50(classes):
     """224x224 RGB; 25,557,032 parameters for 1000 classes."""
     return Sequence(
@@ -41,6 +43,7 @@ def resnet50(classes):
         GlobalAvgPool(), Dense("classifier", classes, relu=False), Loss())
 
 
+@recipe((32, 32, 3), 10)
 def resnet_mini(classes):
     """ResNet-20 for 32x32, with shortcuts that are convolutions where the shape changes."""
     return Sequence(

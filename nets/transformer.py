@@ -5,8 +5,10 @@ import math
 from nets.blocks import Attention, Gelu, Loss
 from nets.composite import Sequence, Skip
 from nets.layer import Dense, Embedding, LayerNorm
+from nets.recipe import recipe
 
 STD = 0.02
+SIZES = {"width": "channels of a token", "heads": "of attention", "depth": "pairs of attention and dense layers"}
 
 
 def block(name, width, heads, depth):
@@ -19,6 +21,7 @@ def block(name, width, heads, depth):
              Dense(f"{name}/fc2", width, relu=False, std=joining)))
 
 
+@recipe((256,), 256, **SIZES)
 def transformer(classes, width=256, heads=8, depth=6):
     """`classes` is the vocabulary; 4,935,680 parameters for 256 of them and a context of 256."""
     return Sequence(
@@ -26,6 +29,7 @@ def transformer(classes, width=256, heads=8, depth=6):
         LayerNorm("norm"), Dense("output", classes, relu=False, std=STD, bias=None), Loss())
 
 
+@recipe((64,), 256, **SIZES)
 def transformer_mini(classes, width=64, heads=4, depth=2):
     """The same, narrow and shallow."""
-    return transformer(classes, width, heads, depth)
+    return transformer.blocks(classes, width, heads, depth)

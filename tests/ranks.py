@@ -134,17 +134,17 @@ def next_body(ranks):
     if ranks.rank == 0:
         line = sys.stdin.readline().encode()
         text[:len(line)] = list(line)
-    request, nap = ranks.world.Ibcast(text), 0.002
+    request, nap = ranks.comm.Ibcast(text), 0.002
     while not request.Test():
         time.sleep(nap := min(1.1 * nap, 0.1))
     return bytes(text).rstrip(b"\0").decode().split()
 
 
 if __name__ == "__main__":
-    from mpilayer.mpi import ranks as comm
+    from mpilayer.mpi import job
 
-    everyone = comm.start()
-    with everyone.stopping_together():
+    everyone = job.start()
+    with job.stopping_together(everyone):
         while found := next_body(everyone):
             getattr(importlib.import_module(found[0]), found[1]).body(everyone)
             everyone.meet()

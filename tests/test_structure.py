@@ -9,7 +9,7 @@ import pytest
 import nets
 from bench import __main__ as bench
 from bench import kernels, memory, step
-from mpilayer.compression.payload import WIRES
+from mpilayer.compression.payload import COMPRESSORS
 from mpilayer.data import AUGMENTS
 from mpilayer.mpi.collectives import REDUCTIONS
 from mpilayer.mpi.progress import PROGRESS
@@ -87,7 +87,7 @@ def test_every_room_has_its_furniture(room):
     (PROGRESS, parser(nets.NETS).format_help()),
     (APPLY, parser(nets.NETS).format_help()),
     (REDUCTIONS, parser(nets.NETS).format_help()),
-    (WIRES, parser(nets.NETS).format_help()),
+    (COMPRESSORS, parser(nets.NETS).format_help()),
     (POLICIES, parser(nets.NETS).format_help()),
     (OPTIMIZERS, parser(nets.NETS).format_help()),
     (AUGMENTS, parser(nets.NETS).format_help()),

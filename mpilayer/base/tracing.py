@@ -36,6 +36,7 @@ def _nothing():
 class Trace:
     """`seconds` by kind since the last `restart`; `steps`, the events (kind, name, start, end) of the last steps.
 
+    keep      steps whose events are kept; none with 0, where next_step() need not be called
     `moving` tells how long this rank has been moving messages: what of that falls into other work is counted as mpi.
     rows      {kind: its row of the timeline}, the others' is `work`      beside   kinds that take no time of the others
     exposed   seconds so far, but for what no schedule can hide
@@ -44,8 +45,8 @@ class Trace:
     now = staticmethod(time.perf_counter)
     work, rows, kinds, beside = "work", {}, tuple(kind for kind in KINDS if kind != "waiting"), ()
 
-    def __init__(self):
-        self.steps = collections.deque([[]], maxlen=STEPS_KEPT)
+    def __init__(self, keep=STEPS_KEPT):
+        self.steps = collections.deque([[] if keep else collections.deque(maxlen=0)], maxlen=max(1, keep))
         self.moving, self.exposed = _nothing, 0.0
         self.restart()
 
@@ -159,7 +160,7 @@ def _clock_offset(ranks):
     differences = []
     for _ in range(9):
         ranks.meet()
-        clocks = ranks.world.allgather(time.perf_counter())
+        clocks = ranks.comm.allgather(time.perf_counter())
         differences.append(clocks[ranks.rank] - clocks[0])
     return float(np.median(differences))
 

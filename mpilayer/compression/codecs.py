@@ -3,7 +3,7 @@
 import numpy as np
 
 import kernels
-from mpilayer.gpu.device import address
+from kernels.gpu import address
 
 
 class Float32:

@@ -59,7 +59,7 @@ def open_data(source="digits", *, seed=0, shape=None, classes=None, context=None
 
     `seed`, `shape` (H,W,C) and `classes` define the synthetic source, `context` the samples of a text; of stored images
     `shape` is the window that is read, in the middle unless one of AUGMENTS makes it random. `validation`: the share of
-    the training samples that takes the place of the test part. `ranks` (mpilayer.mpi.ranks.Ranks): keep what is in memory
+    the training samples that takes the place of the test part. `ranks` (mpilayer.Ranks): keep what is in memory
     once a node. Raises DataError for an unknown source, a form it does not have, and data that cannot be used.
     """
     require(isinstance(source, str | os.PathLike), "data", f"expected a name, got {source!r}", "'digits'")

@@ -58,7 +58,7 @@ def open_idx(folder, ranks=None):
     """Data of a folder with train- and t10k-images-idx3-ubyte and -labels-idx1-ubyte, or their .gz.
 
     A byte v is read as v / 127.5 - 1.
-    Images are in memory, with `ranks` (mpilayer.mpi.ranks.Ranks) once a node. Raises DataError for any other content.
+    Images are in memory, with `ranks` (mpilayer.Ranks) once a node. Raises DataError for any other content.
     """
     folder = Path(folder)
     (train, shape, close), (test, other, close_test) = (_part(folder, name, ranks) for name in NAMES)

@@ -24,7 +24,7 @@ def _loaded(load):
 def hold(load, ranks=None):
     """(the array that load() returns, read-only; a function that gives it back).
 
-    With `ranks` (mpilayer.mpi.ranks.Ranks) one rank of each node loads it into memory that all of the node share, and an
+    With `ranks` (mpilayer.Ranks) one rank of each node loads it into memory that all of the node share, and an
     error of load() is raised on all of them. All of a node's ranks call this, and later the function.
     """
     if ranks is None or ranks.node.size == 1:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mpilayer.base.errors import UserError
-from mpilayer.mpi import ranks as comm
+from mpilayer.mpi.job import job
 from mpilayer.training import options
 from mpilayer.training.report import launcher_on_terminal
 
@@ -163,7 +163,7 @@ def _trees(o):
 def _block(ranks, files, size):
     """[(pixels or None, what is wrong or None)] of files, each decoded by one rank; on the first rank."""
     mine = [_attempt(path, size) for path, _ in files[ranks.rank::ranks.size]]
-    parts = ranks.world.gather(mine) if ranks.size > 1 else [mine]
+    parts = ranks.comm.gather(mine) if ranks.size > 1 else [mine]
     return [parts[i % ranks.size][i // ranks.size] for i in range(len(files))] if ranks.rank == 0 else []
 
 
@@ -182,9 +182,9 @@ def pack(ranks, o):
     """Pack on all ranks; see the module. Raises UserError."""
     console = Console(quiet=ranks.rank > 0, highlight=False, soft_wrap=True,
                       force_terminal=launcher_on_terminal() or None)
-    trees = ranks.world.bcast(ranks.agree(lambda: _trees(o) if ranks.rank == 0 else None))
+    trees = ranks.comm.bcast(ranks.agree(lambda: _trees(o) if ranks.rank == 0 else None))
     partial = Partial(o.out, o.size, trees)
-    done = ranks.world.bcast(ranks.agree(lambda: partial.begin(trees) if ranks.rank == 0 else None))
+    done = ranks.comm.bcast(ranks.agree(lambda: partial.begin(trees) if ranks.rank == 0 else None))
     with Progress(console=console, transient=True, disable=console.quiet) as bar:
         for suffix, tree in trees.items():
             empty = set(range(len(tree.classes))) - {number for _, number in tree.files}
@@ -232,5 +232,5 @@ def main(argv):
     """Entry point."""
     with contextlib.suppress(UserError):
         parser().parse_args(argv)  # --help ends here, without MPI
-    with comm.job() as ranks:
+    with job() as ranks:
         pack(ranks, ranks.agree(lambda: _checked(argv)))

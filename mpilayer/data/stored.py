@@ -60,7 +60,7 @@ def open_file(path, ranks=None):
     Without those, every tenth sample (index % 10 == 9) is the test part. The file's integer attribute
     `classes` is the number of classes, by default the largest label + 1. A uint8 v is read as v / 127.5 - 1, or with
     the attributes `mean` and `std` (C,) as (v - mean) / std; a float32 as it is. Images of up to RESIDENT_BYTES are
-    kept in memory, with `ranks` (mpilayer.mpi.ranks.Ranks) once a node. Raises DataError for any other content, and later
+    kept in memory, with `ranks` (mpilayer.Ranks) once a node. Raises DataError for any other content, and later
     if a sample cannot be read.
     """
     file = _open_hdf5(path)

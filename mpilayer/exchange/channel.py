@@ -1,44 +1,34 @@
-"""What all ways of sending share: who makes messages move meanwhile, waiting, and sums of a few numbers."""
+"""What all ways of sending share: which code calls MPI so that messages advance, waiting, and sums of a few numbers."""
 
 import contextlib
 import time
-from typing import NamedTuple
 
-from mpilayer.compression.buckets import Network
-from mpilayer.gpu.staging import Coming
+from mpilayer.base.tracing import Trace
+from mpilayer.exchange.settings import Settings
 from mpilayer.mpi.progress import PROGRESS
 
-LANES = 2  # enough to hide the latency of one behind the other
 NAP = 1e-4  # seconds
 
+_running = []  # the channels of this process in which messages may move
 
-class Settings(NamedTuple):
-    """How gradients travel. `bucket`, `chunk` in bytes of float32, None for no limit; `lanes`: messages in flight.
 
-    top_share: of a layer's numbers that `topk` sends        matrix_rank: of what `powersgd` sends
-    cuda_aware: whether MPI may be given a GPU's memory
+def silent(text):
+    """Print nothing."""
+
+
+class Channel:
+    """`engine` is what moves messages, None before something is opened.
+
+    ranks   mpilayer.Ranks      settings   Settings      trace   where waiting is counted
+    say     prints a line of what was decided, on rank 0
+    description   how gradients of a GPU come to MPI, in words
     """
 
-    network: Network = Network(0.0, 0.0)
-    progress: str = "poll"
-    reduction: str = "native"
-    wire: str = "float32"
-    feedback: bool = False
-    bucket: int | None = 0
-    chunk: int | None = None
-    cuda_aware: bool = False
-    lanes: int = LANES
-    top_share: float = 0.01
-    matrix_rank: int = 4
+    description = ""
 
-
-class Traffic:
-    """`engine` is what moves messages, None before something is opened; `how` gradients of a GPU come to MPI."""
-
-    how = ""
-
-    def __init__(self, ranks, trace, settings, say=lambda text: None):
-        self.ranks, self.trace, self.settings, self.say = ranks, trace, settings, say
+    def __init__(self, ranks, settings=None, trace=None, say=silent):
+        self.ranks, self.settings, self.say = ranks, settings or Settings(), say
+        self.trace = trace or Trace(keep=0)
         self.engine, self._context = None, contextlib.ExitStack()
 
     @property
@@ -50,7 +40,9 @@ class Traffic:
         """Messages move from here on."""
         if self.settings.progress != "thread":  # else it is not this thread's time
             self.trace.moving = self.engine.inside
-        self.move = self._context.enter_context(PROGRESS[self.settings.progress](self.engine))
+        self._between_layers = self._context.enter_context(PROGRESS[self.settings.progress](self.engine))
+        _running.append(self)
+        self._context.callback(_running.remove, self)
 
     def pause(self):
         """Nothing moves from here on. Raises RuntimeError if something is in flight."""
@@ -62,11 +54,28 @@ class Traffic:
         """Give back what MPI made for this. Raises RuntimeError if something is in flight."""
         self.pause()
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if kind is None:
+            self.close()
+        else:
+            self._context.close()
+
+    def move(self):
+        """Do what can be done for messages."""
+        self.engine.advance()
+
+    def move_between_layers(self):
+        """Do what the way of progress leaves to the training loop."""
+        self._between_layers()
+
     def test(self):
         """Let messages move, if the way of progress is one that does so between layers."""
         if not self.quiet:
             with self.trace.span("mpi", "move"):
-                self.move()
+                self.move_between_layers()
 
     def total(self, values):
         """Sum of a float64 array over the ranks, on every rank, while messages may be in flight."""
@@ -74,18 +83,25 @@ class Traffic:
             return self.ranks.total(values)
 
     def wait(self, arrived, what, kind="exposed"):
-        """Return when arrived() is true, and count the time as exposed, or of another kind."""
-        if not arrived():
+        """Return when arrived() is true, and count the time as exposed, or of another kind; messages move meanwhile,
+        those of other channels too, for another rank may be waiting for them.
+        """
+        def moved():
+            for channel in _running:
+                channel.move()
+            return arrived()
+
+        if not moved():
             with self.trace.span(kind, f"wait {what}"):
-                self.ranks.until(arrived, what)
+                self.ranks.until(moved, what)
 
     def reached(self):
         """A function that tells whether all has been computed that was to be by now."""
         return lambda: True
 
     def read(self, number, what):
-        """A number that is here, or Coming, as a float; messages move until it is here."""
-        if isinstance(number, Coming):
+        """A number that is here, or on its way from a GPU, as a float; messages move until it is here."""
+        if hasattr(number, "done"):
             self.wait(lambda: number.done, what, "waiting")
         return float(number)
 

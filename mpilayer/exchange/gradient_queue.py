@@ -4,209 +4,278 @@ import math
 from collections import deque
 
 import kernels
+from kernels.gpu import address
 from mpilayer.base.errors import UserError
+from mpilayer.compression import COMPRESSORS
 from mpilayer.compression.buckets import cut, due
-from mpilayer.compression.payload import WIRES, Route
-from mpilayer.exchange.channel import Traffic
-from mpilayer.gpu.device import address
-from mpilayer.gpu.staging import Here, stage
+from mpilayer.compression.payload import PayloadContext
+from mpilayer.exchange import probe
+from mpilayer.exchange.channel import Channel, silent
+from mpilayer.exchange.settings import AUTO, MOST_LANES, one_of, settings_of
 from mpilayer.mpi.collectives import REDUCTIONS, Calls
 from mpilayer.mpi.engine import Engine
 from mpilayer.mpi.progress import MOVING
-from mpilayer.schedules.shards import place
 
-MOST_LANES = 16  # where nothing starts the next message while a kernel runs
 INT_BYTES = 4 * (2**31 - 1)
+ORDERS = ("backward", "need", "split")
 
 
 class Slot:
-    """A gradient buffer of the net, what travels for it, and how many layers each message still lacks."""
+    """A gradient buffer, what travels for it, and how many layers each message still lacks."""
 
-    def __init__(self, gradients, cargo, messages):
-        self.gradients, self.cargo = gradients, cargo
-        self.lacking = [len(message.layers) for message in messages]
+    def __init__(self, payload, buckets):
+        self.payload, self.lacking = payload, [len(bucket.layers) for bucket in buckets]
         self.decoded = set()  # layers whose sum is in the gradient buffer
 
 
-class Queue(Traffic):
-    """Non-blocking sums of gradients over the ranks. Every rank opens and posts alike."""
+class GradientQueue(Channel):
+    """Non-blocking sums of gradients over the ranks, applied up to `delay` steps late. Every rank posts alike.
 
-    def __init__(self, *parts):
-        super().__init__(*parts)
+        with GradientQueue(ranks, parameters, delay=1) as queue:
+            for step in range(steps):
+                for name in parameters:                          # forward
+                    for t, gradient in queue.settle(name, up_to=step - 2):
+                        parameters[name] -= lr * gradient
+                ...
+                for name in reversed(parameters):                # backward
+                    queue.gradient(name, step)[...] = ...
+                    queue.post(step, name)
+
+    parameters    Parameters, or a net (nets.Net): `layers` as forward reads them, flat memory in order of backward
+    delay         steps a sum may be late; delay + 1 gradient buffers are kept. None: open() later
+    order         of messages: "backward", as they are posted; "need": what forward reads first overtakes the rest;
+                  "split": reduce-scatters as posted, then all-gathers in the order of forward
+    average       settle gives means over the ranks instead of sums
+    bucket, chunk bytes up to which small layers are fused, and from which on large ones are split; None: no limit;
+                  "auto": measured now
+    wire          what travels: a key of mpilayer.COMPRESSORS, whose options are keyword arguments, too
+    reduction     "native" as the MPI sums; "ordered": in rank order, the same bits however layers are grouped
+    progress      which code calls MPI meanwhile: "none", "poll" (post, settle), "kernel" (our kernels from inside),
+                  "thread"; "auto": measured now
+    settings, trace, say   in place of the above: Settings, a Trace, and a function that prints a line
+
+    All ranks make it together. Raises UserError for an unknown name, and where MPI fails; RuntimeError for wrong use.
+    """
+
+    def __init__(self, ranks, parameters, *, delay=0, order="backward", average=False, settings=None, trace=None,
+                 say=silent, **given):
+        settings = settings or probe.choose(ranks, settings_of(AUTO | given), parameters.weights.nbytes, say)
+        super().__init__(ranks, settings, trace, say)
+        self.parameters = parameters
+        self.layers = {layer.name: layer for layer in parameters.layers}
+        if len(self.layers) < len(parameters.layers):
+            names = [layer.name for layer in parameters.layers]
+            raise ValueError(f"two layers are called {next(n for n in names if names.count(n) > 1)!r}"
+                             " | expected a name of its own for each")
+        self.scale = 1 / ranks.size if average else 1
         self.norms = {}  # of the gradients of the last steps, as far as somebody asked
-        self.errors = {}  # what rounding or leaving out has lost so far, by layer
-        self.calls, self.stage = Calls(self.ranks), Here()
-        self.reduction = REDUCTIONS[self.settings.reduction](self.calls)
-        self.wire = WIRES[self.settings.wire]
+        self.calls = Calls(self.ranks)
+        self.reduction = REDUCTIONS[settings.reduction](self.calls)
+        self.compressor = COMPRESSORS[settings.wire](**dict(settings.wire_options))
+        if delay is not None:
+            self.open(delay=delay, order=order)
 
-    def open(self, net, slots, bucket=..., chunk=..., by_need=False, split=False):
-        """Prepare to sum the net's gradients of `slots` steps at a time; what was open before must have arrived.
+    def open(self, delay=0, order="backward", bucket=..., chunk=...):
+        """Prepare to sum gradients up to `delay` steps late; what was open before must have arrived.
 
-        `bucket` and `chunk` take the place of the settings'. Messages go out in the order of memory and backward, or
-        `by_need`: what forward reads first goes first. `split`: each is a reduce-scatter, in that order, and when all
-        of them are under way an all-gather, in the order of forward.
+        `bucket` and `chunk` take the place of the settings'.
         """
         self.close()
         self.ranks.meet()
         bucket, chunk = (default if value is ... else value for value, default in
                          ((bucket, self.settings.bucket), (chunk, self.settings.chunk)))
-        self.messages = self.cut(net, bucket, chunk)
-        self.places = {layer.name: place(net, layer) for layer in net.layers}
-        self.parts = {name: [number for number, m in enumerate(self.messages) if name in m.layers]
-                      for name in self.places}
-        self.stage = stage(net, self.ranks, self.settings, self.trace, split)
-        self.slots = [self._slot(net, number) for number in range(slots)]
-        self.posted = {name: deque() for name in self.places}
-        self.norms, self.first = {}, None
-        self._start(net, by_need, split)
+        self.order, self.buckets = one_of("order", order, ORDERS), self.cut(bucket, chunk)
+        self.attach()
+        self.parts = {name: [number for number, b in enumerate(self.buckets) if name in b.layers]
+                      for name in self.layers}
+        context = PayloadContext(self.calls, self.reduction, self.layers, self.buckets, self.parameters.offsets,
+                                 self.compressor.offsets(self.parameters), self.mirror)
+        self.slots = [Slot(self.compressor.open(context, self.parameters.gradient_buffer(number)), self.buckets)
+                      for number in range(delay + 1)]
+        self.posted = {name: deque() for name in self.layers}
+        self.norms, self.step, self.unposted = {}, None, set()
+        self._start()
         self.resume()
 
-    def cut(self, net, bucket, chunk):
-        """The messages of a net's gradient."""
-        places = self.wire.places(net, self.settings)
-        layers = sorted(((name, *ends) for name, ends in places.items()), key=lambda layer: layer[1])
-        if self.wire.whole:
+    def cut(self, bucket, chunk):
+        """The messages of the gradient."""
+        offsets = self.compressor.offsets(self.parameters)
+        layers = sorted(((name, *ends) for name, ends in offsets.items()), key=lambda layer: layer[1])
+        if self.compressor.whole:
             chunk = None
         if not self.calls.persistent:  # MPI 3 counts elements with an int
             chunk = min(chunk or INT_BYTES, INT_BYTES)
         return cut(layers, bucket, chunk)
 
-    def _start(self, net, by_need, split):
+    def _start(self):
         """The engine, with the messages of all slots; `last` is the number that each message ends as."""
-        moving = self.stage.polls or self.settings.progress in MOVING
-        lanes = self.settings.lanes if moving else MOST_LANES
-        needed, M = due(self.messages, net.layers), len(self.messages)
+        lanes = self.settings.lanes if self.moves_while_computing else MOST_LANES
+        needed, M = due(self.buckets, self.parameters.layers), len(self.buckets)
         self.last, follow = [*range(M)], None
-        if split:
+        if self.order == "split":
             for number, message in enumerate(sorted(range(M), key=needed.__getitem__)):
                 self.last[message] = M + number
             follow = [*self.last, *[-1] * M]
-        stages = [self._stages(slot.cargo, lanes, split) for slot in self.slots]
-        self.engine = Engine(stages, lanes, self.calls.test, needed if by_need else None, self.calls.vote, follow)
-        self.stage.open(self.engine, self.last, [slot.cargo for slot in self.slots])
+        operations = [self._operations(slot.payload, lanes) for slot in self.slots]
+        self.engine = Engine(operations, lanes, self.calls.test, needed if self.order == "need" else None,
+                             self.calls.vote, follow)
 
-    def _stages(self, cargo, lanes, split):
-        M = len(self.messages)
-        if not split:
-            return [cargo.stages(number, number % lanes) for number in range(M)]
-        stages = [None] * (2 * M)
+    def _operations(self, payload, lanes):
+        M = len(self.buckets)
+        if self.order != "split":
+            return [payload.operations(number, number % lanes) for number in range(M)]
+        operations = [None] * (2 * M)
         for number, last in enumerate(self.last):
-            stages[number], stages[last] = cargo.halves(number, number % lanes, last % lanes)
-        return stages
-
-    def _slot(self, net, number):
-        net.write_gradients_to(number)
-        route = Route(self.calls, self.reduction, self.settings, self.errors, self.messages, self.places,
-                      self.wire.places(net, self.settings), self.stage)
-        return Slot(net.whole.g, self.wire(route, net), self.messages)
-
-    def resume(self):
-        """Messages move from here on."""
-        super().resume()
-        way = self.move
-        self.move = lambda: self.stage.move(way)
-
-    @property
-    def quiet(self):
-        """Whether nothing is on its way."""
-        return self.engine.quiet and self.stage.quiet
-
-    def reached(self):
-        """A function that tells whether all has been computed that was to be by now."""
-        return self.stage.reached()
-
-    @property
-    def how(self):
-        """In words: how the gradients of a GPU come to MPI."""
-        return self.stage.how
+            operations[number], operations[last] = payload.halves(number, number % lanes, last % lanes)
+        return operations
 
     def close(self):
         """Give back what MPI made for this. Raises RuntimeError if sums are in flight."""
         super().close()
-        self.stage.close()
+        self.engine = None
         self.calls.free()
 
+    def gradient(self, name, step):
+        """Memory for a layer's gradient of a step: an array of its shape. Raises RuntimeError if it is in flight."""
+        self._check_open()
+        self._check_free(step, name)
+        return self._shaped(name, self.gradients(step)[name])
+
+    def gradients(self, step):
+        """{layer: its flat gradient} of the buffer that a step uses."""
+        return self.slots[step % len(self.slots)].payload.gradient
+
+    def _shaped(self, name, flat):
+        shapes = getattr(self.layers[name], "shapes", {})
+        return flat.reshape(next(iter(shapes.values()))) if len(shapes) == 1 else flat
+
     def post(self, step, layer):
-        """Start summing `layer.g` over the ranks, when its turn comes. Raises RuntimeError for memory in flight."""
-        if self.first is None:
-            self.first = step
-            self.engine.first(step % len(self.slots))
-        posted, slot = self.posted[layer.name], self.slots[step % len(self.slots)]
-        elsewhere = address(layer.g) != address(slot.cargo.gradient[layer.name])
-        if elsewhere or (posted and posted[0] + len(self.slots) <= step):
-            raise RuntimeError(f"step {step} | {layer.name} | posted while another sum in that memory is in"
-                               " flight | expected it to be settled first: a delay of k needs k + 1 gradient buffers")
-        posted.append(step)
-        slot.decoded.discard(layer.name)
-        slot.cargo.encode(layer.name)
-        ready = [self._ready(step, number) for number in self.parts[layer.name]]
+        """Start summing a layer's gradient of a step over the ranks, when its turn comes; `layer` or its name.
+
+        Raises RuntimeError for memory in flight, for a layer posted twice, and for a step before all layers of the last
+        one were posted.
+        """
+        name = layer if isinstance(layer, str) else layer.name
+        self._check_open()
+        if step != self.step:
+            self._begin_step(step)
+        self._check_post(step, name, layer)
+        self.unposted.remove(name)
+        slot = self.slots[step % len(self.slots)]
+        self.posted[name].append(step)
+        slot.decoded.discard(name)
+        if self.scale != 1:
+            slot.payload.gradient[name] *= self.scale
+        slot.payload.encode(name)
+        ready = [self._ready(step, number) for number in self.parts[name]]
         if any(ready):
-            self._advance()
+            with self.trace.span("mpi", "post"):
+                self.move()
         else:
             self.test()
 
+    def finish(self, step):
+        """Post zeros for the layers of a step that were not posted, in order of memory; their names."""
+        if step != self.step:
+            self._begin_step(step)
+        missing = [layer.name for layer in self.parameters.backward_layers if layer.name in self.unposted]
+        for name in missing:
+            self.gradient(name, step)[...] = 0
+            self.post(step, name)
+        return missing
+
+    def _check_open(self):
+        if self.engine is None:
+            raise RuntimeError("the request queue is closed | expected post, settle and gradient before close()")
+
+    def _begin_step(self, step):
+        if self.unposted:
+            raise RuntimeError(f"step {step} | {', '.join(self._missing())} | not posted in step {self.step} yet"
+                               f" | expected every layer to be posted in every step | try: finish({self.step})")
+        if self.step is None:
+            self.engine.first(step % len(self.slots))
+        elif step < self.step or (len(self.slots) > 1 and step != self.step + 1):
+            raise RuntimeError(f"step {step} | posted after step {self.step} | expected step {self.step + 1}")
+        self.step, self.unposted = step, set(self.layers)
+
+    def _missing(self):
+        return [layer.name for layer in self.parameters.backward_layers if layer.name in self.unposted]
+
+    def _check_post(self, step, name, layer):
+        if name not in self.layers:
+            raise RuntimeError(f"step {step} | no layer is called {name!r} | expected one of {', '.join(self.layers)}")
+        if name not in self.unposted:
+            raise RuntimeError(f"step {step} | {name} | posted twice | expected once in a step, before it is settled")
+        self._check_free(step, name)
+        given = None if isinstance(layer, str) else layer.g
+        if given is not None and address(given) != address(self.gradients(step)[name]):
+            raise RuntimeError(f"step {step} | {name} | its gradient is not in the memory of this step"
+                               " | expected what gradient() or write_gradients_to() gives: a delay of k needs k + 1"
+                               " gradient buffers")
+
+    def _check_free(self, step, name):
+        posted = self.posted[name]
+        if posted and posted[0] + len(self.slots) <= step:
+            raise RuntimeError(f"step {step} | {name} | posted while another sum in that memory is in flight"
+                               " | expected it to be settled first: a delay of k needs k + 1 gradient buffers")
+
     def _ready(self, step, number):
         """Whether this was the last layer that a message lacked; then it may go."""
-        place = step % len(self.slots)
-        slot = self.slots[place]
+        position = step % len(self.slots)
+        slot = self.slots[position]
         slot.lacking[number] -= 1
-        self.stage.expect(place, number)
+        self.begin_message(position, number)
         if slot.lacking[number]:
             return False
-        slot.lacking[number] = len(self.messages[number].layers)
-        self.stage.leave(place, number)
+        slot.lacking[number] = len(self.buckets[number].layers)
+        self.send_message(position, number)
         return True
 
-    def _advance(self):
-        """Start what may be started."""
-        with self.trace.span("mpi", "post"):
-            self._move()
-
-    def _move(self):
-        self.stage.move(self.engine.advance)
-        self._check()
-
-    def _check(self):
-        if self.engine.error:
-            raise UserError(f"MPI failed while summing gradients: {self.calls.MPI.Get_error_string(self.engine.error)}"
-                            " | try: python -m mpilayer.info, another --reduction or --progress")
-
-    def has_arrived(self, name, step):
-        """Whether the sum of a layer's gradients of a step is there."""
-        return all(self.stage.there(step % len(self.slots), number) for number in self.parts[name])
-
     def settle(self, layer, up_to):
-        """Yield (step, sum) of this layer for every step not after `up_to`, oldest first, waiting as need be."""
-        posted = self.posted[layer.name]
+        """Yield (step, sum) of a layer, or its name, for every step not after `up_to`, oldest first; waits as need be.
+
+        Sums are flat for a layer, of its shape for a name, and good until the next step but `delay` is posted. Raises
+        RuntimeError if a sum would be waited for that was not posted.
+        """
+        self._check_open()
+        name = layer if isinstance(layer, str) else layer.name
+        posted = self.posted[name]
         while posted and posted[0] <= up_to:
             step = posted[0]
-            gradient = self._arrived(layer.name, step)
-            self._note(layer, step)
+            gradient = self._arrived(name, step)
+            self._note(name, step)
             posted.popleft()
-            yield step, gradient
+            yield step, self._shaped(name, gradient) if layer is name else gradient
         self.test()
 
     def norm(self, step):
         """Norm of the sum of all gradients of a step; waits for all of it."""
         if step not in self.norms:
-            sums = [self._arrived(name, step) for name in self.places]
-            if self.stage.polls:  # one look at the GPU, not many; between layers are zeros
-                sums = [self.slots[step % len(self.slots)].gradients]
+            sums = self.summands([self._arrived(name, step) for name in self.layers], step)
             self.norms = {s: norm for s, norm in self.norms.items() if s > step - len(self.slots)}
             self.norms[step] = math.sqrt(sum(map(kernels.sum_of_squares, sums)))
         return self.norms[step]
 
     def _arrived(self, name, step):
         """A layer's sum of a step, when it is there."""
-        self.wait(lambda: self.has_arrived(name, step), name)
+        if not self.has_arrived(name, step):
+            self._check_complete(name, step)
+            self.wait(lambda: self.has_arrived(name, step), name)
         slot = self.slots[step % len(self.slots)]
         if name not in slot.decoded:
-            waits = [self.stage.enter(step % len(self.slots), number) for number in self.parts[name]]
-            if any(waits):
-                self.trace.waited(name)
-            slot.cargo.decode(name)
+            self.take_in(name, step)
+            slot.payload.decode(name)
             slot.decoded.add(name)
-        return slot.cargo.gradient[name]
+        return slot.payload.gradient[name]
+
+    def _check_complete(self, name, step):
+        """Messages go in order: what was never posted would be waited for without end."""
+        if step == self.step and self.unposted:
+            last = max(self.parts[name])
+            blocking = [n for n in self._missing() if min(self.parts[n]) <= last]
+            if blocking:
+                raise RuntimeError(f"step {step} | {name} | settled before {', '.join(blocking)} was posted"
+                                   f" | expected every layer to be posted first | try: finish({step})")
 
     def as_completed(self, layers, step):
         """The layers, each when its sum of that step has arrived."""
@@ -217,20 +286,59 @@ class Queue(Traffic):
             yield from arrived
             left = [layer for layer in left if layer not in arrived]
 
-    def wait(self, arrived, what, kind="exposed"):
-        """Return when arrived() is true; do nothing else meanwhile."""
-        def moved():
-            self._move()
-            return arrived()
+    @property
+    def drained(self):
+        """Whether every sum has been settled."""
+        return not any(self.posted.values())
 
-        super().wait(moved, what, kind)
+    def move(self):
+        """Start and test messages. Raises UserError if MPI failed."""
+        super().move()
+        if self.engine.error:
+            raise UserError(f"MPI failed while summing gradients: {self.calls.MPI.Get_error_string(self.engine.error)}"
+                            " | try: python -m mpilayer.info, another --reduction or --progress")
 
-    def _note(self, layer, step):
-        """Tell the trace when this layer's messages were on their way; a message of many layers is its first one's."""
+    def _note(self, name, step):
+        """Tell the trace when a layer's messages were on their way; a message of many layers is its first one's."""
         slot = step % len(self.slots)
-        for number in self.parts[layer.name]:
-            message = self.messages[number]
-            if self.stage.sends and message.layers[0] == layer.name:
-                halves = [number] if self.last[number] == number else [number, self.last[number]]
-                for half in halves:
-                    self.trace.request(message.name, step, *self.engine.times(slot, half))
+        for number in self.parts[name]:
+            bucket = self.buckets[number]
+            if bucket.layers[0] == name:
+                for half in dict.fromkeys((number, self.last[number])):
+                    self.trace.request(bucket.name, step, *self.engine.times(slot, half))
+
+    # What is different for gradients on a GPU: mpilayer/gpu/device_queue.py
+
+    @property
+    def moves_while_computing(self):
+        """Whether messages are started while kernels run, so that few need to be in flight at a time."""
+        return self.settings.progress in MOVING
+
+    def attach(self):
+        """Gradients lie where MPI sums them."""
+
+    @staticmethod
+    def mirror(array):
+        """What MPI sums in place of an array."""
+        return array
+
+    def begin_message(self, slot, number):
+        """A message is being filled."""
+        for half in {number, self.last[number]}:
+            self.engine.mark(slot, half, ready=False)
+
+    def send_message(self, slot, number):
+        """A message is complete."""
+        self.engine.mark(slot, number, ready=True)
+
+    def has_arrived(self, name, step):
+        """Whether the sum of a layer's gradients of a step is there."""
+        slot = step % len(self.slots)
+        return all(self.engine.arrived(slot, self.last[number]) for number in self.parts[name])
+
+    def take_in(self, name, step):
+        """What is computed from here on reads a layer's sum."""
+
+    def summands(self, sums, step):
+        """Arrays whose squares add up to those of all sums of a step."""
+        return sums

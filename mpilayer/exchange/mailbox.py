@@ -4,26 +4,26 @@ import contextlib
 
 import numpy as np
 
-from mpilayer.exchange.channel import Traffic
+from mpilayer.exchange.channel import Channel
 from mpilayer.mpi.collectives import Calls
-from mpilayer.mpi.engine import Engine, Stage
+from mpilayer.mpi.engine import Engine, Operation
 
 
-class Letter:
-    """`size` numbers of float32, as the codec writes them, and one whole number of up to 31 bits, `head`."""
+class Message:
+    """`size` numbers of float32, as the codec writes them, and a whole number of up to 31 bits, their `step`."""
 
     def __init__(self, size, codec):
         self.codec, self.memory = codec, np.zeros(4 + size * codec.dtype.itemsize, np.uint8)
-        self._head, self.body = self.memory[:4].view(np.int32), self.memory[4:].view(codec.dtype)
+        self._step, self.body = self.memory[:4].view(np.int32), self.memory[4:].view(codec.dtype)
 
     @property
-    def head(self):
+    def step(self):
         """The whole number."""
-        return int(self._head[0])
+        return int(self._step[0])
 
-    def write(self, numbers, head=0):
+    def write(self, numbers, step=0):
         """Fill it."""
-        self._head[0] = head
+        self._step[0] = step
         self.codec.encode(numbers, self.body)
         return self
 
@@ -34,7 +34,7 @@ class Letter:
         return numbers
 
 
-class Awaited:
+class PendingReplies:
     """How many requests of each layer are still to come."""
 
     def __init__(self, mail):
@@ -60,7 +60,7 @@ class Awaited:
         return True
 
 
-class Mail(Traffic):
+class Mailbox(Channel):
     """Requests in flight, each with what is to be done when it has completed.
 
     What lets all of them move while a kernel computes is a receive that waits for a message to oneself: testing it
@@ -70,17 +70,19 @@ class Mail(Traffic):
     norm = None  # nobody knows a whole gradient
 
     def open(self, answer=None):
-        """Letters may come; answer(source, tag, message) is called for each that is sent to this rank's desk."""
+        """Messages may come; answer(source, tag, probed) is called for each that is sent to this rank's server."""
         self.ranks.meet()
         self.pending, self.answer, self.belongings = [], answer, contextlib.ExitStack()
-        self.comm, self.desk, self.self = (world.Dup() for world in (*[self.ranks.world] * 2, self.ranks.MPI.COMM_SELF))
-        for comm in (self.comm, self.desk, self.self):
+        originals = self.ranks.comm, self.ranks.comm, self.ranks.MPI.COMM_SELF
+        self.comm, self.server_comm, self.self = (comm.Dup() for comm in originals)
+        for comm in (self.comm, self.server_comm, self.self):
             self.belongings.callback(comm.Free)
         calls, MPI = Calls(self.ranks), self.ranks.MPI
         waiting = self.self.Recv_init([np.zeros(1, np.uint8), MPI.BYTE], 0)
         self.belongings.callback(waiting.Free)
         at = MPI._addressof(waiting)
-        self.engine = Engine([[(Stage((calls.address("MPI_Start"), at), at, keep=(calls, waiting)),)]], 1, calls.test)
+        operation = Operation((calls.address("MPI_Start"), at), at, keep=(calls, waiting))
+        self.engine = Engine([[(operation,)]], 1, calls.test)
         self.resume()
 
     def resume(self):
@@ -108,54 +110,46 @@ class Mail(Traffic):
             self.belongings.close()
             self.engine = None
 
-    def watch(self, start, then=lambda: None):
-        """Call then() when the request that start() makes has completed."""
+    def watch(self, start, on_complete=lambda: None):
+        """Call on_complete() when the request that start() makes has completed."""
         with self.engine.held():
-            self.pending.append((start(), then))
+            self.pending.append((start(), on_complete))
 
-    def send(self, letter, to, tag, then=lambda: None, desk=False):
-        """To a rank, or to its desk."""
-        comm = self.desk if desk else self.comm
-        self.watch(lambda: comm.Isend([letter.memory, self.ranks.MPI.BYTE], to, tag), then)
+    def send(self, message, to, tag, on_complete=lambda: None, to_server=False):
+        """To a rank, or to its server."""
+        comm = self.server_comm if to_server else self.comm
+        self.watch(lambda: comm.Isend([message.memory, self.ranks.MPI.BYTE], to, tag), on_complete)
 
-    def receive(self, letter, source, tag, then=lambda: None):
+    def receive(self, message, source, tag, on_complete=lambda: None):
         """From a rank."""
-        self.watch(lambda: self.comm.Irecv([letter.memory, self.ranks.MPI.BYTE], source, tag), then)
+        self.watch(lambda: self.comm.Irecv([message.memory, self.ranks.MPI.BYTE], source, tag), on_complete)
 
-    def accept(self, message, letter, then):
-        """A message at the desk."""
-        self.watch(lambda: message.Irecv([letter.memory, self.ranks.MPI.BYTE]), then)
+    def accept(self, probed, message, on_complete):
+        """What was sent to the server."""
+        self.watch(lambda: probed.Irecv([message.memory, self.ranks.MPI.BYTE]), on_complete)
 
-    def look(self):
+    def move(self):
         """See what has completed and what has come."""
         with self.engine.held():
             found = self.ranks.MPI.Request.Testsome([request for request, _ in self.pending]) if self.pending else None
         done = [self.pending[number] for number in found or ()]
         self.pending = [item for number, item in enumerate(self.pending) if number not in set(found or ())]
-        for _, then in done:
-            then()
+        for _, on_complete in done:
+            on_complete()
         while self.answer and (come := self._come()):
             self.answer(*come)
 
     def _come(self):
-        """(source, tag, message) of what is at the desk, or None."""
+        """(source, tag, probed message) of what was sent to the server, or None."""
         status = self.ranks.MPI.Status()
         with self.engine.held():
-            message = self.desk.Improbe(status=status)
-        return message and (status.source, status.tag, message)
+            probed = self.server_comm.Improbe(status=status)
+        return probed and (status.source, status.tag, probed)
 
     def test(self):
-        """Look, between layers."""
+        """See, between layers."""
         with self.trace.span("mpi", "look"):
-            self.look()
-
-    def wait(self, arrived, what, kind="exposed"):
-        """Return when arrived() is true, looking meanwhile, and count the time as exposed, or of another kind."""
-        def looked():
-            self.look()
-            return arrived()
-
-        super().wait(looked, what, kind)
+            self.move()
 
     def mean(self, numbers):
         """Their means over the ranks, in place."""

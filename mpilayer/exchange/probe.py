@@ -9,15 +9,12 @@ import numpy as np
 
 import kernels
 from kernels import gpu
-from mpilayer.base import env
-from mpilayer.compression.buckets import Network
 from mpilayer.compression.codecs import CODECS, Float32
-from mpilayer.exchange.channel import LANES, Settings
-from mpilayer.exchange.gradient_queue import MOST_LANES
-from mpilayer.gpu.staging import disguised
+from mpilayer.exchange.settings import AUTO, LANES, MOST_LANES
 from mpilayer.mpi import engine
-from mpilayer.mpi.collectives import REDUCTIONS, Calls, Native
+from mpilayer.mpi.collectives import REDUCTIONS, Calls
 from mpilayer.mpi.engine import Engine
+from mpilayer.mpi.link_model import LinkModel
 from mpilayer.mpi.progress import MOVING, PROGRESS
 
 SIZES = (4 << 10, 64 << 10, 1 << 20, 4 << 20, 16 << 20)  # bytes of float32
@@ -25,7 +22,6 @@ ENOUGH = 0.05  # seconds after which no larger message is tried
 READINGS = 5
 LONGEST = 4096  # rows of the dense layer that computes
 MOST_PIECES = 64
-TRIED = 16, 2**18  # numbers that MPI is to sum in a GPU's memory
 NOTHING = np.zeros(1, np.float32)
 GAIN = 0.97  # a way of progress must bring this much to be preferred to a simpler one
 
@@ -64,9 +60,9 @@ class Probe:
         """An engine with one slot of `size` bytes of float32 in so many messages."""
         buffer = self.codec.buffer(kernels.empty((size // 4,)))
         buffer[:] = 0
-        stages = [self.reduction.stages(part, number % lanes)
+        operations = [self.reduction.operations(part, number % lanes)
                   for number, part in enumerate(np.array_split(buffer, pieces))]
-        return Engine([stages], lanes, self.calls.test)
+        return Engine([operations], lanes, self.calls.test)
 
     def _send(self, engine):
         for message in range(engine.ready.size):
@@ -91,14 +87,14 @@ class Probe:
             readings.append(time.perf_counter() - start)
         return max(self.ranks.gather(statistics.median(readings[1:])))
 
-    def network(self, largest):
-        """The Network, from messages of up to `largest` bytes of float32."""
+    def link(self, largest):
+        """The LinkModel, from messages of up to `largest` bytes of float32."""
         times = {}
         for size in sorted({min(size, max(largest, SIZES[0])) for size in SIZES}):
             times[size] = self.seconds(size)
             if times[size] > ENOUGH:
                 break
-        return Network.between(*min(times.items()), *max(times.items()))
+        return LinkModel.between(*min(times.items()), *max(times.items()))
 
     def close(self):
         """Give back what MPI made for this."""
@@ -113,7 +109,7 @@ class Probe:
         pieces = max(1, min(size // chunk, MOST_PIECES))
         engine = self._engine(size, pieces, LANES)
         alone = statistics.median(self._trial(engine, _nothing).total for _ in range(rounds))
-        compute, seconds = self._computation(self.ranks.world.bcast(alone))
+        compute, seconds = self._computation(self.ranks.comm.bcast(alone))
         found = {name: [] for name in PROGRESS}
         for _ in range(rounds):
             for name, way in PROGRESS.items():
@@ -130,7 +126,7 @@ class Probe:
         """(a function that computes for about so long and calls its argument between kernels, how long it takes)."""
         x, w = operands()
         once = min(_timed(lambda: kernels.dense(x, w)) for _ in range(3))
-        rows = self.ranks.world.bcast(seconds / once) * len(x)
+        rows = self.ranks.comm.bcast(seconds / once) * len(x)
         calls = max(1, math.ceil(rows / LONGEST))
         x, w = operands(max(1, round(rows / calls)))
 
@@ -165,22 +161,22 @@ def _timed(function):
     return time.perf_counter() - start
 
 
-def warm(options, weights=NOTHING):
+def warm(settings, weights=NOTHING):
     """Compile what messages need, or find it on disk; weights lie where gradients do."""
     engine.warm()
-    gradients, codec = np.zeros_like(weights, shape=1), CODECS.get(options.wire, Float32)
-    buffer = codec.buffer(gradients)
-    codec.encode(gradients, buffer, gradients.copy() if options.error_feedback else None)
+    gradients, codec = np.zeros_like(weights, shape=1), CODECS.get(settings.wire, Float32)
+    buffer, feedback = codec.buffer(gradients), dict(settings.wire_options).get("error_feedback")
+    codec.encode(gradients, buffer, gradients.copy() if feedback else None)
     codec.decode(buffer, gradients)
     kernels.sum_of_squares(gradients)
-    REDUCTIONS[options.reduction].warm(buffer.dtype)
+    REDUCTIONS[settings.reduction].warm(buffer.dtype)
     if not gpu.is_array(weights):
         kernels.dense(*operands())
 
 
-def typical(largest, network):
+def typical(largest, link):
     """Bytes of a sum that takes long enough to be measured, but not more than `largest`."""
-    return min(largest, max(SIZES[0], int(ENOUGH / network.per_byte)))
+    return min(largest, max(SIZES[0], int(ENOUGH / link.per_byte)))
 
 
 def best(overlaps):
@@ -199,14 +195,15 @@ def size(count):
     return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.0f} KiB"
 
 
-def _given(options):
-    """Settings as the options have them, `auto` replaced by what needs no measurement: one message, poll."""
-    def unless(value, otherwise):
-        return otherwise if value == "auto" else value
+def _unmeasured(settings):
+    """With what needs no measurement in place of "auto": one message, poll."""
+    plain = {"progress": "poll", "bucket": None, "chunk": None}
+    return settings._replace(**{name: plain[name] for name in _auto(settings)})
 
-    return Settings(progress=unless(options.progress, "poll"), reduction=options.reduction, wire=options.wire,
-                    feedback=options.error_feedback, bucket=unless(options.bucket, None),
-                    chunk=unless(options.chunk, None), top_share=options.top_share, matrix_rank=options.matrix_rank)
+
+def _auto(settings):
+    """Names of the fields that are "auto"."""
+    return {name for name in AUTO if getattr(settings, name) == "auto"}
 
 
 def _safe(ranks, settings, say):
@@ -218,44 +215,21 @@ def _safe(ranks, settings, say):
     return settings
 
 
-def cuda_aware(ranks):
-    """Whether MPI may be given a GPU's memory: it says so on every rank, and sums made there are right."""
-    calls = Calls(ranks)
-    says = calls.cuda_aware and env.get("MPILAYER_CUDA_AWARE") != 0
-    aware = all(ranks.gather(says)) and all(all(ranks.gather(_right(ranks, calls, size))) for size in TRIED)
-    calls.free()
-    return aware
-
-
-def _right(ranks, calls, size):
-    """Whether a sum of so many numbers on the GPU is right."""
-    numbers = gpu.cupy().full(size, ranks.rank + 1, np.float32)
-    engine = Engine([[Native(calls).stages(disguised(numbers), 0)]], 1, calls.test)
-    gpu.cupy().cuda.get_current_stream().synchronize()
-    engine.mark(0, 0, ready=True)
-    ranks.until(lambda: engine.advance() or engine.quiet, "a sum in the GPU's memory")
-    return bool((numbers == ranks.size * (ranks.size + 1) / 2).all())
-
-
-def choose(ranks, options, largest, say, on_gpu=False):
-    """Settings for a gradient of `largest` bytes: as the options say, measured where they say auto."""
-    settings = _given(options)
-    auto = {name for name in ("progress", "bucket", "chunk") if getattr(options, name) == "auto"}
+def choose(ranks, settings, largest, say):
+    """The Settings for a gradient of `largest` bytes, measured where they say "auto"; all ranks call this together."""
+    auto, settings = _auto(settings), _unmeasured(settings)
     if ranks.size == 1:
         return settings
-    if on_gpu:
-        auto -= {"progress"}  # this core is free to look after messages
-        settings = settings._replace(cuda_aware=cuda_aware(ranks))
     if ranks.crowded:
         if auto:
             say(f"more ranks than cores: {', '.join(sorted(auto))} not measured; messages move between layers")
         return settings
     probe = Probe(ranks, settings)
-    network = ranks.world.bcast(probe.network(largest))
-    settings = settings._replace(network=network, **{name: getattr(network, name) for name in auto - {"progress"}})
-    say(f"messages take {network} of float32; fused up to {size(settings.bucket)}, split from {size(settings.chunk)}")
+    link = ranks.comm.bcast(probe.link(largest))
+    settings = settings._replace(link=link, **{name: getattr(link, name) for name in auto - {"progress"}})
+    say(f"messages take {link} of float32; fused up to {size(settings.bucket)}, split from {size(settings.chunk)}")
     if "progress" in auto:
-        alone, compute, overlaps = probe.overlap(typical(largest, network), network.chunk)
+        alone, compute, overlaps = probe.overlap(typical(largest, link), link.chunk)
         settings = settings._replace(progress=best(overlaps))
         times = ", ".join(f"{name} {1e3 * each.total:.0f}" for name, each in overlaps.items())
         say(f"progress {settings.progress}: {1e3 * alone:.0f} ms of communication and {1e3 * compute:.0f} ms of"

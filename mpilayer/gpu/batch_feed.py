@@ -4,10 +4,10 @@ import numpy as np
 
 from kernels import gpu
 from mpilayer.gpu.staging import pinned
-from mpilayer.gpu.trace import passed
+from mpilayer.gpu.trace import is_complete
 
 
-class Tray:
+class BatchBuffer:
     """Memory for a batch: of each array what is here, and what is on the GPU. Events: it is full, it is free again."""
 
     def __init__(self, arrays):
@@ -35,10 +35,10 @@ class Feed:
         last, tray = self.trays
         if last:
             last.free.record(self.net)
-        if tray and not passed(tray.full):  # by what was in it before
+        if tray and not is_complete(tray.full):  # by what was in it before
             tray.full.synchronize()
         if tray is None or tray.forms != _forms(arrays):
-            tray = Tray(arrays)
+            tray = BatchBuffer(arrays)
             tray.free.record(self.net)  # the memory may have been something else's
         self.stream.wait_event(tray.free)
         for array, here, there in zip(arrays, tray.here, tray.there, strict=True):

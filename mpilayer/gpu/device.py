@@ -8,6 +8,7 @@ import numpy as np
 
 from kernels import gpu
 from mpilayer.base.errors import UserError
+from mpilayer.compression import COMPRESSORS
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 ONLY_THERE = ("tf32", "bfloat16", "nccl")
@@ -15,14 +16,8 @@ TRY = " | try: nvidia-smi, or --device cpu"
 # what cannot be done for a net on a GPU: {(option, value): why}
 REFUSED = {
     ("progress", "kernel"): "no kernel runs on this core | try: --progress auto, where it moves messages all the time",
-    ("wire", "powersgd"): "MPI makes factors from the gradient, which it cannot see there"
-                          " | try: --wire topk or bfloat16",
+    **{("wire", name): kind.refused_on_gpu for name, kind in COMPRESSORS.items() if kind.refused_on_gpu},
 }
-
-
-def address(array):
-    """Where an array's memory begins, here or on the GPU."""
-    return array.data.ptr if gpu.is_array(array) else array.ctypes.data
 
 
 def add_options(p):
@@ -48,9 +43,9 @@ def check(options, schedules):
             raise UserError(f"--{name} {value} does not go with --device gpu: {why}")
     if options.slow or options.jitter:
         raise UserError("--slow and --jitter do not go with --device gpu: it is this core's time that they stretch")
-    reason = schedules[options.schedule].only_here
+    reason = schedules[options.schedule].host_only
     if reason:
-        able = ", ".join(name for name, other in schedules.items() if not other.only_here)
+        able = ", ".join(name for name, other in schedules.items() if not other.host_only)
         raise UserError(f"--schedule {options.schedule} does not go with --device gpu: {reason}"
                         f" | try: one of {able}")
 

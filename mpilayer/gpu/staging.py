@@ -1,6 +1,6 @@
-"""How gradients come to where MPI sums them, and back.
+"""How gradients come from a GPU to where MPI sums them, and back.
 
-Here they lie there. On a GPU a stream of its own copies each message to pinned memory of this computer once it has been
+A stream of its own copies each message to pinned memory of this computer once it has been
 computed, another one copies the sum back, and nobody waits for a copy but what reads it:
 
     post:     record(computed) ; out: wait(computed), copy, record(left)
@@ -19,60 +19,13 @@ import ctypes
 import numpy as np
 
 from kernels import gpu
+from kernels.gpu import address
 from mpilayer.compression.codecs import CODECS
 from mpilayer.gpu import device
-from mpilayer.gpu.device import address
-from mpilayer.gpu.trace import passed
+from mpilayer.gpu.trace import is_complete
 
 
-class Here:
-    """Gradients lie where MPI sums them."""
-
-    how, polls, sends = "", False, True
-
-    def mirror(self, array):
-        """What MPI sums instead of an array."""
-        return array
-
-    def open(self, engine, last, cargos):
-        """The messages of so many slots; `last` is the number that each message ends as."""
-        self.engine, self.last = engine, last
-
-    def expect(self, slot, number):
-        """A message is being replaced."""
-        for half in {number, self.last[number]}:
-            self.engine.mark(slot, half, ready=False)
-
-    def leave(self, slot, number):
-        """A message has been computed, or will have been by what the GPU was told so far."""
-        self.engine.mark(slot, number, ready=True)
-
-    def move(self, advance):
-        """Do what can be done for messages; advance() is for those that MPI has."""
-        advance()
-
-    def there(self, slot, number):
-        """Whether a message has come back, or the GPU was told of it."""
-        return self.engine.arrived(slot, self.last[number])
-
-    def enter(self, slot, number):
-        """What is computed from here on reads the message. Whether it has to wait for that."""
-        return False
-
-    def reached(self):
-        """A function that tells whether all has been computed that was to be by now."""
-        return lambda: True
-
-    @property
-    def quiet(self):
-        """Whether there is nothing to do."""
-        return True
-
-    def close(self):
-        """Nothing is in flight any more."""
-
-
-class Passage:
+class InFlightCopy:
     """One message of one slot on its way. `out` and `back` are (array on the GPU, what MPI has of it).
 
     began   when its last copy did     done     when that was done: events
@@ -85,10 +38,10 @@ class Passage:
         self.home = False
 
 
-class Staged(Here):
-    """Gradients lie on the GPU, MPI sums copies of them. `polls`: this core can look after them all the time."""
+class Staged:
+    """Gradients lie on the GPU, MPI sums copies of them."""
 
-    how, polls, comes = "gradients are summed in pinned memory", True, "back"
+    description, sends, comes = "gradients are summed in pinned memory", True, "back"
 
     def __init__(self, trace):
         cuda = gpu.cupy().cuda
@@ -101,19 +54,19 @@ class Staged(Here):
         """Pinned memory of its size."""
         return pinned(array.shape, array.dtype)
 
-    def open(self, engine, last, cargos):
-        """As above."""
-        super().open(engine, last, cargos)
-        self.passages = [[Passage(slot, number, message.name, *cargo.copies(number))
-                          for number, message in enumerate(cargo.route.messages)] for slot, cargo in enumerate(cargos)]
+    def open(self, engine, last, payloads):
+        """The messages of so many slots; `last` is the number that each message ends as."""
+        self.engine, self.last = engine, last
+        self.passages = [[InFlightCopy(slot, number, bucket.name, *payload.copies(number))
+                          for number, bucket in enumerate(payload.context.buckets)]
+                         for slot, payload in enumerate(payloads)]
 
     def expect(self, slot, number):
-        """As above."""
-        super().expect(slot, number)
+        """A message is being replaced."""
         self.passages[slot][number].home = False
 
     def leave(self, slot, number):
-        """Copy it when it has been computed."""
+        """A message has been computed, or will have been by what the GPU was told so far: copy it then."""
         passage = self.passages[slot][number]
         self.computed.record(self.net)
         self.outwards.wait_event(self.computed)
@@ -136,7 +89,7 @@ class Staged(Here):
 
     def move(self, advance):
         """Hand over to MPI what has left the GPU, and what has come from MPI to the GPU."""
-        while self.leaving and passed(self.leaving[0].done):
+        while self.leaving and is_complete(self.leaving[0].done):
             passage = self.leaving.popleft()
             self.trace.copied("out", passage.name, passage.began, passage.done)
             self.engine.mark(passage.slot, passage.number, ready=True)
@@ -154,7 +107,7 @@ class Staged(Here):
         return passage.home
 
     def there(self, slot, number):
-        """As above."""
+        """Whether a message has come back, or the GPU was told of it."""
         return self.passages[slot][number].home
 
     def enter(self, slot, number):
@@ -162,7 +115,7 @@ class Staged(Here):
         passage = self.passages[slot][number]
         if passage.done is None:
             return False
-        waits = not passed(passage.done)
+        waits = not is_complete(passage.done)
         if waits:
             self.net.wait_event(passage.done)
         self.trace.copied(self.comes, passage.name, passage.began, passage.done)
@@ -170,13 +123,13 @@ class Staged(Here):
         return waits
 
     def reached(self):
-        """As above."""
+        """A function that tells whether the GPU has come to this point."""
         event = self.net.record()
-        return lambda: passed(event)
+        return lambda: is_complete(event)
 
     @property
     def quiet(self):
-        """As above."""
+        """Whether no copy is on its way."""
         return not (self.leaving or self.away)
 
     def close(self):
@@ -184,10 +137,10 @@ class Staged(Here):
         self.inwards.synchronize()
 
 
-class Direct(Staged):
+class CudaAware(Staged):
     """Gradients lie on the GPU, and MPI sums them there. It must not see them before they have been computed."""
 
-    how = "gradients are summed in the GPU's memory"
+    description = "gradients are summed in the GPU's memory"
 
     def mirror(self, array):
         """The same memory."""
@@ -202,10 +155,10 @@ class Direct(Staged):
         passage.began = passage.done = None
 
 
-class Alone(Staged):
+class SingleRank(Staged):
     """Gradients lie on the GPU of the only rank: they are the sums, and MPI does not see them."""
 
-    how, sends = "there is nothing to sum", False
+    description, sends = "there is nothing to sum", False
 
     def mirror(self, array):
         """Something to make requests of that are never started."""
@@ -216,15 +169,15 @@ class Alone(Staged):
         self.passages[slot][number].home = True
 
 
-class Nccl(Alone):
+class Nccl(SingleRank):
     """Gradients lie on GPUs that sum them among themselves (NCCL), in the order in which they have been computed."""
 
-    how, comes = "gradients are summed by NCCL", "sum"
+    description, comes = "gradients are summed by NCCL", "sum"
 
     def __init__(self, trace, ranks):
         super().__init__(trace)
         self.nccl = device.nccl()
-        number = ranks.world.bcast(self.nccl.get_unique_id() if ranks.rank == 0 else None)
+        number = ranks.comm.bcast(self.nccl.get_unique_id() if ranks.rank == 0 else None)
         self.everyone = self.nccl.NcclCommunicator(ranks.size, number, ranks.rank)
 
     def leave(self, slot, number):
@@ -240,22 +193,20 @@ class Nccl(Alone):
         passage.done = self.trace.record(self.outwards)
 
     def close(self):
-        """As above, and the GPUs need not know each other any more."""
+        """Nothing may be in flight; the GPUs need not know each other any more."""
         super().close()
         self.outwards.synchronize()
         self.everyone.destroy()
 
 
-def stage(net, ranks, settings, trace, split):
-    """How the gradients of a net come to MPI. CUDA-aware ones have no sums in rank order, and none of bfloat16."""
-    if not gpu.is_array(net.weights):
-        return Here()
+def transfer(ranks, settings, trace, order):
+    """How gradients come to MPI. CUDA-aware ones have no sums in rank order, and none of bfloat16."""
     if ranks.size == 1 and settings.wire in CODECS:
-        return Alone(trace)
+        return SingleRank(trace)
     if settings.reduction == "nccl":
         return Nccl(trace, ranks)
-    plain = settings.reduction == "native" and settings.wire == "float32" and not split
-    return (Direct if settings.cuda_aware and plain else Staged)(trace)
+    plain = settings.reduction == "native" and settings.wire == "float32" and order != "split"
+    return (CudaAware if settings.cuda_aware and plain else Staged)(trace)
 
 
 def disguised(array):
@@ -271,7 +222,7 @@ def pinned(shape, dtype):
     return np.frombuffer(memory, dtype, size).reshape(shape)
 
 
-class Coming:
+class DeviceScalar:
     """A number that the GPU is to compute, on its way here."""
 
     def __init__(self, number):
@@ -284,7 +235,7 @@ class Coming:
     @property
     def done(self):
         """Whether it is here."""
-        return passed(self.event)
+        return is_complete(self.event)
 
     def __float__(self):
         return float(self.here[0])

@@ -11,7 +11,7 @@ ON_GPU = {"compute", "exposed", "update"}
 NOT_YET = 600  # cudaErrorNotReady
 
 
-def passed(event):
+def is_complete(event):
     """Whether the GPU has come past an event. Raises what went wrong there: CuPy's Event.done would be false for ever.
     """
     runtime = gpu.cupy().cuda.runtime
@@ -21,7 +21,7 @@ def passed(event):
     return status == 0
 
 
-class Mark(NamedTuple):
+class TimedEvent(NamedTuple):
     """All that the stream does between the mark before and `event` is of that kind, None for nothing in particular."""
 
     kind: str | None
@@ -91,7 +91,7 @@ class GpuTrace(Trace):
             super().add("waiting" if kind == "exposed" else kind, name, begin)
 
     def _mark(self, kind, name, **more):
-        self.marks.append(Mark(kind, name, self.record(self.stream), self.steps[-1], **more))
+        self.marks.append(TimedEvent(kind, name, self.record(self.stream), self.steps[-1], **more))
 
     def waited(self, name):
         """The stream was told to wait for something, just now."""
@@ -112,9 +112,9 @@ class GpuTrace(Trace):
 
     def look(self):
         """Count what the GPU has come past."""
-        while self.marks and passed(self.marks[0].event):
+        while self.marks and is_complete(self.marks[0].event):
             self._pass(self.marks.popleft())
-        while self.copies and passed(self.copies[0].done):
+        while self.copies and is_complete(self.copies[0].done):
             self._note(self.copies.popleft())
 
     def settle(self):

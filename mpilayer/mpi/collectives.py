@@ -1,7 +1,7 @@
 """How a message is summed over the ranks, in place: as the MPI does it, or in rank order, always the same bits.
 
-A reduction turns a part of a gradient buffer into the Stages that the engine runs. Requests are persistent where the
-MPI has such collectives (MPI 4), and made anew by each start elsewhere.
+A reduction turns a part of a gradient buffer into the Operations that the engine runs. Requests are persistent where
+the MPI has such collectives (MPI 4), and made anew by each start elsewhere.
 """
 
 import ctypes
@@ -9,7 +9,7 @@ import ctypes
 import numpy as np
 
 import kernels
-from mpilayer.mpi.engine import Stage
+from mpilayer.mpi.engine import Operation
 
 
 class Calls:
@@ -20,7 +20,7 @@ class Calls:
     """
 
     def __init__(self, ranks):
-        self.MPI, self.world, self.comms = ranks.MPI, ranks.world, {}
+        self.MPI, self.comm_of_ranks, self.comms = ranks.MPI, ranks.comm, {}
         self.size, self.rank = ranks.size, ranks.rank
         self.library = ctypes.CDLL(self.MPI.__file__)  # the symbols of the MPI that mpi4py is linked with
         self.test = self.address("MPI_Test")
@@ -40,23 +40,23 @@ class Calls:
     def comm(self, lane):
         """The communicator of a lane; all ranks must ask for them in one order."""
         if lane not in self.comms:
-            self.comms[lane] = self.world.Dup()
+            self.comms[lane] = self.comm_of_ranks.Dup()
         return self.comms[lane]
 
-    def stage(self, lane, collective, *arguments, op=None, work=()):
-        """A Stage that starts a collective, by its name in MPI; arguments as mpi4py has them, buffers as lists."""
+    def operation(self, lane, collective, *arguments, op=None, work=()):
+        """A Operation that starts a collective, by its name in MPI; arguments as mpi4py has them, buffers as lists."""
         comm = self.comm(lane)
         if self.persistent:
             options = {"op": op} if op else {}
             request = getattr(comm, f"{collective}_init")(*arguments, **options)
             self.requests.append(request)
             at = self.MPI._addressof(request)
-            return Stage((self.address("MPI_Start"), at), at, work, (request, *arguments))
+            return Operation((self.address("MPI_Start"), at), at, work, (request, *arguments))
         request = np.array([self.MPI.REQUEST_NULL.handle], np.int64)
         flat, keep = self._flat(arguments, op)
         flat = [(number + 2**63) % 2**64 - 2**63 for number in (*flat, comm.handle)]  # handles may be unsigned
         start = (self.address(f"MPI_I{collective.lower()}"), *flat, request.ctypes.data)
-        return Stage(start, request.ctypes.data, work, (request, keep, *arguments))
+        return Operation(start, request.ctypes.data, work, (request, keep, *arguments))
 
     def free(self):
         """Give up all that was made; nothing may be in flight."""
@@ -79,8 +79,8 @@ class Calls:
         return flat + ([op.handle] if op else []), keep
 
     def vote(self, number):
-        """The Stage that replaces an int64 array of one number by the least of all ranks'."""
-        return self.stage("votes", "Allreduce", self.MPI.IN_PLACE, [number, self.MPI.INT64_T], op=self.MPI.MIN)
+        """The Operation that replaces an int64 array of one number by the least of all ranks'."""
+        return self.operation("votes", "Allreduce", self.MPI.IN_PLACE, [number, self.MPI.INT64_T], op=self.MPI.MIN)
 
     def bfloat16_sum(self):
         """An MPI_Op that adds bfloat16 numbers."""
@@ -112,10 +112,10 @@ class Native:
         op = calls.MPI.SUM if buffer.dtype == np.float32 else self._bfloat16
         return (calls.MPI.IN_PLACE, [buffer, _datatype(calls.MPI, buffer)]), op
 
-    def stages(self, buffer, lane):
+    def operations(self, buffer, lane):
         """Of the sum of `buffer` (n,) float32, or uint16 with bfloat16's bits."""
         arguments, op = self.arguments(buffer)
-        return (self.calls.stage(lane, "Allreduce", *arguments, op=op),)
+        return (self.calls.operation(lane, "Allreduce", *arguments, op=op),)
 
 
 class Ordered:
@@ -138,14 +138,14 @@ class Ordered:
             self.scratch[lane] = kernels.empty((floats,))
         return self.scratch[lane].view(dtype)[:size]
 
-    def stages(self, buffer, lane):
+    def operations(self, buffer, lane):
         """Of the sum of `buffer` (n,) float32, or uint16 with bfloat16's bits."""
         room = self._room(lane, self.calls.size * (buffer.size // self.calls.size + 1), buffer.dtype)
         return scattered(self.calls, buffer, room, lane, lane)
 
 
 def scattered(calls, buffer, room, first, last):
-    """Two Stages in two lanes: the parts of all ranks of what is this rank's to add up; their sum, and all sums.
+    """Two Operations in two lanes: the parts of all ranks of what is this rank's to add up; their sum, and all sums.
 
     `room` has place for the parts.
     """
@@ -154,11 +154,11 @@ def scattered(calls, buffer, room, first, last):
     counts, starts = np.diff(ends), ends[:-1]
     mine = int(counts[calls.rank])
     parts = room[:P * mine]
-    scatter = calls.stage(first, "Alltoallv", [buffer, counts, starts, kind],
+    scatter = calls.operation(first, "Alltoallv", [buffer, counts, starts, kind],
                           [parts, np.full(P, mine), np.arange(P) * mine, kind])
     total = (kernels.ordered_sum_address(buffer.dtype), parts.ctypes.data, P, mine, mine * buffer.itemsize,
              buffer[starts[calls.rank]:].ctypes.data)
-    gather = calls.stage(last, "Allgatherv", calls.MPI.IN_PLACE, [buffer, counts, starts, kind], work=total)
+    gather = calls.operation(last, "Allgatherv", calls.MPI.IN_PLACE, [buffer, counts, starts, kind], work=total)
     return scatter, gather._replace(keep=(*gather.keep, parts))
 
 

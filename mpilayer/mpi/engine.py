@@ -9,8 +9,10 @@ import numpy as np
 import kernels
 from mpilayer.mpi import engine_loop as loop
 
+_lock = np.zeros(1, np.int64)  # of all engines of this process: MPI allows calls by one thread at a time
 
-class Stage(NamedTuple):
+
+class Operation(NamedTuple):
     """One MPI request of a message, and what to compute first; addresses of C functions and integers.
 
     work      (function, up to 5 arguments) or ()      start     (function that starts the request, its arguments)
@@ -28,7 +30,7 @@ def warm():
     idle = Engine([[()]], 1, 0)
     idle.advance()
     idle.stop()
-    kernels.set_progress(idle.hook, idle.words.ctypes.data)
+    loop.hook()
     kernels.set_progress(0)
     loop.watch(idle.words, 0)
     with idle.held():
@@ -38,14 +40,14 @@ def warm():
 class Engine:
     """Messages 0 to M-1 of each step, in `slots` sets of buffers that steps use in turn.
 
-    stages   for each slot, for each message, its Stages, at most two       test   address of MPI_Test
+    operations   for each slot, for each message, its Operations, at most two       test   address of MPI_Test
     lanes    how many may be in flight; a message's is its number mod that  due    for each message, when it is needed
-    vote     from an int64 array of one number, the Stage that replaces it by the least of all ranks'; goes with `due`
+    vote     from an int64 array of one number, the Operation that replaces it by the least of all ranks'; with `due`
     follow   for each message, the number of the one that is ready when it has arrived, or -1
     """
 
-    def __init__(self, stages, lanes, test, due=None, vote=None, follow=None):
-        slots, messages = len(stages), len(stages[0])
+    def __init__(self, operations, lanes, test, due=None, vote=None, follow=None):
+        slots, messages = len(operations), len(operations[0])
         places = slots * messages
         sizes = {loop.DUE: messages, loop.FOLLOW: messages, loop.READY: places, loop.BEGAN: places, loop.ENDED: places,
                  loop.LANE: 2 * lanes,
@@ -56,18 +58,17 @@ class Engine:
             if word:
                 words[word] = start
         for word, value in {loop.LENGTH: words.size, loop.LANES: lanes, loop.MESSAGES: messages, loop.SLOTS: slots,
-                            loop.TEST: test, loop.NEXT: -1}.items():
+                            loop.TEST: test, loop.NEXT: -1, loop.LOCK: _lock.ctypes.data}.items():
             words[word] = value
         self.ready, self.began, self.ended = (words[words[part]:][:places].reshape(slots, messages)
                                               for part in (loop.READY, loop.BEGAN, loop.ENDED))
         words[words[loop.FOLLOW]:][:messages] = -1 if follow is None else follow
-        for place, message in enumerate(message for slot in stages for message in slot):
+        for place, message in enumerate(message for slot in operations for message in slot):
             for number, stage in enumerate(message):
                 self._record(words[loop.CALLS] + (place * loop.STAGES + number) * loop.STAGE, stage)
-        self.keep = [stages]
+        self.keep = [operations]
         if due is not None:
             self._by_need(due, vote(words[loop.VOTE:loop.VOTE + 1]), ends[-1] - loop.STAGE)
-        self.hook = loop.hook().address
 
     def _record(self, at, stage):
         self.words[at:][:len(stage.work)] = stage.work

@@ -186,7 +186,7 @@ def _start_next(words):
 @njit(nogil=True, cache=True)
 def advance_all(words):
     """Move what can move."""
-    if words[ERROR] or _swap(words.ctypes.data + 8 * LOCK, 1):
+    if words[ERROR] or _swap(words[LOCK], 1):
         return
     begin, more = now(), True
     while more and not words[ERROR]:
@@ -196,20 +196,20 @@ def advance_all(words):
         while not words[ERROR] and _start_next(words):
             more = True
     words[INSIDE_NS] += now() - begin
-    _swap(words.ctypes.data + 8 * LOCK, 0)
+    _swap(words[LOCK], 0)
 
 
 @njit(nogil=True, cache=True)
 def hold(words):
     """Wait until nobody is inside advance_all, and keep everybody out."""
-    while _swap(words.ctypes.data + 8 * LOCK, 1):
+    while _swap(words[LOCK], 1):
         _sleep(10)
 
 
 @njit(nogil=True, cache=True)
 def release(words):
     """Let them in again."""
-    _swap(words.ctypes.data + 8 * LOCK, 0)
+    _swap(words[LOCK], 0)
 
 
 @njit(nogil=True, cache=True)
@@ -222,6 +222,18 @@ def watch(words, microseconds):
 
 @functools.cache
 def hook():
+    """The C function `void advance(int64 *table)` for several engines: [2 + engines, advance one, words of each]."""
+    @cfunc(types.void(types.CPointer(types.int64)), cache=True)
+    def advance(address):
+        table = carray(address, (carray(address, (1,))[0],))
+        for number in range(2, table.size):
+            _ask(table[1], (table[number],))
+
+    return advance
+
+
+@functools.cache
+def advance_one():
     """The C function `void advance(int64 *words)`."""
     @cfunc(types.void(types.CPointer(types.int64)), cache=True)
     def advance(address):

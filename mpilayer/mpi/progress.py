@@ -1,13 +1,19 @@
-"""Who makes messages move while the kernels compute: MPI does nothing unless somebody calls it.
+"""Which code calls MPI while the kernels compute: messages do not advance unless somebody calls it.
 
-Each is a context in which an engine's messages move; it gives what the training loop calls between layers.
+Each way is a context in which an engine's messages move; it gives what the training loop calls between layers.
 """
 
 import contextlib
 import threading
 
+import numpy as np
+
 import kernels
 from mpilayer.base import env
+from mpilayer.mpi import engine_loop
+
+_in_kernels = []  # the engines whose messages kernels move
+_table = None  # which the kernels read, so it must live on
 
 
 def _nothing():
@@ -34,11 +40,23 @@ def poll(engine):
 @contextlib.contextmanager
 def kernel(engine):
     """The kernels, from inside their loops, and the training loop between them: no thread, no Python."""
-    kernels.set_progress(engine.hook, engine.words.ctypes.data, _interval())
+    _in_kernels.append(engine)
+    _hook_kernels()
     try:
         yield engine.advance
     finally:
-        kernels.set_progress(0)
+        _in_kernels.remove(engine)
+        _hook_kernels()
+
+
+def _hook_kernels():
+    """Let kernels advance the engines of the list."""
+    global _table
+    kernels.set_progress(0)
+    words = [engine.words.ctypes.data for engine in _in_kernels]
+    _table = np.array([2 + len(words), engine_loop.advance_one().address, *words], np.int64)
+    if words:
+        kernels.set_progress(engine_loop.hook().address, _table.ctypes.data, _interval())
 
 
 @contextlib.contextmanager

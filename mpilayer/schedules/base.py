@@ -1,25 +1,35 @@
 """What a schedule tells of itself."""
 
-from mpilayer.exchange.gradient_queue import Queue
+from mpilayer.exchange.gradient_queue import GradientQueue
+
+CLIP_REFUSED = "the norm of a whole gradient is known only when parts of it are applied"
+HOST_ONLY = "what ranks send each other, they write and read themselves"
 
 
 class Schedule:
     """step(t, batch) runs training step t; after drain() nothing is in flight and all ranks have the same weights.
 
-    traffic        what it sends with                       wires    what may travel, and `wires_because` nothing else
-    takes          {option that belongs to it: its default} refuses  {option it cannot go with: why}
+    channel        class of what it sends with              options  Options that are its keyword arguments
+    wires          compressors it can use, None for all, and `wires_because` it cannot use others
+    refuses        {option it cannot go with: why}          late     whether it applies gradients of earlier weights
     asynchronous   ranks take the next part of a batch when they are free, whoever's it would have been
-    workers        ranks that compute, the first ones       staleness   how many updates old gradients were, counted
-    only_here      why it does not go with a net on a GPU, or an empty string
+    staleness      Counter of how many updates old gradients were when applied, or None
+    host_only      why it does not go with a net on a GPU, or an empty string
+    kept_sums      each step it sums all gradients as they are, so that the link bounds its speed
     """
 
-    traffic = Queue
-    takes, refuses = {}, {}
-    wires, wires_because = None, ""
-    only_here = ""
-    asynchronous, staleness = False, None
+    channel, options, refuses = GradientQueue, (), {}
+    wires, wires_because, host_only = None, "", ""
+    asynchronous, late, staleness, kept_sums = False, False, None, False
+
+    def __init__(self, net, channel, optimizer):
+        self.net, self.channel, self.optimizer = net, channel, optimizer
+
+    @classmethod
+    def check(cls, ranks, **options):
+        """Raise UserError if the options are out of range, or do not go together, on so many ranks."""
 
     @staticmethod
-    def servers(options):
-        """Ranks that do not compute."""
+    def servers(**options):
+        """Ranks that do not compute, the last ones."""
         return 0

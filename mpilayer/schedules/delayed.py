@@ -1,42 +1,47 @@
 """Layer-wise sums that are applied k steps late."""
 
-from mpilayer.schedules import shards as weights
+from mpilayer.base.cli import Option, natural, number
+from mpilayer.base.errors import UserError
+from mpilayer.schedules import shards
 from mpilayer.schedules.base import Schedule
+from mpilayer.schedules.delay_policy import Adaptive, AfterWarmup, Constant
 
 
-class Delayed(Schedule):
-    """Gradients k steps stale, hidden behind k steps of computing (Daily, Vishnu, Siegel: delayed updates).
+def steps_or_auto(text):
+    """An argparse type: a number of steps, or auto."""
+    return text if text == "auto" else number(int, 0, "a whole number, not negative, or auto")(text)
 
-        slot = t mod (k+1)                              k+1 gradient buffers
-        for l = L..1: backward(l) into slot ; request[t, l] = Iallreduce(slot, l)
-        in forward of step t+1+k, just before layer l reads w_l: Wait(request[t, l]) ; w_l -= lr * g_l(t) / P
 
-    The first k steps after a start or a drain apply nothing; a drain applies what is in flight, oldest first. The
-    learning rate is that of the step the gradient is from; momentum and weight decay act when it is applied.
-    """
+class DelayedUpdates(Schedule):
+    """What layer-wise schedules share: sums that are settled `delay` steps late, just before the layer is read."""
 
-    takes = {"delay": 1, "delay_warmup": 0}
+    kept_sums = True
+    queue_options = {}  # how its queue is opened: GradientQueue.open
 
-    def __init__(self, net, queue, optimizer, options):
-        self.net, self.queue, self.optimizer = net, queue, optimizer
-        self.delay = getattr(options, "delay", None) or 0
+    def __init__(self, net, queue, optimizer, policy):
+        super().__init__(net, queue, optimizer)
+        self.policy, self.delay = policy, policy.first
         self.open()
 
     def open(self, **messages):
         """Prepare the queue for this delay; nothing may be in flight."""
-        self.queue.open(self.net, slots=self.delay + 1, **messages)
-        compensated = self.optimizer.compensation and self.delay
-        self.then = [weights.copy(self.net)[0] for _ in range(self.delay + 1)] if compensated else None
+        self.channel.open(delay=self.delay, **self.queue_options, **messages)
+        compensated = self.optimizer.delay_compensation and self.delay
+        self.weights_at_gradient = [shards.copy(self.net)[0] for _ in range(self.delay + 1)] if compensated else None
 
     def step(self, t, batch):
         """Forward settles what is due, backward posts."""
+        delay = self.policy.next(t, self.delay)
+        if delay != self.delay:
+            self.change(delay)
         self.net.write_gradients_to(t % (self.delay + 1))
         for layer in self.net.forward(batch):
             self.apply(layer, up_to=t - 1 - self.delay)
-            if self.then:
-                self.then[t % (self.delay + 1)][layer.name][:] = layer.w
+            if self.weights_at_gradient:
+                self.weights_at_gradient[t % (self.delay + 1)][layer.name][:] = layer.w
         for layer in self.net.backward():
-            self.queue.post(t, layer)
+            self.channel.post(t, layer)
+        self.policy.after_step(self)
 
     def drain(self):
         """Apply everything in flight."""
@@ -51,6 +56,33 @@ class Delayed(Schedule):
 
     def apply(self, layer, up_to):
         """Update the layer with its sums of all steps not after `up_to`, oldest first."""
-        for step, gradient in self.queue.settle(layer, up_to):
-            then = self.then and self.then[step % (self.delay + 1)][layer.name]
-            self.optimizer.update(layer, gradient, step, late=self.delay, then=then)
+        for step, gradient in self.channel.settle(layer, up_to):
+            earlier = self.weights_at_gradient and self.weights_at_gradient[step % (self.delay + 1)][layer.name]
+            self.optimizer.update(layer, gradient, step, late=self.delay, weights_at_gradient=earlier)
+
+
+class Delayed(DelayedUpdates):
+    """Gradients k steps stale, hidden behind k steps of computing (Daily, Vishnu, Siegel: delayed updates).
+
+        slot = t mod (k+1)                              k+1 gradient buffers
+        for l = L..1: backward(l) into slot ; request[t, l] = Iallreduce(slot, l)
+        in forward of step t+1+k, just before layer l reads w_l: Wait(request[t, l]) ; w_l -= lr * g_l(t) / P
+
+    The first k steps after a start or a drain apply nothing; a drain applies what is in flight, oldest first. The
+    learning rate is that of the step the gradient is from; momentum and weight decay act when it is applied.
+    """
+
+    options = (Option("delay", "steps a gradient is late, or auto for as few as hide communication", steps_or_auto, 1,
+                      metavar="K"),
+               Option("delay_warmup", "steps without delay at first", natural, 0, metavar="STEPS"))
+    late = True
+
+    def __init__(self, net, queue, optimizer, delay=1, delay_warmup=0):
+        fixed = AfterWarmup(delay, delay_warmup) if delay_warmup else Constant(delay)
+        super().__init__(net, queue, optimizer, Adaptive() if delay == "auto" else fixed)
+
+    @classmethod
+    def check(cls, ranks, delay=1, delay_warmup=0):
+        """Raise UserError if the options do not go together."""
+        if delay_warmup and delay == "auto":
+            raise UserError("--delay-warmup goes with a --delay of steps: auto begins without delay by itself")

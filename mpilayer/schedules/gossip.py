@@ -3,8 +3,9 @@
 import numpy as np
 
 from mpilayer.compression.codecs import CODECS
-from mpilayer.exchange.mailbox import Awaited, Letter, Mail
-from mpilayer.schedules.local import ONLY_HERE, Local
+from mpilayer.exchange.mailbox import Mailbox, Message, PendingReplies
+from mpilayer.schedules.base import HOST_ONLY
+from mpilayer.schedules.local import Local
 
 
 def partner(rank, size, number):
@@ -28,22 +29,21 @@ class Gossip(Local):
     The mean over the ranks is that of their steps; each rank's weights are somewhere around it. A drain takes the mean.
     """
 
-    traffic = Mail
-    only_here = ONLY_HERE
+    channel, host_only = Mailbox, HOST_ONLY
     wires = "float32", "bfloat16"
     wires_because = "weights are exchanged, and a few numbers or factors do not stand for those"
 
-    def __init__(self, net, queue, optimizer, options):
-        super().__init__(net, queue, optimizer, options)
-        codec, self.round = CODECS[queue.settings.wire], 0
-        self.mine, self.theirs = ({layer.name: Letter(layer.w.size, codec) for layer in net.layers} for _ in range(2))
+    def __init__(self, net, mailbox, optimizer):
+        super().__init__(net, mailbox, optimizer)
+        codec, self.round = CODECS[mailbox.settings.wire], 0
+        self.mine, self.theirs = ({layer.name: Message(layer.w.size, codec) for layer in net.layers} for _ in range(2))
         self.tags = {layer.name: tag for tag, layer in enumerate(net.layers)}
-        self.exchanges = Awaited(queue)
-        queue.open()
+        self.exchanges = PendingReplies(mailbox)
+        mailbox.open()
 
     def step(self, t, batch):
         """With the next partner."""
-        self.partner = partner(self.queue.ranks.rank, self.queue.ranks.size, self.round)
+        self.partner = partner(self.channel.ranks.rank, self.channel.ranks.size, self.round)
         super().step(t, batch)
         self.round += 1
 
@@ -53,8 +53,8 @@ class Gossip(Local):
             return
         name, tag = layer.name, self.tags[layer.name]
         came = self.exchanges.expect(name, self.now, 2)
-        self.queue.receive(self.theirs[name], self.partner, tag, came)
-        self.queue.send(self.mine[name].write(self.ahead[name].w), self.partner, tag, came)
+        self.channel.receive(self.theirs[name], self.partner, tag, came)
+        self.channel.send(self.mine[name].write(self.ahead[name].w), self.partner, tag, came)
 
     def hear(self, layer):
         """Average. What the partner read of ours counts, not what we have: so the mean stays, however rounded."""
@@ -67,6 +67,6 @@ class Gossip(Local):
         """The mean of all."""
         for layer in self.net.layers:
             self.hear(layer)
-        self.queue.mean(self.net.weights)
+        self.channel.mean(self.net.weights)
         for layer in self.net.layers:
             self.ahead[layer.name].w[:] = layer.w

@@ -3,12 +3,19 @@
 import numpy as np
 
 import kernels
-from mpilayer.schedules import shards as weights
-from mpilayer.schedules.base import Schedule
+from mpilayer.base.cli import Option, amount, below_one, count
+from mpilayer.base.errors import UserError
+from mpilayer.schedules import shards
+from mpilayer.schedules.base import CLIP_REFUSED, Schedule
+from mpilayer.schedules.delayed import steps_or_auto
 from mpilayer.schedules.shards import Part
 
-ONLY_HERE = "what ranks send each other, they write and read themselves"
-CLIP = "the norm of a whole gradient is known only when parts of it are applied"
+
+def _period(steps):
+    return Option("period", "steps between means", count, steps, metavar="H")
+
+
+DELAY = Option("delay", "steps a mean is late", steps_or_auto, 0, metavar="K")
 
 
 class Local(Schedule):
@@ -18,25 +25,25 @@ class Local(Schedule):
         next forward, just before layer l is read: w_l = ahead_l, and what others told
     """
 
-    refuses = {"clip": CLIP}
+    refuses = {"clip": CLIP_REFUSED}
 
-    def __init__(self, net, queue, optimizer, options):
-        self.net, self.queue, self.scale, self.now = net, queue, queue.ranks.size, 0
-        self.ahead = {name: Part(name, w) for name, w in weights.copy(net)[0].items()}
-        self.optimizer = optimizer.over(self.ahead.values())
+    def __init__(self, net, channel, optimizer):
+        self.ahead = {name: Part(name, w) for name, w in shards.copy(net)[0].items()}
+        super().__init__(net, channel, optimizer.over(self.ahead.values()))
+        self.scale, self.now = channel.ranks.size, 0
 
     def step(self, t, batch):
         """Forward hears, backward steps and tells."""
         self.now = t
         for layer in self.net.forward(batch):
             self.hear(layer)
-            self.queue.test()
+            self.channel.test()
         for layer in self.net.backward():
             ahead = self.ahead[layer.name]
             ahead.w[:] = layer.w
             self.optimizer.update(ahead, layer.g, t, scale=self.scale)
             self.tell(layer)
-            self.queue.test()
+            self.channel.test()
 
 
 class LocalSGD(Local):
@@ -44,21 +51,27 @@ class LocalSGD(Local):
 
         every step:                      w_r -= lr * P g_r
         every H-th, layer by layer:      request[l] = Iallreduce((anchor_l - w_r,l) / P)
-        k steps later, before l is read: then_l = w_r,l at that time ; anchor_l -= Wait(request[l])
-                                         w_r,l = anchor_l + (w_r,l - then_l)
+        k steps later, before l is read: told_l = w_r,l at that time ; anchor_l -= Wait(request[l])
+                                         w_r,l = anchor_l + (w_r,l - told_l)
 
     With a delay of k < H steps the sum has k steps of computing to hide behind (Wang et al. 2020, CoCoD and overlapped
     local SGD; Douillard et al. 2025, streaming). A drain averages.
     """
 
-    takes = {"period": 10, "delay": 0}
+    options = (_period(10), DELAY)
 
-    def __init__(self, net, queue, optimizer, options):
-        super().__init__(net, queue, optimizer, options)
-        self.period, self.delay, self.since = options.period, options.delay, 0
-        self.anchor, self.then = weights.copy(net)[0], weights.copy(net)[0]
-        queue.open(net, slots=1)
-        self.difference = queue.slots[0].cargo.gradient
+    def __init__(self, net, queue, optimizer, period=10, delay=0):
+        super().__init__(net, queue, optimizer)
+        self.period, self.delay, self.since = period, delay, 0
+        self.anchor, self.told = shards.copy(net)[0], shards.copy(net)[0]
+        queue.open()
+        self.difference = queue.gradients(0)
+
+    @classmethod
+    def check(cls, ranks, period=10, delay=0, **others):
+        """Raise UserError unless a mean arrives before the next one is due."""
+        if delay == "auto" or delay >= period:
+            raise UserError(f"--delay {delay}: expected less than the --period of {period}")
 
     def step(self, t, batch):
         """A step of one's own; the last of a period tells the others."""
@@ -78,15 +91,15 @@ class LocalSGD(Local):
         difference, ahead = self.difference[name], self.ahead[name].w
         np.subtract(self.anchor[name], ahead, out=difference)
         difference /= self.scale
-        self.then[name][:] = ahead
-        self.queue.post(self.now, Part(name, g=difference))
+        self.told[name][:] = ahead
+        self.channel.post(self.now, Part(name, g=difference))
 
     def hear(self, layer):
         """The rank's own step, and the mean when it is due."""
         layer.w[:] = self.ahead[layer.name].w
         if self.since >= self.delay:
-            for _, mean in self.queue.settle(layer, up_to=self.now):
-                since = layer.w - self.then[layer.name]
+            for _, mean in self.channel.settle(layer, up_to=self.now):
+                since = layer.w - self.told[layer.name]
                 layer.w[:] = self.merge(layer.name, mean) + since
 
     def merge(self, name, mean):
@@ -118,11 +131,12 @@ class DiLoCo(LocalSGD):
         as local SGD, but:   V_l = m V_l + a D_l ; anchor_l -= m V_l + a D_l    D_l the mean difference
     """
 
-    takes = {"period": 20, "delay": 0, "outer_lr": 0.7, "outer_momentum": 0.9}
+    options = (_period(20), DELAY, Option("outer_lr", "learning rate of the mean difference", amount, 0.7),
+               Option("outer_momentum", "its Nesterov momentum", below_one, 0.9))
 
-    def __init__(self, net, queue, optimizer, options):
-        super().__init__(net, queue, optimizer, options)
-        self.constants = {"lr": options.outer_lr, "momentum": options.outer_momentum, "late": 1}
+    def __init__(self, net, queue, optimizer, period=20, delay=0, outer_lr=0.7, outer_momentum=0.9):
+        super().__init__(net, queue, optimizer, period, delay)
+        self.constants = {"lr": outer_lr, "momentum": outer_momentum, "late": 1}
         self.velocity = {name: np.zeros_like(w) for name, w in self.anchor.items()}
 
     def merge(self, name, mean):
@@ -135,20 +149,20 @@ class Elastic(LocalSGD):
     """Ranks explore, held by springs to a centre (Zhang, Choromanska, LeCun 2015, EASGD, synchronous).
 
         every H-th step, layer by layer:   request[l] = Iallreduce((centre_l - w_r,l) / P)
-        k steps later, before l is read:   w_r,l -= a (then_l - centre_l) ; centre_l -= a P Wait(request[l])
+        k steps later, before l is read:   w_r,l -= a (told_l - centre_l) ; centre_l -= a P Wait(request[l])
 
     A drain puts every rank at the centre, which is what is evaluated.
     """
 
-    takes = {"period": 10, "delay": 0, "elasticity": 0.9}
+    options = _period(10), DELAY, Option("elasticity", "pull on the centre, by all ranks", amount, 0.9)
 
-    def __init__(self, net, queue, optimizer, options):
-        super().__init__(net, queue, optimizer, options)
-        self.pull = options.elasticity  # of the centre, by all ranks; each is pulled by a P-th of that
+    def __init__(self, net, queue, optimizer, period=10, delay=0, elasticity=0.9):
+        super().__init__(net, queue, optimizer, period, delay)
+        self.pull = elasticity  # of the centre, by all ranks; each is pulled by a P-th of that
 
     def merge(self, name, mean):
         """Both ends of the spring."""
-        own = self.then[name] - self.pull / self.scale * (self.then[name] - self.anchor[name])
+        own = self.told[name] - self.pull / self.scale * (self.told[name] - self.anchor[name])
         self.anchor[name] -= self.pull * mean
         return own
 

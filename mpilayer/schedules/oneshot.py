@@ -10,9 +10,11 @@ class OneShot(Schedule):
         G = Allreduce(all g) ; for every l: w_l -= lr * G_l / P
     """
 
-    def __init__(self, net, queue, optimizer, options):
-        self.net, self.queue, self.optimizer = net, queue, optimizer
-        queue.open(net, slots=1, bucket=None, chunk=None)
+    kept_sums = True
+
+    def __init__(self, net, queue, optimizer):
+        super().__init__(net, queue, optimizer)
+        queue.open(bucket=None, chunk=None)
 
     def step(self, t, batch):
         """Compute everything, then sum everything, then update everything."""
@@ -21,9 +23,9 @@ class OneShot(Schedule):
         for _ in self.net.backward():
             pass
         for layer in self.net.layers:
-            self.queue.post(t, layer)
+            self.channel.post(t, layer)
         for layer in self.net.layers:
-            for step, gradient in self.queue.settle(layer, up_to=t):
+            for step, gradient in self.channel.settle(layer, up_to=t):
                 self.optimizer.update(layer, gradient, step)
 
     def drain(self):

@@ -4,7 +4,9 @@ import collections
 
 import numpy as np
 
-from mpilayer.schedules import shards as weights
+from mpilayer.base.cli import Option, count
+from mpilayer.base.errors import UserError
+from mpilayer.schedules import shards
 from mpilayer.schedules.base import Schedule
 from mpilayer.schedules.shards import Part
 
@@ -23,22 +25,26 @@ class Partial(Schedule):
     quorum it is one-shot.
     """
 
-    takes = {"quorum": None}
+    options = (Option("quorum", "ranks that a sum waits for (default: all but one)", count, metavar="N"),)
     asynchronous = True
     refuses = {"clip": CLIP}
 
-    def __init__(self, net, queue, optimizer, options):
-        self.net, self.queue = net, queue
-        ranks = queue.ranks
-        self.quorum = options.quorum or max(1, ranks.size - 1)
-        self.ahead = {name: Part(name, w) for name, w in weights.copy(net)[0].items()}
-        self.optimizer = optimizer.over(self.ahead.values())
-        queue.open(net, slots=1)
-        self.sums = queue.slots[0].cargo.gradient
+    def __init__(self, net, queue, optimizer, quorum=None):
+        self.ahead = {name: Part(name, w) for name, w in shards.copy(net)[0].items()}
+        super().__init__(net, queue, optimizer.over(self.ahead.values()))
+        self.quorum = quorum or max(1, queue.ranks.size - 1)
+        queue.open()
+        self.sums = queue.gradients(0)
         self.booth, self.ballot, self.vote = queue.calls.comm("booth"), np.zeros(3), None
         self.ready = self.finished = self.running = self.taken = self.over = False
         self.round = self.at = self.missed = 0
         self.staleness = collections.Counter()
+
+    @classmethod
+    def check(cls, ranks, quorum=None):
+        """Raise UserError for more ranks than there are."""
+        if (quorum or 1) > ranks:
+            raise UserError(f"--quorum {quorum}: there are {ranks} ranks")
 
     def step(self, t, batch):
         """Compute, voting meanwhile; then wait for the round that takes the gradient."""
@@ -48,11 +54,11 @@ class Partial(Schedule):
         self.missed = 0
         for layers in (self.net.forward(batch), self.net.backward()):
             for _ in layers:
-                self.queue.test()
+                self.channel.test()
                 self.turn()
-        self.queue.wait(self.turning(self.queue.reached()), "the gradient", "waiting")  # a GPU may be behind
+        self.channel.wait(self.turning(self.channel.reached()), "the gradient", "waiting")  # a GPU may be behind
         self.ready, self.at = True, t
-        self.queue.wait(lambda: self.turn() or not (self.ready or self.running), "the round")
+        self.channel.wait(lambda: self.turn() or not (self.ready or self.running), "the round")
 
     def turning(self, done):
         """A function that does what can be done, and tells whether something is done."""
@@ -65,12 +71,12 @@ class Partial(Schedule):
     def turn(self):
         """Do what can be done: end a round, or begin a vote, or count it and begin a round."""
         if self.running:
-            if all(self.queue.has_arrived(layer.name, self.round) for layer in self.net.layers):
+            if all(self.channel.has_arrived(layer.name, self.round) for layer in self.net.layers):
                 self._end_round()
         elif self.vote is None:
             self._cast()
         else:
-            with self.queue.engine.held():
+            with self.channel.engine.held():
                 counted = self.vote.Test()
             if counted:
                 self._count()
@@ -80,14 +86,14 @@ class Partial(Schedule):
         if not self.over:
             self.taken = self.ready
             self.ballot[:] = self.ready, self.finished, self.at * self.ready
-            with self.queue.engine.held():
-                self.vote = self.booth.Iallreduce(self.queue.ranks.MPI.IN_PLACE, self.ballot)
+            with self.channel.engine.held():
+                self.vote = self.booth.Iallreduce(self.channel.ranks.MPI.IN_PLACE, self.ballot)
 
     def _count(self):
         self.vote, (ready, finished, steps) = None, self.ballot
         if ready and ready + finished >= self.quorum:
             self._begin_round(ready, round(steps / ready))
-        self.over = finished == self.queue.ranks.size
+        self.over = finished == self.channel.ranks.size
 
     def _begin_round(self, ready, step):
         """Everyone takes part, with a gradient or without."""
@@ -95,13 +101,13 @@ class Partial(Schedule):
         for layer in self.net.backward_layers:
             total = self.sums[layer.name]
             total[:] = layer.g if self.taken else 0
-            self.queue.post(self.round, Part(layer.name, g=total))
+            self.channel.post(self.round, Part(layer.name, g=total))
 
     def _end_round(self):
         """Apply it: a part of a step, if not all took part."""
-        size = self.queue.ranks.size
+        size = self.channel.ranks.size
         for layer in self.net.layers:
-            for _, total in self.queue.settle(layer, up_to=self.round):
+            for _, total in self.channel.settle(layer, up_to=self.round):
                 self.optimizer.update(self.ahead[layer.name], total, self.of, scale=size / self.by,
                                       share=self.by / size)
         if self.taken:
@@ -114,7 +120,7 @@ class Partial(Schedule):
     def drain(self):
         """Take part until nobody has a gradient left."""
         self.finished = True
-        self.queue.wait(lambda: self.turn() or self.over, "the others' last rounds")
+        self.channel.wait(lambda: self.turn() or self.over, "the others' last rounds")
         self.finished = self.over = False
         for layer in self.net.layers:
             layer.w[:] = self.ahead[layer.name].w

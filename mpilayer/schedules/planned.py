@@ -1,32 +1,29 @@
 """Layer-wise sums in the order in which the next forward needs them."""
 
-from mpilayer.schedules import step_model as plan
-from mpilayer.schedules.delayed import Delayed
+from mpilayer.schedules import step_model
+from mpilayer.schedules.delay_policy import Constant
+from mpilayer.schedules.delayed import DelayedUpdates
 
 PARTS = (1, 2, 4)  # of a chunk that are tried
 
 
-class Planned(Delayed):
+class Planned(DelayedUpdates):
     """The same numbers as one-shot; what is needed early overtakes what is large and can wait.
 
         for l = L..1: g_l = backward(l) ; the messages of layer l may go
         meanwhile: of the messages that may go on every rank, the one goes whose layer the next forward reads first
         next forward, just before layer l reads w_l: Wait(messages of l) ; w_l -= lr * g_l / P
 
-    The order needs no measurement, for ranks vote on it as they go (mpilayer/mpi/engine.py); the size of messages does.
-    It is simulated from a profile of the first steps; rank 0's plan is everyone's.
+    The order needs no measurement, for ranks vote on it as they go (mpilayer/mpi/engine_loop.py); the size of messages
+    does. It is simulated from a profile of the first steps; rank 0's plan is everyone's.
     """
 
-    takes = {}
+    queue_options = {"order": "need"}
     measured = 4  # steps that the plan is made from
 
-    def __init__(self, net, queue, optimizer, options):
-        super().__init__(net, queue, optimizer, options)
+    def __init__(self, net, queue, optimizer):
         self.seen, self.prediction = 0, None
-
-    def open(self, **messages):
-        """Messages go by need."""
-        super().open(by_need=True, **messages)
+        super().__init__(net, queue, optimizer, Constant(0))
 
     def step(self, t, batch):
         """As layer-wise; when the first steps have been measured, make the plan."""
@@ -38,22 +35,22 @@ class Planned(Delayed):
 
     def rearrange(self):
         """Profile, simulate, and open the queue anew with the best size of messages."""
-        ranks, durations = self.queue.ranks, self.queue.trace.durations()
+        ranks, durations = self.channel.ranks, self.channel.trace.durations()
         everyone = ranks.gather(durations)
         mean = {name: sum(each[name] for each in everyone) / ranks.size for name in durations}
-        chunk, self.prediction = ranks.world.bcast(self._best(plan.profile(self.net, mean)))
+        chunk, self.prediction = ranks.comm.bcast(self._best(step_model.profile(self.net, mean)))
         self.open(chunk=chunk)
-        self.queue.say(f"plan: {1e3 * self.prediction.seconds:.1f} ms a step, {1e3 * self.prediction.exposed:.1f} of it"
-                       " exposed")
+        self.channel.say(f"plan: {1e3 * self.prediction.seconds:.1f} ms a step,"
+                         f" {1e3 * self.prediction.exposed:.1f} of it exposed")
 
     def _best(self, profile):
         """(size of a piece, Prediction) of the least seconds a step."""
-        whole = self.queue.settings.chunk
+        whole = self.channel.settings.chunk
         found = {chunk: self._predicted(chunk, profile) for chunk in {whole and whole // parts for parts in PARTS}}
         return min(found.items(), key=lambda item: item[1].seconds)
 
     def _predicted(self, chunk, profile):
-        settings = self.queue.settings
-        messages = self.queue.cut(self.net, settings.bucket, chunk)
-        return plan.predict(messages, self.net.layers, profile, lambda message: settings.network.share(
+        settings = self.channel.settings
+        messages = self.channel.cut(settings.bucket, chunk)
+        return step_model.predict(messages, self.net.layers, profile, lambda message: settings.link.share(
             4 * (message.end - message.begin), settings.lanes))

@@ -4,13 +4,19 @@ import functools
 
 import numpy as np
 
+from mpilayer.base.cli import Option, natural, number
+from mpilayer.base.errors import UserError
 from mpilayer.compression.codecs import CODECS
-from mpilayer.exchange.mailbox import Awaited, Letter, Mail
-from mpilayer.schedules import shards as weights
-from mpilayer.schedules.base import Schedule
-from mpilayer.schedules.local import CLIP, ONLY_HERE
+from mpilayer.exchange.mailbox import Mailbox, Message, PendingReplies
+from mpilayer.schedules import shards
+from mpilayer.schedules.base import CLIP_REFUSED, HOST_ONLY, Schedule
 from mpilayer.schedules.server import Server
 from mpilayer.schedules.shards import Part
+
+
+def steps_or_none(text):
+    """An argparse type: a number of steps, or none."""
+    return text if text == "none" else number(int, 0, "a whole number, not negative, or none")(text)
 
 
 class ParameterServer(Schedule):
@@ -26,33 +32,44 @@ class ParameterServer(Schedule):
     weights are cut into as many equal parts as there are servers: the last `--servers` ranks, or all workers as well.
     """
 
-    traffic = Mail
-    only_here = ONLY_HERE
-    takes = {"staleness": 0, "servers": 0}
-    refuses = {"clip": CLIP}
+    channel, host_only = Mailbox, HOST_ONLY
+    options = (Option("staleness", "steps a rank may be ahead of another, or none for no bound; 0 sums all ranks'"
+                      " gradients", steps_or_none, 0, metavar="S"),
+               Option("servers", "ranks, the last ones, that do nothing else; 0: all ranks serve and compute", natural,
+                      0, metavar="N"))
+    refuses = {"clip": CLIP_REFUSED}
+    late = True
     wires = "float32", "bfloat16"
     wires_because = "answers are weights, and a few numbers or factors do not stand for those"
 
     @staticmethod
-    def servers(options):
+    def servers(servers=0, **others):
         """Ranks that do nothing else."""
-        return options.servers
+        return servers
 
-    def __init__(self, net, mail, optimizer, options):
-        self.net, self.mail, self.asynchronous = net, mail, options.staleness != 0
+    @classmethod
+    def check(cls, ranks, servers=0, **others):
+        """Raise UserError if no rank is left to compute."""
+        if servers >= ranks:
+            raise UserError(f"--servers {servers} leave none of the {ranks} ranks to compute"
+                            f" | try: mpiexec -n {servers + 1}, or --servers 0, where ranks do both")
+
+    def __init__(self, net, mail, optimizer, staleness=0, servers=0):
+        super().__init__(net, mail, optimizer)
+        self.asynchronous = staleness != 0
         rank, size, codec = mail.ranks.rank, mail.ranks.size, CODECS[mail.settings.wire]
-        self.workers = size - options.servers
-        first = size - (options.servers or size)  # of the servers
+        self.workers = size - servers
+        first = size - (servers or size)  # of the servers
         self.shards = {name: [shard._replace(owner=first + shard.owner) for shard in found]
-                       for name, found in weights.shards(net, size - first).items()}
+                       for name, found in shards.shared_out(net, size - first).items()}
         tags = {(name, shard): tag for tag, (name, shard) in enumerate(
             (name, shard) for name, found in self.shards.items() for shard in found)}
-        self.letters = {name: [(shard, tags[name, shard], Letter(shard.end - shard.begin, codec)) for shard in found]
+        self.messages = {name: [(shard, tags[name, shard], Message(shard.end - shard.begin, codec)) for shard in found]
                         for name, found in self.shards.items()}
-        self.answers = Awaited(mail)
+        self.answers = PendingReplies(mail)
         mine = {tags[key]: Part(f"{key[0]} {key[1].begin}", self._weights(*key).copy()) for key in tags
                 if key[1].owner == rank}
-        self.server = Server(mail, mine, optimizer, codec, self.workers, options.staleness, len(tags))
+        self.server = Server(mail, mine, optimizer, codec, self.workers, staleness, len(tags))
         self.owners = range(first, size)
         mail.open(self.server.arrived)
 
@@ -68,42 +85,42 @@ class ParameterServer(Schedule):
         """Forward pulls, backward pushes."""
         for layer in self.net.forward(batch):
             self.pull(layer)
-            self.mail.test()
+            self.channel.test()
         for layer in self.net.backward():
             self.push(layer, t)
-            self.mail.test()
+            self.channel.test()
 
     def push(self, layer, t):
-        """Send, then wait in the same letters for the answers."""
-        letters = self.letters[layer.name]
-        came = self.answers.expect(layer.name, t, len(letters))
-        for shard, tag, letter in letters:
-            letter.write(layer.g[shard.begin:shard.end], t)
-            receive = functools.partial(self.mail.receive, letter, shard.owner, tag, came)
-            self.mail.send(letter, shard.owner, tag, receive, desk=True)
+        """Send, then wait in the same messages for the answers."""
+        messages = self.messages[layer.name]
+        came = self.answers.expect(layer.name, t, len(messages))
+        for shard, tag, message in messages:
+            message.write(layer.g[shard.begin:shard.end], t)
+            receive = functools.partial(self.channel.receive, message, shard.owner, tag, came)
+            self.channel.send(message, shard.owner, tag, receive, to_server=True)
 
     def pull(self, layer):
         """What the servers answered."""
         if self.answers.arrived(layer.name):
-            for shard, _, letter in self.letters[layer.name]:
-                layer.w[shard.begin:shard.end] = letter.read()
+            for shard, _, message in self.messages[layer.name]:
+                layer.w[shard.begin:shard.end] = message.read()
 
     def drain(self):
         """Serve until all workers have come here; then take the weights as they are."""
-        if self.mail.ranks.rank < self.workers:
+        if self.channel.ranks.rank < self.workers:
             for layer in self.net.layers:
                 self.pull(layer)
-            bye = Letter(0, CODECS["float32"])
+            bye = Message(0, CODECS["float32"])
             for owner in self.owners:
-                self.mail.send(bye, owner, self.server.goodbye, desk=True)
-        self.mail.wait(lambda: self.server.idle and not self.mail.pending, "all workers")
+                self.channel.send(bye, owner, self.server.goodbye, to_server=True)
+        self.channel.wait(lambda: self.server.idle and not self.channel.pending, "all workers")
         self.server.begin_again()
         self._take_all()
 
     def _take_all(self):
-        for found in self.letters.values():
+        for found in self.messages.values():
             for shard, tag, _ in found:
                 if tag in self.server.parts:
                     self.net.weights[shard.at:shard.at + shard.end - shard.begin] = self.server.parts[tag].w
-        counts = np.diff(weights.cuts(self.net, len(self.owners)))
-        self.mail.assemble(self.net.weights, [0] * self.owners.start + counts.tolist())
+        counts = np.diff(shards.cuts(self.net, len(self.owners)))
+        self.channel.assemble(self.net.weights, [0] * self.owners.start + counts.tolist())

@@ -4,10 +4,9 @@ import collections
 
 import numpy as np
 
-from mpilayer.exchange.mailbox import Awaited, Mail
-from mpilayer.schedules import shards as weights
-from mpilayer.schedules.base import Schedule
-from mpilayer.schedules.local import CLIP, ONLY_HERE
+from mpilayer.exchange.mailbox import Mailbox, PendingReplies
+from mpilayer.schedules import shards
+from mpilayer.schedules.base import CLIP_REFUSED, HOST_ONLY, Schedule
 from mpilayer.schedules.shards import Part
 
 
@@ -23,19 +22,17 @@ class OneSided(Schedule):
     bound: no rank ever waits for another's step.
     """
 
-    traffic = Mail
-    only_here = ONLY_HERE
-    takes = {}
+    channel, host_only = Mailbox, HOST_ONLY
     asynchronous = True
-    refuses = {"clip": CLIP}
+    refuses = {"clip": CLIP_REFUSED}
     wires, wires_because = ("float32",), "MPI's one-sided sums know the types of MPI only"
 
-    def __init__(self, net, mail, optimizer, options):
-        self.net, self.mail, self.size = net, mail, mail.ranks.size
-        self.shards = weights.shards(net, self.size)
-        self.steps, self.fetched = ({name: Part(name, w) for name, w in weights.copy(net)[0].items()} for _ in range(2))
-        self.optimizer = optimizer.over(self.steps.values())
-        self.fetches = Awaited(mail)
+    def __init__(self, net, mail, optimizer):
+        self.size = mail.ranks.size
+        self.shards = shards.shared_out(net, self.size)
+        self.steps, self.fetched = ({name: Part(name, w) for name, w in shards.copy(net)[0].items()} for _ in range(2))
+        super().__init__(net, mail, optimizer.over(self.steps.values()))
+        self.fetches = PendingReplies(mail)
         self.places = {name: number for number, name in enumerate(self.shards)}
         self.known, self.count = np.zeros(len(self.shards), np.int64), np.zeros(len(self.shards), np.int64)
         self.staleness, self.made = collections.Counter(), 0
@@ -44,26 +41,26 @@ class OneSided(Schedule):
 
     def _windows(self):
         """Of the weights, and of how often each layer was updated."""
-        MPI, rank = self.mail.ranks.MPI, self.mail.ranks.rank
-        self.begins = weights.cuts(self.net, self.size)
+        MPI, rank = self.channel.ranks.MPI, self.channel.ranks.rank
+        self.begins = shards.cuts(self.net, self.size)
         self.own = slice(*self.begins[rank:rank + 2])
         self.mine = self.net.weights[self.own].copy()
         self.updates, self.one = np.zeros(len(self.shards), np.int64), np.ones(1, np.int64)
-        self.window, self.counters = (MPI.Win.Create(memory, memory.itemsize, comm=self.mail.comm)
+        self.window, self.counters = (MPI.Win.Create(memory, memory.itemsize, comm=self.channel.comm)
                                       for memory in (self.mine, self.updates))
         for window in (self.window, self.counters):
             window.Lock_all()
-            self.mail.belongings.callback(window.Free)
-            self.mail.belongings.callback(window.Unlock_all)
+            self.channel.belongings.callback(window.Free)
+            self.channel.belongings.callback(window.Unlock_all)
 
     def step(self, t, batch):
         """Forward takes what was fetched, backward adds."""
         for layer in self.net.forward(batch):
             self.take(layer)
-            self.mail.test()
+            self.channel.test()
         for layer in self.net.backward():
             self.add(layer, t)
-            self.mail.test()
+            self.channel.test()
         self.made += 1
 
     def add(self, layer, t):
@@ -73,14 +70,14 @@ class OneSided(Schedule):
         self.optimizer.update(step, layer.g, t, scale=self.size, share=1 / self.size)
         step.w[:] -= layer.w
         came = self.fetches.expect(name, t, 1 + len(self.shards[name]))
-        MPI = self.mail.ranks.MPI
+        MPI = self.channel.ranks.MPI
         for shard in self.shards[name]:
             part, there = slice(shard.begin, shard.end), shard.at - self.begins[shard.owner]
-            self.mail.watch(lambda part=part, there=there, shard=shard: self.window.Rget_accumulate(
+            self.channel.watch(lambda part=part, there=there, shard=shard: self.window.Rget_accumulate(
                 [step.w[part], MPI.FLOAT], [fetched[part], MPI.FLOAT], shard.owner,
                 [there, shard.end - shard.begin, MPI.FLOAT], MPI.SUM), came)
         number = self.places[name]
-        self.mail.watch(lambda: self.counters.Rget_accumulate(
+        self.channel.watch(lambda: self.counters.Rget_accumulate(
             [self.one, MPI.INT64_T], [self.count[number:number + 1], MPI.INT64_T], self.shards[name][0].owner,
             [number, 1, MPI.INT64_T], MPI.SUM), came)
 
@@ -96,9 +93,9 @@ class OneSided(Schedule):
         """When everybody's steps are in, take the weights as they are."""
         for layer in self.net.layers:
             self.take(layer)
-        with self.mail.engine.held():
-            self.mail.ranks.meet()
+        with self.channel.engine.held():
+            self.channel.ranks.meet()
             self.window.Sync()
         self.net.weights[self.own] = self.mine
-        self.mail.assemble(self.net.weights, np.diff(self.begins))
-        self.known[:] = self.mail.total(np.array([self.made], float))
+        self.channel.assemble(self.net.weights, np.diff(self.begins))
+        self.known[:] = self.channel.total(np.array([self.made], float))

@@ -5,7 +5,7 @@ import collections
 import numpy as np
 
 from mpilayer.compression.codecs import CODECS
-from mpilayer.exchange.mailbox import Letter
+from mpilayer.exchange.mailbox import Message
 
 
 class Server:
@@ -17,10 +17,10 @@ class Server:
     def __init__(self, mail, parts, optimizer, codec, workers, bound, goodbye):
         self.mail, self.parts, self.workers, self.bound, self.goodbye = mail, parts, workers, bound, goodbye
         self.optimizer = optimizer.over(parts.values())
-        self.letters = {(worker, tag): Letter(part.w.size, codec) for worker in range(workers)
+        self.messages = {(worker, tag): Message(part.w.size, codec) for worker in range(workers)
                         for tag, part in parts.items()}
-        self.updates, self.known = dict.fromkeys(parts, 0), dict.fromkeys(self.letters, 0)
-        self.told = {key: self.parts[key[1]].w.copy() for key in self.letters} if optimizer.compensation else {}
+        self.updates, self.known = dict.fromkeys(parts, 0), dict.fromkeys(self.messages, 0)
+        self.told = {key: self.parts[key[1]].w.copy() for key in self.messages} if optimizer.compensation else {}
         self.clocks = {tag: np.zeros(workers) for tag in parts}  # steps of which a worker has sent its gradient
         self.waiting = {tag: [] for tag in parts}  # workers that have not been answered
         self.staleness, self.gone = collections.Counter(), 0
@@ -33,19 +33,19 @@ class Server:
     def begin_again(self):
         """Workers are back, and know the weights."""
         self.gone = 0
-        for worker, tag in self.letters:
+        for worker, tag in self.messages:
             self.known[worker, tag] = self.updates[tag]
             if self.told:
                 self.told[worker, tag][:] = self.parts[tag].w
         for clock in self.clocks.values():
             clock[:] = 0
 
-    def arrived(self, worker, tag, message):
-        """A letter is at the desk."""
+    def arrived(self, worker, tag, probed):
+        """A worker's message has come."""
         if tag == self.goodbye:
-            self.mail.accept(message, Letter(0, CODECS["float32"]), lambda: self._left(worker))
+            self.mail.accept(probed, Message(0, CODECS["float32"]), lambda: self._left(worker))
         else:
-            self.mail.accept(message, self.letters[worker, tag], lambda: self._received(worker, tag))
+            self.mail.accept(probed, self.messages[worker, tag], lambda: self._received(worker, tag))
 
     def _left(self, worker):
         self.gone += 1
@@ -65,11 +65,11 @@ class Server:
     def _sum(self, tag):
         """Once all are there: one step, and an answer to everyone."""
         if len(self.waiting[tag]) == self.workers:
-            total = self.letters[0, tag].read()
+            total = self.messages[0, tag].read()
             for worker in range(1, self.workers):
-                total += self.letters[worker, tag].read()
+                total += self.messages[worker, tag].read()
             self.staleness[0] += self.workers
-            self.optimizer.update(self.parts[tag], total, self.letters[0, tag].head)
+            self.optimizer.update(self.parts[tag], total, self.messages[0, tag].step)
             self._answer(tag)
 
     def _apply(self, worker, tag):
@@ -77,8 +77,8 @@ class Server:
         key, part = (worker, tag), self.parts[tag]
         late = self.updates[tag] - self.known[key]
         self.staleness[late] += 1
-        self.optimizer.update(part, self.letters[key].read(), self.letters[key].head, late, scale=self.workers,
-                              share=1 / self.workers, then=self.told.get(key))
+        self.optimizer.update(part, self.messages[key].read(), self.messages[key].step, late, scale=self.workers,
+                              share=1 / self.workers, weights_at_gradient=self.told.get(key))
         self.updates[tag] += 1
 
     def _answer(self, tag):
@@ -90,4 +90,4 @@ class Server:
             self.known[worker, tag] = self.updates[tag]
             if self.told:
                 self.told[worker, tag][:] = self.parts[tag].w
-            self.mail.send(self.letters[worker, tag].write(self.parts[tag].w), worker, tag)
+            self.mail.send(self.messages[worker, tag].write(self.parts[tag].w), worker, tag)

@@ -6,8 +6,7 @@ import numpy as np
 
 import kernels
 from kernels import gpu
-from mpilayer.compression.buckets import LINE
-from mpilayer.gpu.device import address
+from kernels.layout import LINE_FLOATS as LINE
 
 
 class Part(NamedTuple):
@@ -18,17 +17,11 @@ class Part(NamedTuple):
     g: np.ndarray | None = None
 
 
-def place(net, layer):
-    """Where a layer's numbers begin and end in the net's memory."""
-    begin = (address(layer.g) - address(net.whole.g)) // 4
-    return begin, begin + layer.g.size
-
-
 def copy(net):
     """({layer's name: its weights}, flat memory) of a copy of the net's weights."""
     flat = np.empty_like(net.weights) if gpu.is_array(net.weights) else kernels.empty((net.weights.size,))
     flat[:] = net.weights
-    return {layer.name: flat[slice(*place(net, layer))] for layer in net.layers}, flat
+    return {name: flat[slice(*ends)] for name, ends in net.offsets.items()}, flat
 
 
 class Shard(NamedTuple):
@@ -46,11 +39,11 @@ def cuts(net, owners):
     return [LINE * (lines * number // owners) for number in range(owners)] + [net.weights.size]
 
 
-def shards(net, owners):
+def shared_out(net, owners):
     """{layer's name: its Shards}, of the parts of so many owners."""
     ends, found = cuts(net, owners), {}
     for layer in net.layers:
-        first, last = place(net, layer)
+        first, last = net.offsets[layer.name]
         pieces = ((number, max(a, first), min(b, last)) for number, (a, b) in
                   enumerate(zip(ends[:-1], ends[1:], strict=True)))
         found[layer.name] = [Shard(number, a - first, b - first, a) for number, a, b in pieces if a < b]

@@ -1,9 +1,10 @@
 """Layer-wise sums in halves: reduce-scatter during backward, all-gather during the next forward."""
 
-from mpilayer.schedules.delayed import Delayed
+from mpilayer.schedules.delay_policy import Constant
+from mpilayer.schedules.delayed import DelayedUpdates
 
 
-class Split(Delayed):
+class Split(DelayedUpdates):
     """The same numbers as one-shot, with the bits of --reduction ordered (Zhang et al. 2023, DeAR).
 
         for l = L..1: g_l = backward(l) ; request[l] = Ireduce_scatter(g_l)
@@ -14,9 +15,8 @@ class Split(Delayed):
     the first layer is waiting for a half. The order is fixed, so that no votes are needed.
     """
 
-    takes = {}
     wires, wires_because = ("float32", "bfloat16"), "halves of a sum are made of the numbers themselves"
+    queue_options = {"order": "split"}
 
-    def open(self, **messages):
-        """Messages go in halves."""
-        super().open(split=True, **messages)
+    def __init__(self, net, queue, optimizer):
+        super().__init__(net, queue, optimizer, Constant(0))

@@ -4,6 +4,9 @@ import time
 
 import numpy as np
 
+from mpilayer.base.cli import number
+from mpilayer.base.errors import UserError
+
 
 class Slowed:
     """A net that computes `factor` times as long as it does, and in each step longer by a random share.
@@ -37,10 +40,29 @@ class Slowed:
         return getattr(self._net, name)
 
 
-def slowed(net, traffic, options):
-    """The net as --slow and --jitter want it on this rank."""
-    rank = traffic.ranks.rank
-    factor = dict(options.slow or ()).get(rank, 1.0)
-    if factor == 1 and not options.jitter:
+def slowed(net, rank, slow, jitter, rest):
+    """The net as a rank is to have it: `slow` lists (rank, factor), and rest(seconds) is how the time passes."""
+    factor = dict(slow or ()).get(rank, 1.0)
+    if factor == 1 and not jitter:
         return net
-    return Slowed(net, factor, options.jitter, rank, traffic.rest)
+    return Slowed(net, factor, jitter, rank, rest)
+
+
+def _slow(text):
+    rank, _, factor = text.partition(":")
+    return number(int, 0, "RANK:FACTOR, as in 1:3")(rank), number(float, 1, "a factor of 1 or more")(factor)
+
+
+def add_options(p):
+    """The options of how slow ranks pretend to be."""
+    p.add_argument("--slow", type=_slow, action="append", metavar="RANK:FACTOR",
+                   help="let a rank compute so many times as long; may be given several times")
+    p.add_argument("--jitter", type=number(float, 0, "a number, not negative"), default=0.0, metavar="SHARE",
+                   help="let every rank compute longer, in each step by a random share with this mean")
+
+
+def check(options, ranks):
+    """Raise UserError for a rank that is not there."""
+    for rank, _ in options.slow or ():
+        if rank >= ranks:
+            raise UserError(f"--slow {rank}:...: expected a rank in 0..{ranks - 1}")

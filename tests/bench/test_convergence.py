@@ -4,13 +4,13 @@ import json
 import math
 
 import pytest
-from tests.test_bench import run
 
 from bench import convergence, entrants
 from bench.convergence import RECIPES, grouped, row, table
 from mpilayer.base.errors import UserError
 from mpilayer.training.options import read_options
 from nets import NETS
+from tests.test_bench import run
 
 SHORT = convergence.Recipe("--data text --batch 8 --steps 5 --context 16 --depth 1 --width 8 --heads 2", 9.0, text=True)
 

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tests.test_bench import run
 
 import nets
 from bench import step
 from mpilayer.base.errors import UserError
+from tests.test_bench import run
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpilayer.compression.buckets import LINE, Network, cut, due
+from mpilayer.compression.buckets import LINE, LinkModel, cut, due
 
 SIZES = st.lists(st.integers(1, 3000), min_size=1, max_size=8)
 LIMITS = st.one_of(st.none(), st.integers(0, 12000))
@@ -69,8 +69,8 @@ def test_a_message_is_due_when_its_first_layer_is_read():
 
 
 def test_sizes_follow_from_latency_and_bandwidth():
-    network = Network(1e-4, 1e-8)
+    network = LinkModel(1e-4, 1e-8)
     assert network.seconds(10**6) == pytest.approx(1e-4 + 1e-2)
     assert network.latency / network.seconds(network.bucket) == pytest.approx(0.1, rel=1e-3)
     assert network.chunk >= 2**20
-    assert Network(1e-2, 1e-8).chunk == 4 * Network(1e-2, 1e-8).bucket
+    assert LinkModel(1e-2, 1e-8).chunk == 4 * LinkModel(1e-2, 1e-8).bucket

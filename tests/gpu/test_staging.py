@@ -10,11 +10,11 @@ import nets
 import tests.emulator
 from kernels.places import fetch
 from mpilayer.exchange.channel import Settings
-from mpilayer.exchange.gradient_queue import Queue
+from mpilayer.exchange.gradient_queue import GradientQueue
 from mpilayer.gpu import staging
 from mpilayer.gpu.batch_feed import Feed
-from mpilayer.gpu.staging import Alone, Coming, Direct, Staged
-from mpilayer.gpu.trace import GpuTrace, passed
+from mpilayer.gpu.staging import CudaAware, DeviceScalar, SingleRank, Staged
+from mpilayer.gpu.trace import GpuTrace, is_complete
 from tests.ranks import on_ranks
 
 STEPS = 4
@@ -33,7 +33,7 @@ class Sums:
     def __init__(self, ranks, slots=1, by_need=False, split=False, **settings):
         self.ranks, self.slots = ranks, slots
         self.net = nets.build("alexnet-mini", classes=10, shape=(8, 8, 1), device="gpu")
-        self.queue = Queue(ranks, GpuTrace(), Settings(**{"bucket": 20_000, "chunk": 30_000, **settings}))
+        self.queue = GradientQueue(ranks, GpuTrace(), Settings(**{"bucket": 20_000, "chunk": 30_000, **settings}))
         self.queue.open(self.net, slots=slots, by_need=by_need, split=split)
         self.seen = [{} for _ in range(STEPS)]
 
@@ -112,7 +112,7 @@ def test_mpi_may_sum_in_the_memory_of_a_gpu_once_it_has_been_computed(ranks):
     with device.emulator.mode(streams="late"):
         for settings in ({}, {"slots": 2}, {"by_need": True}):
             sums = Sums(ranks, cuda_aware=True, **settings)
-            assert type(sums.queue.stage) is Direct
+            assert type(sums.queue.stage) is CudaAware
             assert sums.right()
         sums = Sums(ranks, cuda_aware=True)
         with careless(device, sums.queue.stage.outwards):
@@ -145,7 +145,7 @@ def test_one_rank_copies_nothing(ranks):
     with device.emulator.mode(streams="late"):
         for settings in ({}, {"wire": "bfloat16"}):
             sums = Sums(ranks, **settings)
-            assert type(sums.queue.stage) is Alone
+            assert type(sums.queue.stage) is SingleRank
             assert sums.right()
 
 
@@ -157,7 +157,7 @@ def device():
 
 def test_a_number_comes_when_it_has_been_computed(device):
     with device.emulator.mode(streams="late"):
-        number = Coming(device.full((3,), 2, np.float32).sum(dtype=np.float64))
+        number = DeviceScalar(device.full((3,), 2, np.float32).sum(dtype=np.float64))
         assert not number.done
         while not number.done:
             pass
@@ -223,7 +223,7 @@ def test_what_goes_wrong_on_a_gpu_ends_the_wait():
         broken((1,), (1,), (np.uint64(0),))
         event = cupy.cuda.get_current_stream().record()
         with pytest.raises(cupy.cuda.runtime.CUDARuntimeError, match="LaunchFailure"):
-            any(passed(event) for _ in range(99))
+            any(is_complete(event) for _ in range(99))
         assert not event.done
 
 

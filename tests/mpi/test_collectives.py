@@ -20,7 +20,7 @@ def total(ranks, name, mine, persistent=True):
     calls = Calls(ranks)
     calls.persistent &= persistent
     buffer = mine.copy()
-    engine = Engine([[REDUCTIONS[name](calls).stages(buffer, 0)]], 1, calls.test)
+    engine = Engine([[REDUCTIONS[name](calls).operations(buffer, 0)]], 1, calls.test)
     engine.mark(0, 0, ready=True)
     ranks.until(lambda: engine.advance() or engine.quiet)
     calls.free()
@@ -66,7 +66,7 @@ def test_many_messages_of_both_kinds_at_once(ranks):
     """Twelve messages on three lanes, twice over the same memory."""
     calls, parts = Calls(ranks), [kernels.empty((size,)) for size in (5, 1000, 70_000) * 4]
     reduction = REDUCTIONS["ordered"](calls)
-    engine = Engine([[reduction.stages(part, number % 3) for number, part in enumerate(parts)]], 3, calls.test)
+    engine = Engine([[reduction.operations(part, number % 3) for number, part in enumerate(parts)]], 3, calls.test)
     for step in (1, 2):
         for number, part in enumerate(parts):
             part[:] = step * number + ranks.rank

@@ -10,7 +10,7 @@ import pytest
 
 import kernels
 from mpilayer.mpi.collectives import Calls, Native
-from mpilayer.mpi.engine import Engine, Stage
+from mpilayer.mpi.engine import Engine, Operation
 from mpilayer.mpi.progress import PROGRESS
 from tests.ranks import on_ranks
 
@@ -42,10 +42,10 @@ class MadeUp:
         self.worked.append((number, list(self.started)))
         return 0
 
-    def stages(self, *requests):
+    def operations(self, *requests):
         address = ctypes.cast(self._start, ctypes.c_void_p).value
         work = ctypes.cast(self._work, ctypes.c_void_p).value
-        return tuple(Stage((address, request), request, (work, request) if number else ())
+        return tuple(Operation((address, request), request, (work, request) if number else ())
                      for number, request in enumerate(requests))
 
     def engine(self, stages, lanes, **options):
@@ -55,7 +55,7 @@ class MadeUp:
 def simple(messages, lanes, slots=1):
     """Message m of slot s is request 100 s + m."""
     mpi = MadeUp()
-    return mpi, mpi.engine([[mpi.stages(100 * s + m) for m in range(messages)] for s in range(slots)], lanes)
+    return mpi, mpi.engine([[mpi.operations(100 * s + m) for m in range(messages)] for s in range(slots)], lanes)
 
 
 def finish(mpi, engine):
@@ -97,7 +97,7 @@ def test_slots_take_turns_from_the_first_one_used():
 
 def test_the_second_stage_starts_after_the_first_has_completed_and_the_work_between_is_done():
     mpi = MadeUp()
-    engine = mpi.engine([[mpi.stages(0, 10), mpi.stages(1, 11)]], lanes=2)
+    engine = mpi.engine([[mpi.operations(0, 10), mpi.operations(1, 11)]], lanes=2)
     for message in (0, 1):
         engine.mark(0, message, ready=True)
     engine.advance()
@@ -113,7 +113,7 @@ def test_the_second_stage_starts_after_the_first_has_completed_and_the_work_betw
 
 def test_an_error_of_mpi_stops_everything_and_is_kept():
     mpi = MadeUp(code=77)
-    engine = mpi.engine([[mpi.stages(0), mpi.stages(1)]], lanes=2)
+    engine = mpi.engine([[mpi.operations(0), mpi.operations(1)]], lanes=2)
     engine.mark(0, 0, ready=True)
     engine.mark(0, 1, ready=True)
     engine.advance()
@@ -149,9 +149,9 @@ class Together:
 
         def vote(number):
             self.numbers.append(number)
-            return mpi.stages(VOTE)[0]
+            return mpi.operations(VOTE)[0]
 
-        return mpi.engine([[mpi.stages(m) for m in range(messages)]], lanes, due=due, vote=vote)
+        return mpi.engine([[mpi.operations(m) for m in range(messages)]], lanes, due=due, vote=vote)
 
     def deliver(self):
         """Complete the votes and messages that all ranks have started, votes by the least number."""
@@ -200,7 +200,7 @@ def messages_of(ranks, count, size):
     """An engine on MPI, and its buffer of as many messages."""
     calls = Calls(ranks)
     reduction, buffer = Native(calls), np.zeros(count * size, np.float32)
-    stages = [reduction.stages(part, 0) for part in np.split(buffer, count)]
+    stages = [reduction.operations(part, 0) for part in np.split(buffer, count)]
     return calls, buffer, stages
 
 
@@ -246,7 +246,7 @@ def test_without_persistent_collectives_requests_are_made_by_each_start(ranks):
     calls = Calls(ranks)
     calls.persistent = False
     buffer = np.full(1000, ranks.rank, np.float32)
-    engine = Engine([[Native(calls).stages(buffer, 0)]], 1, calls.test)
+    engine = Engine([[Native(calls).operations(buffer, 0)]], 1, calls.test)
     for step in range(3):
         buffer[:] = ranks.rank + step
         engine.mark(0, 0, ready=False)

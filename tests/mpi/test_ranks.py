@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mpilayer.mpi import ranks as comm
+from mpilayer.mpi import job
 from tests.ranks import on_ranks
 
 
@@ -42,15 +42,15 @@ def test_a_long_wait_is_reported_once(ranks):
         if ranks.rank == 1:
             time.sleep(1.5)
         ranks.where = "layerwise | step 7"
-        ranks.wait(ranks.world.Ibarrier(), "conv2")
+        ranks.wait(ranks.comm.Ibarrier(), "conv2")
     expected = "rank 0 | layerwise | step 7 | conv2 | still waiting after" if ranks.rank == 0 else ""
     assert said.getvalue().startswith(expected)
     assert said.getvalue().count("waiting") == (ranks.rank == 0)
 
 
 def test_ranks_started_by_another_mpis_launcher_are_recognised():
-    assert comm.launched_apart({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "2"}, 1) == (4, 2, "Open MPI")
-    assert comm.launched_apart({"PMI_SIZE": "3", "PMI_RANK": "0"}, 1) == (3, 0, "MPICH or Intel MPI")
-    assert comm.launched_apart({"PMI_SIZE": "3", "PMI_RANK": "0"}, 3) is None
-    assert comm.launched_apart({"PMI_SIZE": "1", "PMI_RANK": "0"}, 1) is None
-    assert comm.launched_apart({}, 1) is None
+    assert job.launched_apart({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "2"}, 1) == (4, 2, "Open MPI")
+    assert job.launched_apart({"PMI_SIZE": "3", "PMI_RANK": "0"}, 1) == (3, 0, "MPICH or Intel MPI")
+    assert job.launched_apart({"PMI_SIZE": "3", "PMI_RANK": "0"}, 3) is None
+    assert job.launched_apart({"PMI_SIZE": "1", "PMI_RANK": "0"}, 1) is None
+    assert job.launched_apart({}, 1) is None

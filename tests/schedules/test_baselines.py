@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from tests.test_schedules import DECAY, MOMENTUM, ROUNDING, SIZE, STEPS, build, distance, rate, samples, serial
 
 import nets
 from mpilayer.base.tracing import Trace, Watched
@@ -13,7 +12,7 @@ from mpilayer.data import share
 from mpilayer.exchange import gradient_queue as pending
 from mpilayer.exchange import mailbox as mail
 from mpilayer.exchange.channel import Settings
-from mpilayer.mpi.shared_counter import Tickets
+from mpilayer.mpi.shared_counter import SharedCounter
 from mpilayer.schedules import SCHEDULES, partial, schedule
 from mpilayer.schedules.gossip import partner
 from mpilayer.schedules.server import Server
@@ -23,6 +22,7 @@ from mpilayer.training.optim import MomentumSGD
 from mpilayer.training.options import read_options
 from mpilayer.training.straggler import Slowed
 from tests.ranks import on_ranks
+from tests.test_schedules import DECAY, MOMENTUM, ROUNDING, SIZE, STEPS, build, distance, rate, samples, serial
 
 CONSTANT = 0.01
 
@@ -318,9 +318,9 @@ def every_net(kind):
 
 def train_all(kind):
     """Two steps of every schedule; weights end finite, moved, and the same everywhere."""
-    from mpilayer.mpi import ranks as comm
+    from mpilayer.mpi.job import job
 
-    with comm.job() as ranks:
+    with job() as ranks:
         for words in EVERY:
             shape = (12,) if kind == "transformer-mini" else (16, 16, 3)
             net = nets.build(kind, classes=10, shape=shape, seed=3)
@@ -340,8 +340,8 @@ def sleepy(function, random):
     return slept
 
 
-POINTS = [(pending.Queue, "post"), (pending.Queue, "test"), (pending.Queue, "has_arrived"), (mail.Mail, "send"),
-          (mail.Mail, "receive"), (mail.Mail, "accept"), (mail.Mail, "watch"), (mail.Mail, "look"),
+POINTS = [(pending.GradientQueue, "post"), (pending.GradientQueue, "test"), (pending.GradientQueue, "has_arrived"), (mail.Mailbox, "send"),
+          (mail.Mailbox, "receive"), (mail.Mailbox, "accept"), (mail.Mailbox, "watch"), (mail.Mailbox, "look"),
           (partial.Partial, "turn"), (partial.Partial, "_cast"), (partial.Partial, "_begin_round"),
           (Server, "_received")]
 
@@ -366,11 +366,11 @@ def test_nothing_deadlocks_whoever_is_late(ranks):
 @on_ranks(1, 4)
 def test_each_ticket_goes_to_one_rank(ranks):
     run = Run(ranks, "layerwise")
-    tickets = Tickets(ranks, run.traffic.engine)
+    tickets = SharedCounter(ranks, run.traffic.engine)
     for _ in range(2):
         tickets.restart()
         mine = []
-        while (ticket := tickets.draw()) < 50:
+        while (ticket := tickets.next()) < 50:
             mine.append(ticket)
         everyone = sum(ranks.gather(mine), [])
         assert sorted(everyone) == [*range(50)]

@@ -9,7 +9,7 @@ import nets
 from mpilayer.base.tracing import Trace, Watched
 from mpilayer.data import open_data, share
 from mpilayer.exchange.channel import Settings
-from mpilayer.exchange.gradient_queue import Queue
+from mpilayer.exchange.gradient_queue import GradientQueue
 from mpilayer.mpi.collectives import REDUCTIONS
 from mpilayer.schedules import schedule
 from mpilayer.schedules.layerwise import APPLY
@@ -68,7 +68,7 @@ def parallel(ranks, name, delay=0, steps=STEPS, drains=(), apply="lazy", warmup=
     """The same through the schedule, each rank on its share."""
     net, trace = build(), Trace()
     optimizer = MomentumSGD(net.layers, rate, trace, momentum=MOMENTUM, weight_decay=DECAY)
-    queue = Queue(ranks, trace, Settings(**{"bucket": 0, **settings}))
+    queue = GradientQueue(ranks, trace, Settings(**{"bucket": 0, **settings}))
     chosen = make(name, delay, apply, Watched(net, trace), queue, optimizer, warmup=warmup)
     for t in range(steps):
         x, y = samples(t)
@@ -138,7 +138,7 @@ def test_feedback_sends_later_what_rounding_loses(ranks):
     lost = {}
     for feedback in (False, True):
         net, steps = build(), 20
-        queue = Queue(ranks, Trace(), Settings(wire="bfloat16", feedback=feedback))
+        queue = GradientQueue(ranks, Trace(), Settings(wire="bfloat16", feedback=feedback))
         queue.open(net, slots=1)
         gradients = np.random.default_rng(5).standard_normal((ranks.size, net.weights.size), np.float32)
         arrived = np.zeros(net.weights.size)
@@ -160,7 +160,7 @@ def test_an_adaptive_delay_applies_every_gradient_once_at_the_weights_it_says(ra
     """The delay is changed at given steps, with what is in flight applied first: drains, as in the serial loop."""
     net, trace = build(), Trace()
     optimizer = MomentumSGD(net.layers, rate, trace, momentum=MOMENTUM, weight_decay=DECAY)
-    queue = Queue(ranks, trace, Settings(bucket=0))
+    queue = GradientQueue(ranks, trace, Settings(bucket=0))
     chosen = make("delayed", "auto", "lazy", Watched(net, trace), queue, optimizer)
     delays = [0, 0, 1, 1, 1, 2, 2, 2, 2]
     for t, delay in enumerate(delays):
@@ -178,7 +178,7 @@ def test_an_adaptive_delay_applies_every_gradient_once_at_the_weights_it_says(ra
 def test_the_delay_follows_what_is_exposed(ranks):
     """Shares of the time as if measured, and the delay that must follow."""
     net, trace = build(), Trace()
-    queue = Queue(ranks, trace, Settings())
+    queue = GradientQueue(ranks, trace, Settings())
     chosen = make("delayed", "auto", "lazy", net, queue, MomentumSGD(
         net.layers, rate, trace, momentum=MOMENTUM, weight_decay=DECAY))
     hidden, visible, full = ({"exposed": e, "busy": b} for e, b in ((0.0, 0.5), (0.2, 0.5), (0.2, 0.99)))
@@ -194,7 +194,7 @@ def test_the_delay_follows_what_is_exposed(ranks):
 def test_ranks_add_up_other_numbers_while_a_thread_moves_messages(ranks):
     """MPI is initialised for one thread at a time; two at once hang or crash sooner or later."""
     net, trace = build(), Trace()
-    queue = Queue(ranks, trace, Settings(bucket=0, chunk=2048, progress="thread"))
+    queue = GradientQueue(ranks, trace, Settings(bucket=0, chunk=2048, progress="thread"))
     queue.open(net, slots=1)
     for step in range(300):
         net.whole.g[:] = 1
@@ -244,7 +244,7 @@ def test_a_delay_of_k_keeps_k_plus_one_gradient_buffers(ranks):
 @on_ranks(2)
 def test_posting_memory_in_flight_is_refused(ranks):
     net = build()
-    queue = Queue(ranks, Trace(), Settings(bucket=0))
+    queue = GradientQueue(ranks, Trace(), Settings(bucket=0))
     queue.open(net, slots=1)
     queue.post(0, net.layers[0])
     with pytest.raises(RuntimeError, match=r"step 1 \| conv1 \| .*k \+ 1 gradient buffers"):
@@ -289,7 +289,7 @@ def in_one_process(kind, rule, steps=STEPS):
 
 def on_all_ranks(ranks, kind, name, make_optimizer, delay=0, statistics=None, steps=STEPS, **settings):
     net, trace = net_of(kind), Trace()
-    queue = Queue(ranks, trace, Settings(**{"bucket": 0, **settings}))
+    queue = GradientQueue(ranks, trace, Settings(**{"bucket": 0, **settings}))
     chosen = make(name, delay, "lazy", Watched(net, trace), queue, make_optimizer(net, trace, queue))
     for t in range(steps):
         (x, y), mine = batch_of(net, t), share(SIZE, ranks.rank, ranks.size)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpilayer.compression.buckets import Message
+from mpilayer.compression.buckets import Bucket
 from mpilayer.schedules.step_model import Profile, predict
 
 TIMES = st.lists(st.tuples(*[st.floats(0.01, 10)] * 3), min_size=1, max_size=10)
@@ -17,7 +17,7 @@ def step(layers, pieces=1):
     names = [f"l{number}" for number in range(len(layers))]
     profile = Profile({name: b for name, (_, b, _) in list(zip(names, layers, strict=True))[::-1]}, 0.0, 0.0,
                       {name: f for name, (f, _, _) in zip(names, layers, strict=True)})
-    messages = [Message(name, 0, 0, (name,)) for name in names[::-1] for _ in range(pieces)]
+    messages = [Bucket(name, 0, 0, (name,)) for name in names[::-1] for _ in range(pieces)]
     seconds = {name: m / pieces for name, (_, _, m) in zip(names, layers, strict=True)}
     return predict(messages, [SimpleNamespace(name=name) for name in names], profile, lambda m: seconds[m.name])
 

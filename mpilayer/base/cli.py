@@ -1,0 +1,223 @@
+"""The command line: argument types, options that belong to a part, parts that are chosen by name or from a file."""
+
+import argparse
+import contextlib
+import importlib
+import importlib.util
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mpilayer.base.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UserError for bad arguments, so that all ranks together can report it."""
+
+    def error(self, message):
+        """Raise UserError."""
+        raise UserError(f"{message} | try: {self.prog} --help")
+
+
+def number(kind, least, what):
+    """An argparse type: a number of that kind, at least `least`."""
+    def convert(text):
+        with contextlib.suppress(ValueError, OverflowError):
+            value = kind(text)
+            if value >= least and math.isfinite(value):
+                return value
+        raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}")
+
+    return convert
+
+
+count = number(int, 1, "a positive whole number")
+natural = number(int, 0, "a whole number, not negative")
+amount = number(float, 0, "a number, not negative")
+_positive = number(float, 1e-9, "a positive number")
+
+
+def below_one(text):
+    """An argparse type: a number from 0, less than 1."""
+    value = amount(text)
+    if value >= 1:
+        raise RangeError(f"{value}: expected less than 1")
+    return value
+
+
+def share(text):
+    """An argparse type: a positive number of at most 1."""
+    value = _positive(text)
+    if value > 1:
+        raise RangeError(f"{value}: expected at most 1")
+    return value
+
+
+class RangeError(Exception):
+    """A number of the right kind, out of range; the option's name goes before the message."""
+
+
+def image_shape(text):
+    """An argparse type: HxWxC as a tuple."""
+    try:
+        sizes = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        sizes = ()
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"expected HxWxC, as in 32x32x3, got {text!r}")
+    return sizes
+
+
+def size_in_bytes(text):
+    """An argparse type: bytes as in 65536, 64k, 4m; auto; or none for no limit (None)."""
+    if text in ("auto", "none"):
+        return text if text == "auto" else None
+    factor = {"k": 2**10, "m": 2**20, "g": 2**30}.get(text[-1:].lower(), 1)
+    digits = text if factor == 1 else text[:-1]
+    if not digits.isdecimal() or (factor > 1 and int(digits) == 0):
+        raise argparse.ArgumentTypeError(f"expected bytes as in 65536, 64k or 4m, auto or none, got {text!r}")
+    return int(digits) * factor
+
+
+class Option(NamedTuple):
+    """A keyword argument of a part (a schedule, a net, ...) that the command line offers as an option of its own.
+
+    type   from its text to its value, as argparse has it; bool makes it a switch
+    """
+
+    name: str
+    help: str
+    type: Callable = str
+    default: Any = None
+    metavar: str | None = None
+    choices: Any = None
+
+    @property
+    def flag(self):
+        """As it is written."""
+        return flag(self.name)
+
+
+def flag(name):
+    """A keyword argument's name as the command line has it."""
+    return f"--{name.replace('_', '-')}"
+
+
+class Choice:
+    """An option whose values name parts, {name: part}; each part has `options`, those that belong to it.
+
+    It also takes MODULE:NAME and FILE.py:NAME, a part of the user's own, unless `own` is None; own(object) is the part
+    made of what has that name. Raises UserError for what cannot be loaded.
+    """
+
+    def __init__(self, name, parts, default, help, own=None):
+        self.name, self.parts, self.default, self.help, self.own = name, parts, default, help, own
+
+    def add(self, parser, chosen=None):
+        """Add the option and those of its parts to a parser; a type that parts disagree on is the chosen part's."""
+        how = {"choices": self.parts} if self.own is None else {"type": self._checked, "metavar": "NAME"}
+        names = "" if self.own is None else f": {', '.join(self.parts)}, or MODULE:NAME or FILE.py:NAME of your own"
+        parser.add_argument(flag(self.name), default=self.default, help=self.help + names, **how)
+        for name in self.option_names():
+            self._add_option(parser, name, chosen)
+
+    def option_names(self):
+        """Names of the options of all parts, in order, each once."""
+        return list(dict.fromkeys(option.name for part in self.parts.values() for option in part.options))
+
+    def _having(self, name):
+        """{part's name: its Option of that name}."""
+        return {key: option for key, part in self.parts.items() for option in part.options if option.name == name}
+
+    def _add_option(self, parser, name, chosen):
+        having = self._having(name)
+        first = having.get(chosen) or next(iter(having.values()))
+        told = {}
+        for key, option in having.items():
+            told.setdefault((option.help, option.default), []).append(key)
+        text = "; ".join(f"{', '.join(keys)}: {help}{_default(default)}" for (help, default), keys in told.items())
+        if first.type is bool:
+            parser.add_argument(first.flag, action="store_true", default=None, help=text.replace("%", "%%"))
+        else:
+            parser.add_argument(first.flag, type=_of_option(first), metavar=first.metavar, choices=first.choices,
+                                help=text.replace("%", "%%"))
+
+    def _checked(self, text):
+        if text not in self.parts and ":" not in text:
+            names = ", ".join(map(repr, self.parts))
+            raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {names})")
+        self.load(text)
+        return text
+
+    def load(self, text):
+        """The part of that name, or of that module or file. Raises UserError."""
+        if text not in self.parts:
+            self.parts[text] = self.own(load(text, flag(self.name)))
+        return self.parts[text]
+
+    def complete(self, options, *, shown=True):
+        """Give the chosen part's options their defaults. Raises UserError for one that is given and belongs to others;
+        `shown`: the message has its value.
+        """
+        chosen = getattr(options, self.name)
+        own = {option.name: option for option in self.parts[chosen].options}
+        for name in sorted(self.option_names()):
+            value = getattr(options, name)
+            if value is None:
+                setattr(options, name, own[name].default if name in own else None)
+            elif name not in own:
+                told = f" {value}" if shown and value is not True else ""
+                raise UserError(f"{flag(name)}{told} goes with {flag(self.name)} {' or '.join(self._having(name))},"
+                                f" not {chosen}")
+
+    def shown(self, options):
+        """In words: the chosen part and the values of its options."""
+        values = [f"{name.replace('_', ' ')} {value}" for name, value in self.keywords(options).items()
+                  if value is not None]
+        return getattr(options, self.name) + (f" ({', '.join(values)})" if values else "")
+
+    def keywords(self, options):
+        """The keyword arguments of the chosen part, from completed options."""
+        part = self.parts[getattr(options, self.name)]
+        return {option.name: getattr(options, option.name) for option in part.options}
+
+
+def _default(value):
+    return "" if value is None or value is False else f" (default: {value})"
+
+
+def _of_option(option):
+    """Its type, with its name before a complaint about the range."""
+    def convert(text):
+        try:
+            return option.type(text)
+        except RangeError as error:
+            raise UserError(f"{option.flag} {error}") from None
+
+    return convert
+
+
+def load(text, where):
+    """What MODULE:NAME or FILE.py:NAME names. Raises UserError."""
+    source, _, name = text.rpartition(":")
+    try:
+        module = _from_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
+        return getattr(module, name)
+    except AttributeError:
+        raise UserError(f"{where} {text}: there is no {name} in {source}") from None
+    except Exception as error:  # whatever the user's code raises while it is imported
+        raise UserError(f"{where} {text}: {source} cannot be imported ({type(error).__name__}: {error})"
+                        f" | try: python -c 'import {Path(source).stem}'") from error
+
+
+def _from_file(path):
+    """The module in a file, imported once."""
+    name = f"mpilayer_user_{path.resolve().as_posix().replace('/', '_')[:-3]}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[name] = module
+    return sys.modules[name]

@@ -1,0 +1,76 @@
+"""All numbers travel: as they are, or rounded to bfloat16."""
+
+import numpy as np
+
+from mpilayer.base.cli import Option
+from mpilayer.compression.codecs import CODECS
+from mpilayer.compression.payload import Compressor, Payload
+from mpilayer.mpi.collectives import scattered
+
+
+class DensePayload(Payload):
+    """The gradient buffer itself, or a rounded copy."""
+
+    def prepare(self):
+        """Memory for what travels."""
+        self.codec = self.compressor.codec
+        self.buffer = self.codec.buffer(self.flat)
+        self.mirror = self.context.mirror(self.buffer)
+
+    def _travelling(self, name):
+        return self.buffer[slice(*self.context.offsets[name])]
+
+    def encode(self, name):
+        """Round, if asked for."""
+        residual = self.residual(name) if self.compressor.error_feedback else None
+        self.codec.encode(self.gradient[name], self._travelling(name), residual)
+
+    def decode(self, name):
+        """Back to float32."""
+        self.codec.decode(self._travelling(name), self.gradient[name])
+
+    def _part(self, number):
+        bucket = self.context.buckets[number]
+        return slice(bucket.begin, bucket.end)
+
+    def copies(self, number):
+        """(array, its mirror) of what MPI reads of a message, and of what it writes."""
+        part = self._part(number)
+        both = self.buffer[part], self.mirror[part]
+        return both, both
+
+    def operations(self, number, lane):
+        """Of the sum of a message."""
+        return self.context.reduction.operations(self.mirror[self._part(number)], lane)
+
+    def halves(self, number, first, last):
+        """The Operations of its reduce-scatter, in one lane, and of its all-gather, in another."""
+        calls, buffer = self.context.calls, self.mirror[self._part(number)]
+        parts = np.empty(calls.size * (buffer.size // calls.size + 1), buffer.dtype)  # between the two
+        scatter, gather = scattered(calls, buffer, parts, first, last)
+        return (scatter,), (gather,)
+
+
+class Dense(Compressor):
+    """The numbers themselves."""
+
+    whole, payload, codec, error_feedback = False, DensePayload, CODECS["float32"], False
+
+    def offsets(self, parameters):
+        """{layer: (begin, end)} of what travels: as in the gradient."""
+        return parameters.offsets
+
+
+class Rounded(Dense):
+    """Half the bytes: bfloat16, added up in float32 and rounded again.
+
+    With `error_feedback` what the first rounding loses is added to the next gradient (Seide et al. 2014).
+    """
+
+    options = (Option("error_feedback", "add what rounding loses to the next gradient (topk, powersgd: always)", bool,
+                      False),)
+    codec = CODECS["bfloat16"]
+
+    def __init__(self, error_feedback=False):
+        super().__init__()
+        self.error_feedback = error_feedback

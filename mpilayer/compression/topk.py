@@ -1,0 +1,78 @@
+"""The largest numbers of each layer travel, with their positions."""
+
+import numpy as np
+
+import kernels
+from kernels.layout import offsets
+from mpilayer.base.cli import Option, share
+from mpilayer.compression.payload import Compressor, Payload
+
+
+class TopKPayload(Payload):
+    """Pairs of a number and its position, gathered from all ranks and added up in the order of ranks."""
+
+    def prepare(self):
+        """Memory for what all ranks send."""
+        context = self.context
+        self.count = self.compressor.counts(context.layers.values())
+        self.mine = self._words(max(end for _, end in context.travel.values()))
+        self.received = [self._words((context.calls.size, bucket.end - bucket.begin)) for bucket in context.buckets]
+        self.mirrors = context.mirror(self.mine), [context.mirror(each) for each in self.received]
+        self.home = {name: (received, context.travel[name][0] - bucket.begin)
+                     for bucket, received in zip(context.buckets, self.received, strict=True) for name in bucket.layers}
+
+    def _words(self, shape):
+        """Zeros, where the gradient is."""
+        return np.zeros_like(self.flat, dtype=np.int32, shape=shape)
+
+    def encode(self, name):
+        """Choose."""
+        begin = self.context.travel[name][0]
+        kernels.topk_encode(self.gradient[name], self.residual(name), self.mine[begin:begin + self.count[name]])
+
+    def decode(self, name):
+        """Add up, in the order of ranks."""
+        received, begin = self.home[name]
+        kernels.topk_decode(received[:, begin:begin + self.count[name]].copy(), self.gradient[name])
+
+    def copies(self, number):
+        """(array, its mirror) of what MPI reads of a message, and of what it writes."""
+        bucket, (mine, received) = self.context.buckets[number], self.mirrors
+        part = slice(bucket.begin, bucket.end)
+        return (self.mine[part], mine[part]), (self.received[number], received[number])
+
+    def operations(self, number, lane):
+        """Everybody's pairs to everybody."""
+        calls, ((_, mine), (_, received)) = self.context.calls, self.copies(number)
+        P, size, kind = *received.shape, calls.MPI.INT32_T
+        layout = [received, np.full(P, size), np.arange(P) * size, kind]
+        return (calls.operation(lane, "Allgatherv", [mine, kind], layout),)
+
+
+class TopK(Compressor):
+    """The largest numbers of each layer and where they belong; the rest is added to its next gradient.
+
+    Aji and Heafield 2017; Lin et al. 2018; error feedback: Stich et al. 2018.
+    """
+
+    options = (Option("top_share", "the share of a layer's numbers that travels", share, 0.01, metavar="SHARE"),)
+    own_sums, payload = True, TopKPayload
+
+    def __init__(self, top_share=0.01):
+        super().__init__()
+        self.top_share = top_share
+
+    def counts(self, layers):
+        """{layer: words that travel}: two for each number."""
+        return {layer.name: 2 * max(1, round(self.top_share * layer.g.size)) for layer in layers}
+
+    def offsets(self, parameters):
+        """{layer: (begin, end)} of what travels, in words of 32 bits."""
+        return padded(self.counts(parameters.backward_layers))
+
+
+def padded(sizes):
+    """{name: (begin, end)} one after the other, each filling whole cache lines."""
+    found, end = offsets(sizes)
+    begins = [begin for begin, _ in found.values()]
+    return dict(zip(found, zip(begins, [*begins[1:], end], strict=True), strict=True))

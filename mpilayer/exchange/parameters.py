@@ -1,0 +1,88 @@
+"""Arrays of the user's as flat memory, which is what the request queue works on."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+import kernels
+from kernels.layout import offsets
+
+
+class Parameter(NamedTuple):
+    """One array: its name, flat views of its weights and of its gradient in buffer 0, and {name: its shape}."""
+
+    name: str
+    w: np.ndarray
+    g: np.ndarray
+    shapes: dict
+
+
+class Parameters(Mapping):
+    """Named float32 arrays, moved into flat memory: parameters["w1"] is a view of it with the array's shape.
+
+    The order of the mapping is that in which forward reads the arrays; backward, and memory, go the other way round.
+    `parameters["w1"] -= ...` and `parameters["w1"] = ...` change the memory, which stays where it is.
+
+    Raises TypeError for an array that is not of float32, and ValueError for none at all, an empty one, or one on a GPU.
+    """
+
+    def __init__(self, arrays):
+        arrays = dict(arrays)
+        if not arrays:
+            raise ValueError("no parameters | expected a mapping from names to float32 arrays")
+        for name, array in arrays.items():
+            _check(name, array)
+        self.offsets, size = offsets({name: array.size for name, array in reversed(arrays.items())})
+        self.weights, self._gradients = _zeros(size), [_zeros(size)]
+        self._views = {name: self.weights[slice(*self.offsets[name])].reshape(array.shape)
+                       for name, array in arrays.items()}
+        for name, array in arrays.items():
+            self._views[name][...] = array
+        self.layers = [self._layer(name) for name in arrays]
+
+    def _layer(self, name):
+        part = slice(*self.offsets[name])
+        return Parameter(name, self.weights[part], self._gradients[0][part], {name: self._views[name].shape})
+
+    def __getitem__(self, name):
+        return self._views[name]
+
+    def __setitem__(self, name, value):
+        self._views[name][...] = value
+
+    def __iter__(self):
+        return iter(self._views)
+
+    def __reversed__(self):
+        return reversed(self._views)
+
+    def __len__(self):
+        return len(self._views)
+
+    @property
+    def backward_layers(self):
+        """The parameters in the order of memory."""
+        return self.layers[::-1]
+
+    def gradient_buffer(self, slot):
+        """The flat gradient buffer of that number; buffers are made as they are asked for."""
+        while len(self._gradients) <= slot:
+            self._gradients.append(_zeros(self.weights.size))
+        return self._gradients[slot]
+
+
+def _zeros(size):
+    memory = kernels.empty((size,))
+    memory[:] = 0
+    return memory
+
+
+def _check(name, array):
+    kind = getattr(array, "dtype", type(array).__name__)
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name} | expected a NumPy array of float32, got {kind}")
+    if array.dtype != np.float32:
+        raise TypeError(f"{name} | expected float32, got {kind} | try: array.astype(numpy.float32)")
+    if not array.size:
+        raise ValueError(f"{name} | expected at least one number, got shape {array.shape}")

@@ -1,0 +1,54 @@
+"""How gradients travel, whatever the schedule."""
+
+from typing import Any, NamedTuple
+
+from mpilayer.base.errors import UserError
+from mpilayer.compression import COMPRESSORS
+from mpilayer.mpi.collectives import REDUCTIONS
+from mpilayer.mpi.link_model import LinkModel
+from mpilayer.mpi.progress import PROGRESS
+
+AUTO = {"progress": "auto", "bucket": "auto", "chunk": "auto"}
+LANES = 2  # enough to hide the latency of one message behind the other
+MOST_LANES = 16  # where nothing starts the next message while a kernel runs
+
+
+class Settings(NamedTuple):
+    """progress, bucket and chunk may be "auto", which `mpilayer.exchange.probe.choose` replaces by what it measures.
+
+    link           what sums cost, once it was measured      progress   which code calls MPI so that messages advance
+    reduction      a key of REDUCTIONS                       wire       a key of COMPRESSORS, with its wire_options
+    bucket, chunk  bytes of float32 up to which layers are fused, and from which on they are split; None: no limit
+    cuda_aware     whether MPI may be given a GPU's memory   lanes      messages in flight
+    """
+
+    link: LinkModel = LinkModel(0.0, 0.0)
+    progress: str = "poll"
+    reduction: str = "native"
+    wire: str = "float32"
+    wire_options: Any = ()  # {option of the compressor: value}
+    bucket: Any = 0
+    chunk: Any = None
+    cuda_aware: bool = False
+    lanes: int = LANES
+
+GIVEN = "progress", "reduction", "wire", "bucket", "chunk", "lanes"
+
+
+def one_of(what, name, known):
+    """The name. Raises UserError if it is not known."""
+    if name not in known:
+        raise UserError(f"{what} {name!r} | expected one of {', '.join(known)}")
+    return name
+
+
+def settings_of(given):
+    """Settings from keyword arguments: its own but `link` and `cuda_aware`, and the compressor's. Raises UserError."""
+    wire = one_of("wire", given.get("wire", "float32"), COMPRESSORS)
+    own, fields = {option.name for option in COMPRESSORS[wire].options}, {*GIVEN}
+    for name in given:
+        one_of("keyword argument", name, sorted(fields | own))
+    one_of("reduction", given.get("reduction", "native"), REDUCTIONS)
+    one_of("progress", given.get("progress", "poll"), ("auto", *PROGRESS))
+    options = {name: value for name, value in given.items() if name in own}
+    return Settings(wire_options=options, **{name: given[name] for name in given if name in fields})

@@ -1,0 +1,188 @@
+"""The life of a rank that runs a program of ours: MPI is set up, signals are heard, and all ranks stop together."""
+
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+
+from mpilayer.base.errors import AgreedError, UserError
+from mpilayer.mpi.ranks import CROWD, Ranks
+
+# what launchers tell their ranks, asked only when MPI itself says that this rank is alone: (ranks, rank, launcher)
+LAUNCHERS = [("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "Open MPI"),
+             ("PMI_SIZE", "PMI_RANK", "MPICH or Intel MPI"), ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "Slurm")]
+LOCAL_RANKS = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_TASKS_PER_NODE")
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SAY = 3  # seconds in which the rank that speaks has its say, before another ends the job
+PASS_ON = 0.3  # seconds in which a launcher passes a message on; once it hears of the end it may drop it
+
+
+class Interrupted(BaseException):
+    """A signal asked this rank to stop; not an Exception, so that nothing on the way swallows it."""
+
+
+def _load():
+    """mpi4py's MPI module, not yet initialised."""
+    try:
+        import mpi4py
+        mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise _alone(f"no MPI library can be loaded ({reason}) | try: pip install 'mpilayer[mpi]'") from None
+    return MPI
+
+
+def launched_apart(environ, size):
+    """(ranks, rank, launcher) if a launcher started several ranks and this MPI does not know of the others."""
+    for ranks, rank, launcher in LAUNCHERS:
+        if size == 1 and environ.get(ranks, "1").isdigit() and int(environ.get(ranks, "1")) > 1:
+            return int(environ[ranks]), int(environ.get(rank, 0)), launcher
+    return None
+
+
+class _Lot:
+    """A pipe of a node's ranks with one byte in it: who gets that may print the error. It has no name."""
+
+    def __init__(self, ranks):
+        self.ranks, self.pipe = ranks, None
+
+    def lay(self):
+        """Make it; a meeting of the node's ranks."""
+        if self.ranks.node.rank > 0:
+            self._open(None)
+            return
+        with tempfile.TemporaryDirectory(prefix="mpilayer-") as folder:
+            path = os.path.join(folder, "lot")
+            os.mkfifo(path)
+            self._open(path)
+            os.write(self.pipe, b"1")
+
+    def _open(self, path):
+        self.pipe = os.open(self.ranks.node.bcast(path), os.O_RDWR | os.O_NONBLOCK)
+        self.ranks.meet(self.ranks.node)  # then the name may go
+
+    def draw(self):
+        """Whether this rank has it."""
+        if self.pipe is None:  # it is not laid yet
+            return self.ranks.node.rank == 0
+        with contextlib.suppress(BlockingIOError):
+            return bool(os.read(self.pipe, 1))
+        return False
+
+
+@contextlib.contextmanager
+def stopping_together(ranks):
+    """Whatever ends this block early ends every rank within seconds, and is printed once."""
+    _on_signals(_interrupt)
+    lot = _Lot(ranks)
+    try:
+        lot.lay()
+        yield
+    except AgreedError as error:
+        if ranks.rank == 0:
+            print(_describe(ranks, error), file=sys.stderr, flush=True)
+        ranks.meet()
+        raise SystemExit(2) from None
+    except BaseException as error:
+        _on_signals(signal.SIG_IGN)  # somebody may press Ctrl-C twice
+        _stop(ranks, lot, error)
+    finally:
+        _on_signals(signal.SIG_DFL)
+
+
+def _stop(ranks, lot, error):
+    if not ranks.first_node:
+        time.sleep(SAY / 3)  # each node has a lot; rank 0's node goes first
+    if lot.draw():
+        print(_describe(ranks, error), file=sys.stderr, flush=True)
+        time.sleep(PASS_ON)
+    else:
+        time.sleep(SAY)
+    code = 128 + error.args[0] if isinstance(error, Interrupted) else 2 if isinstance(error, UserError) else 1
+    ranks.comm.Abort(code)
+
+
+def _describe(ranks, error):
+    if isinstance(error, AgreedError):
+        return f"mpilayer: {error}"
+    where = f"mpilayer: rank {ranks.rank} | {ranks.where}"
+    if isinstance(error, UserError):
+        return f"{where} | {error}"
+    if isinstance(error, Interrupted):
+        return f"{where} | stopped by {signal.Signals(error.args[0]).name}"
+    return f"{''.join(traceback.format_exception(error))}{where} | {error!r}"
+
+
+def _interrupt(number, frame):
+    raise Interrupted(number)
+
+
+def _on_signals(action):
+    for number in SIGNALS:
+        signal.signal(number, action)
+
+
+def _be_polite():
+    """Settings MPICH reads when it starts, for ranks that outnumber their cores: spin less, wake up less often."""
+    local = next((int(os.environ[name]) for name in LOCAL_RANKS if os.environ.get(name, "").isdigit()), 1)
+    crowd = local / len(os.sched_getaffinity(0))
+    if crowd > 1:
+        os.environ.setdefault("MPIR_CVAR_POLLS_BEFORE_YIELD", "1")
+    if crowd > CROWD:  # a tree needs fewer messages of each rank than recursive doubling
+        os.environ.setdefault("MPIR_CVAR_IALLREDUCE_INTRA_ALGORITHM", "tsp_tree")
+
+
+def _alone(message):
+    """A UserError with that message where no MPI can carry it: the launcher's rank 0 has it, the others none."""
+    _, rank, _ = launched_apart(os.environ, 1) or (1, 0, "")
+    if rank > 0:
+        time.sleep(SAY)  # the first rank to leave may end the job
+    return UserError(message if rank == 0 else "")
+
+
+def library(MPI):
+    """Name and version of the MPI library."""
+    first = MPI.Get_library_version().splitlines()[0].split(",")[0]
+    return " ".join(first.strip("\x00").split())
+
+
+def _not_the_launchers(launched, MPI):
+    ranks, _, launcher = launched
+    mpiexec = os.path.join(os.path.dirname(sys.executable), "mpiexec")
+    return _alone(f"the launcher of {launcher} started {ranks} ranks, but this Python's MPI ({library(MPI)}) thinks"
+                  f" each is alone | try: the mpiexec of that MPI, usually the one next to this Python: {mpiexec}")
+
+
+def start():
+    """Initialise MPI and return the Ranks. Raises UserError if there is no MPI, or if it is not the launcher's."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the ranks can stop together, Ctrl-C just ends each of them
+    _be_polite()
+    MPI = _load()
+    launched = launched_apart(os.environ, 1)
+    if launched and launched[2] == "Open MPI" and library(MPI).startswith("MPICH"):  # it would abort in Init_thread
+        raise _not_the_launchers(launched, MPI)
+    if not MPI.Is_initialized():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # mpi4py's hint at what is said below
+            MPI.Init_thread(MPI.THREAD_SERIALIZED)
+    if launched_apart(os.environ, MPI.COMM_WORLD.size):
+        raise _not_the_launchers(launched, MPI)
+    return Ranks(MPI.COMM_WORLD)
+
+
+@contextlib.contextmanager
+def job():
+    """The whole life of a rank: `with job() as ranks: ...`. Ends the program with a message if anything fails."""
+    try:
+        ranks = start()
+    except UserError as error:
+        if str(error):
+            print(f"mpilayer: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    with stopping_together(ranks):
+        yield ranks

@@ -1,0 +1,40 @@
+"""What a sum over the ranks costs: latency and time a byte (the alpha-beta model)."""
+
+from typing import NamedTuple
+
+LATENCY_SHARE = 0.1  # of the time of a fused message that may be latency
+PIECES, LEAST_CHUNK = 4, 1 << 20  # a chunk is so many buckets, and at least so many bytes
+
+
+class LinkModel(NamedTuple):
+    """Seconds of a sum over the ranks: latency + bytes of float32 * per_byte."""
+
+    latency: float
+    per_byte: float
+
+    @classmethod
+    def between(cls, small, first, big, last):
+        """Through two points: `small` bytes in `first` seconds, `big` in `last`."""
+        per_byte = max(last - first, 1e-3 * last) / max(big - small, big / 2)
+        return cls(max(first - small * per_byte, 0.1 * first), per_byte)
+
+    def seconds(self, size):
+        """Of a message of so many bytes of float32."""
+        return self.latency + size * self.per_byte
+
+    def share(self, size, lanes):
+        """Of the link's time, a message of so many bytes among others: latency of `lanes` passes at once."""
+        return self.latency / lanes + size * self.per_byte
+
+    @property
+    def bucket(self):
+        """Bytes of which latency is a small share."""
+        return int(self.latency / self.per_byte * (1 / LATENCY_SHARE - 1))
+
+    @property
+    def chunk(self):
+        """Bytes of a piece of a large layer: of little latency, and soon over."""
+        return max(LEAST_CHUNK, PIECES * self.bucket)
+
+    def __str__(self):
+        return f"{1e6 * self.latency:,.0f} us + {1e9 * self.per_byte:.2f} ns a byte"

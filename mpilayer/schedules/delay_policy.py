@@ -1,0 +1,88 @@
+"""How many steps late gradients are applied: always as many, none at first, or as few as hide communication.
+
+A policy has `first`, the delay to begin with, and next(t, delay): the delay from step t on. After a step its after_step
+is called with the schedule.
+"""
+
+import numpy as np
+
+MOST = 3  # steps of delay, as in the paper
+WINDOW = 20  # steps between two looks
+VISIBLE = 0.03  # of the time: less waiting than this counts as hidden
+FULL = 0.97  # of the time with messages in flight: a link so busy gains nothing by more delay
+
+
+class Constant:
+    """The same delay in all steps."""
+
+    def __init__(self, delay):
+        self.first = delay
+
+    def next(self, t, delay):
+        """As it is."""
+        return delay
+
+    def after_step(self, schedule):
+        """Nothing to observe."""
+
+
+class AfterWarmup(Constant):
+    """Early gradients change fast, and late ones cost most then: no delay in the first n steps, from then on k."""
+
+    def __init__(self, delay, steps):
+        super().__init__(0)
+        self.delay, self.steps = delay, steps
+
+    def next(self, t, delay):
+        """The later delay from step n on."""
+        return self.delay if t == self.steps else delay
+
+
+class Adaptive(Constant):
+    """Which the paper promises and does not describe (Daily, Vishnu, Siegel: adaptive delay). Here:
+
+        k = 0 ; patience = 4 ; after every 20 steps, but for the first, in which ranks still gather:
+            hidden = little waiting, or the link was never idle    (means over the ranks)
+            if not hidden and k < 3:      k = k + 1 ; if k was left before: patience = 2 * patience
+            elif patience looks were hidden:   k = max(k - 1, 0)
+
+    A change of k drains first, so every gradient is applied once and in order.
+    """
+
+    def __init__(self):
+        super().__init__(0)
+        self.patience, self.hidden, self.lowered, self.begun = 4, 0, False, False
+        self.steps, self.start = 0, None
+
+    def after_step(self, schedule):
+        """Every so many steps, review the delay."""
+        self.steps += 1
+        if self.steps == WINDOW:
+            if self.begun:
+                self.review(schedule, self.shares(schedule.channel))
+            self.begun, self.steps, self.start = True, 0, self._readings(schedule.channel)
+
+    def review(self, schedule, share):
+        """Raise the delay, lower it, or leave it."""
+        hidden = share["exposed"] < VISIBLE or share["busy"] > FULL
+        self.hidden = self.hidden + 1 if hidden else 0
+        if not hidden and schedule.delay < MOST:
+            self.patience *= 2 if self.lowered else 1
+            self._change(schedule, schedule.delay + 1, share, lowered=False)
+        elif self.hidden >= self.patience and schedule.delay > 0:
+            self._change(schedule, schedule.delay - 1, share, lowered=True)
+
+    @staticmethod
+    def _readings(queue):
+        return np.array([queue.trace.now(), queue.trace.exposed, queue.engine.busy()])
+
+    def shares(self, queue):
+        """Means over the ranks of the shares of the time since the last look."""
+        total, exposed, busy = queue.total(self._readings(queue) - self.start)
+        return {"exposed": exposed / total, "busy": busy / total}
+
+    def _change(self, schedule, delay, share, *, lowered):
+        schedule.channel.say(f"delay {schedule.delay} -> {delay}: waiting {share['exposed']:.0%} of the time,"
+                             f" messages in flight {share['busy']:.0%}")
+        self.lowered, self.hidden = lowered, 0
+        schedule.change(delay)

@@ -1,0 +1,66 @@
+"""A schedule from its name and keyword arguments, with what it sends with."""
+
+from kernels import gpu
+from mpilayer.base.cli import Choice
+from mpilayer.base.errors import UserError
+from mpilayer.compression import COMPRESSORS
+from mpilayer.exchange import probe
+from mpilayer.exchange.channel import silent
+from mpilayer.exchange.gradient_queue import GradientQueue
+from mpilayer.exchange.settings import AUTO, settings_of
+from mpilayer.schedules import SCHEDULES
+from mpilayer.schedules.base import Schedule
+
+
+def own(kind):
+    """A schedule of the user's. Raises UserError if it is none."""
+    if not (isinstance(kind, type) and issubclass(kind, Schedule)):
+        raise UserError(f"--schedule: {kind!r} is no schedule | expected a subclass of mpilayer.Schedule")
+    return kind
+
+
+CHOICE = Choice("schedule", SCHEDULES, "layerwise", "when gradients are summed and applied", own)
+
+
+def words(text):
+    """NAME[:DELAY][+OPTION[=VALUE]]... as words of the command line: --schedule NAME --delay DELAY --OPTION VALUE."""
+    name, *flags = text.split("+")
+    head, _, delay = name.partition(":")
+    if head not in SCHEDULES:
+        head, delay = name, ""
+    return ["--schedule", head, *(["--delay", delay] if delay else []),
+            *(word for flag in flags for word in f"--{flag}".split("=", 1))]
+
+
+def make_schedule(name, net, ranks, optimizer, *, settings=None, trace=None, say=silent, **given):
+    """A schedule on a net, ready for step(t, batch); its `channel` is what it sends with, to be closed at the end.
+
+    name        a key of SCHEDULES, or MODULE:CLASS or FILE.py:CLASS of your own
+    net         nets.Net, or whatever has its layers, memory and generators
+    optimizer   mpilayer.training.optim.Optimizer of the net's layers
+    given       keyword arguments of the schedule, such as delay=1, and of GradientQueue: wire, progress, bucket...
+    settings, trace, say   Settings in place of the latter, a Trace, and a function that prints a line
+
+    All ranks make it together. Raises UserError for an unknown name, or what does not go together.
+    """
+    kind = CHOICE.load(name)
+    own_options = {option.name: given.pop(option.name, option.default) for option in kind.options}
+    kind.check(ranks.size, **own_options)
+    settings = settings or probe.choose(ranks, settings_of(AUTO | given), net.weights.nbytes, say)
+    if settings.wire not in (kind.wires or COMPRESSORS):
+        raise UserError(f"wire {settings.wire} does not go with {name}: {kind.wires_because}"
+                        f" | try: {' or '.join(kind.wires)}")
+    channel = _channel(kind, net, ranks, settings, trace, say)
+    optimizer.attach(channel.trace, getattr(channel, "norm", None))
+    return kind(net, channel, optimizer, **own_options)
+
+
+def _channel(kind, net, ranks, settings, trace, say):
+    """What a schedule sends with, not yet open."""
+    if kind.channel is not GradientQueue:
+        return kind.channel(ranks, settings, trace, say)
+    if gpu.is_array(net.weights):
+        from mpilayer.gpu.device_queue import DeviceGradientQueue as Queue
+    else:
+        Queue = GradientQueue
+    return Queue(ranks, net, delay=None, settings=settings, trace=trace, say=say)
