@@ -16,14 +16,19 @@ __all__ = ["NETS", "Net", "Recipe", "build", "recipe", "recipe_of"]
 
 
 def build(net, *, classes=None, shape=None, seed=0, device="cpu", precision="float32", **sizes):
-    """A Net for `classes` and samples of `shape`, by default the published ones, with weights drawn from `seed`.
+    """Make a Net.
 
-    `net` is a key of NETS, a Recipe, or a function blocks(classes, **sizes). The shape is (H,W,C) of images, or (T,),
-    the context of a Transformer, whose classes are the vocabulary. `device`: cpu or gpu, the current one; `precision`
-    there: float32, tf32 (products only) or bfloat16 (what flows from layer to layer). Sizes are the net's own: `aux`
-    (googlenet: with auxiliary classifiers, default True); `width`, `heads`, `depth` (transformer). Raises ValueError
-    for an unknown name (the message lists the known ones), for samples that do not fit the net, or that nothing tells
-    the shape of, and for a precision that the device has not.
+    net         a key of NETS, such as "alexnet"; a Recipe; or a function blocks(classes, **sizes) that returns a block
+    classes     number of classes, of a Transformer the size of the vocabulary; default: the published one
+    shape       of a sample: (H,W,C) of images, (T,) of tokens; default: the published one
+    seed        of the initial weights, which are the same on any device
+    device      "cpu", or "gpu": the current one
+    precision   on a GPU "float32", "tf32" (of products only) or "bfloat16" (of what flows from layer to layer)
+    sizes       keyword arguments of the net's own: aux (googlenet: with auxiliary classifiers, default True); width,
+                heads and depth (transformer)
+
+    Raises ValueError for an unknown name, for samples that do not fit the net, if nothing tells their shape and
+    classes, and for a precision that the device does not have.
     """
     if isinstance(net, str) and net not in NETS:
         raise ValueError(f"unknown net {net!r}: choose one of {', '.join(NETS)}")

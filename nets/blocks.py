@@ -23,58 +23,58 @@ def _nothing():
 
 
 class MaxPool:
-    """Max pooling, its output size rounded up as in Caffe, or else down."""
+    """Max pooling, (H,W,C) to (P,Q,C); P and Q are rounded up as in Caffe, or down if not ceil_mode."""
 
     def __init__(self, window, stride, padding=0, ceil_mode=True):
         self.window, self.geometry = window, {"stride": stride, "padding": padding, "ceil_mode": ceil_mode}
 
     def build(self, shape):
-        """The image shrinks."""
+        """(H,W,C) to (P,Q,C)."""
         return kernels.pool2d_shape((1, *shape), self.window, **self.geometry)[1:]
 
     def forward(self, x, batch):
-        """Remember where each maximum was."""
+        """The maximum of each window; where it was is kept for backward."""
         yield from _nothing()
         y, self.index = kernels.maxpool2d(x, self.window, **self.geometry)
         self.x_shape = x.shape
         return y
 
     def backward(self, dy):
-        """Back to where the maxima were."""
+        """Each dy to the pixel that was the maximum."""
         yield from _nothing()
         return kernels.maxpool2d_backward(dy, self.index, self.x_shape, self.window, **self.geometry)
 
 
 class AvgPool(MaxPool):
-    """Average pooling, counted as in Caffe."""
+    """Average pooling, (H,W,C) to (P,Q,C); padding counts as zeros, as in Caffe."""
 
     def forward(self, x, batch):
-        """Mean of each window."""
+        """The mean of each window."""
         yield from _nothing()
         self.x_shape = x.shape
         return kernels.avgpool2d(x, self.window, **self.geometry)
 
     def backward(self, dy):
-        """Spread evenly."""
+        """Each dy in equal parts to the pixels of its window."""
         yield from _nothing()
         return kernels.avgpool2d_backward(dy, self.x_shape, self.window, **self.geometry)
 
 
 class GlobalAvgPool:
-    """(H,W,C) to (C,)."""
+    """The mean of all pixels of a channel: (H,W,C) to (C,)."""
 
     def build(self, shape):
-        """Channels remain."""
+        """(H,W,C) to (C,)."""
         return shape[2:]
 
     def forward(self, x, batch):
-        """Mean over all pixels."""
+        """The mean of all pixels."""
         yield from _nothing()
         self.x_shape = x.shape
         return kernels.global_avgpool(x)
 
     def backward(self, dy):
-        """Spread evenly."""
+        """Each dy in equal parts to all pixels."""
         yield from _nothing()
         return kernels.global_avgpool_backward(dy, self.x_shape)
 
@@ -83,17 +83,17 @@ class Flatten:
     """(H,W,C) to (H*W*C,)."""
 
     def build(self, shape):
-        """All values in one row."""
+        """(H,W,C) to (H*W*C,)."""
         return (math.prod(shape),)
 
     def forward(self, x, batch):
-        """A view."""
+        """The same memory in another shape."""
         yield from _nothing()
         self.x_shape = x.shape
         return x.reshape(x.shape[0], -1)
 
     def backward(self, dy):
-        """A view."""
+        """The same memory in another shape."""
         yield from _nothing()
         return dy.reshape(self.x_shape)
 
@@ -104,33 +104,36 @@ class Lrn:
     PARAMETERS = (5, 1e-4, 0.75, 1.0)
 
     def build(self, shape):
-        """Nothing changes."""
+        """The shape stays as it is."""
         return shape
 
     def forward(self, x, batch):
-        """Normalise."""
+        """Divide each number by a norm of its neighbours across channels."""
         yield from _nothing()
         self.x, self.y = x, kernels.lrn(x, *self.PARAMETERS)
         return self.y
 
     def backward(self, dy):
-        """Gradient by x."""
+        """The gradient by x."""
         yield from _nothing()
         return kernels.lrn_backward(dy, self.x, self.y, *self.PARAMETERS)
 
 
 class Dropout:
-    """Inverted dropout. The mask depends on step, block and place in the effective batch, not on the rank."""
+    """Inverted dropout: in training a share `rate` of all numbers becomes 0, the others grow by 1 / (1 - rate).
+
+    Which ones depends on the step, on `name` and on the place in the effective batch, not on the rank.
+    """
 
     def __init__(self, name, rate):
         self.key, self.rate = zlib.crc32(name.encode()), rate
 
     def build(self, shape):
-        """Nothing changes."""
+        """The shape stays as it is."""
         return shape
 
     def forward(self, x, batch):
-        """Nothing outside training."""
+        """Drop numbers in training; otherwise x as it is."""
         yield from _nothing()
         if not batch.training:
             return x
@@ -139,61 +142,63 @@ class Dropout:
         return y
 
     def backward(self, dy):
-        """The same mask."""
+        """dy of the numbers that were kept, scaled as they were."""
         yield from _nothing()
         return kernels.dropout_backward(dy, self.mask, self.rate)
 
 
 class Gelu:
-    """The smooth rectifier of Hendrycks and Gimpel 2016."""
+    """The activation function GELU of Hendrycks and Gimpel 2016."""
 
     def build(self, shape):
-        """Nothing changes."""
+        """The shape stays as it is."""
         return shape
 
     def forward(self, x, batch):
-        """Value by value."""
+        """GELU of every number."""
         yield from _nothing()
         self.x = x
         return kernels.gelu(x)
 
     def backward(self, dy):
-        """In place."""
+        """The gradient by x, written into dy."""
         yield from _nothing()
         return kernels.gelu_backward(dy, self.x, out=dy)
 
 
 class Attention:
-    """Causal self-attention: (T,3C) queries, keys and values to (T,C)."""
+    """Causal self-attention with so many heads: (T,3C), queries, keys and values side by side, to (T,C)."""
 
     def __init__(self, heads):
         self.heads = heads
 
     def build(self, shape):
-        """One of three remains."""
+        """(T,3C) to (T,C). Raises ValueError if the heads do not divide C."""
         T, C3 = shape
         if C3 % (3 * self.heads):
             raise ValueError(f"a width of {C3 // 3} cannot be shared out among {self.heads} heads")
         return T, C3 // 3
 
     def forward(self, x, batch):
-        """Each token looks at those before it."""
+        """Each token attends to itself and to those before it."""
         yield from _nothing()
         self.x = x
         self.y, self.lse = kernels.attention(x, self.heads)
         return self.y
 
     def backward(self, dy):
-        """By queries, keys and values."""
+        """The gradients by queries, keys and values, side by side as in x."""
         yield from _nothing()
         return kernels.attention_backward(dy, self.x, self.y, self.lse)
 
 
 class Loss:
-    """Softmax cross-entropy at the end of a head.
+    """Softmax cross-entropy, the last block of a net or of an auxiliary classifier.
 
-    Keeps `logits`, and `loss`: this rank's part of the batch's mean. On the GPU that stays there: nobody waits for it.
-    `smoothing` of labels counts in training only.
+    weight      factor of this loss in the net's
+    smoothing   share of each label that goes to all classes, in training
+    logits      its input, after forward
+    loss        this rank's part of the mean over the effective batch, after forward; on a GPU an array there
     """
 
     blocks = ()
@@ -202,11 +207,11 @@ class Loss:
         self.weight, self.smoothing, self.loss = weight, 0.0, 0.0
 
     def build(self, shape):
-        """Nothing changes."""
+        """The shape stays as it is."""
         return shape
 
     def forward(self, x, batch):
-        """Loss and its gradient at once."""
+        """Compute the loss and its gradient."""
         yield from _nothing()
         self.logits = x
         if batch.y is not None:
@@ -219,6 +224,6 @@ class Loss:
         return x
 
     def backward(self, dy):
-        """`dy` is ignored: a loss is where gradients begin."""
+        """The gradient of the loss; `dy` is ignored, since backward begins here."""
         yield from _nothing()
         return self.dlogits

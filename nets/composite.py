@@ -4,51 +4,51 @@ import numpy as np
 
 
 class Sequence:
-    """One after the other."""
+    """Blocks one after the other."""
 
     def __init__(self, *blocks):
         self.blocks = blocks
 
     def build(self, shape):
-        """Thread the shape through."""
+        """The shape that the last block makes."""
         for block in self.blocks:
             shape = block.build(shape)
         return shape
 
     def forward(self, x, batch):
-        """First to last."""
+        """All blocks, the first one first."""
         for block in self.blocks:
             x = yield from block.forward(x, batch)
         return x
 
     def backward(self, dy):
-        """Last to first."""
+        """All blocks, the last one first."""
         for block in reversed(self.blocks):
             dy = yield from block.backward(dy)
         return dy
 
 
 class Concat:
-    """Branches side by side, their channels joined (Szegedy et al. 2015, Inception)."""
+    """Blocks side by side on the same input; their channels are joined (Szegedy et al. 2015, Inception)."""
 
     def __init__(self, *blocks):
         self.blocks = blocks
 
     def build(self, shape):
-        """Channels add up."""
+        """The shape of the first branch with the channels of all."""
         shapes = [block.build(shape) for block in self.blocks]
         self.ends = np.cumsum([s[-1] for s in shapes]).tolist()
         return (*shapes[0][:-1], self.ends[-1])
 
     def forward(self, x, batch):
-        """First to last branch."""
+        """All branches, the first one first."""
         ys = []
         for block in self.blocks:
             ys.append((yield from block.forward(x, batch)))
         return np.concatenate(ys, axis=-1)
 
     def backward(self, dy):
-        """Last to first branch; their gradients add up."""
+        """All branches, the last one first; the sum of their gradients by the input."""
         dx = None
         for block, begin, end in reversed([*zip(self.blocks, [0, *self.ends[:-1]], self.ends, strict=True)]):
             more = yield from block.backward(dy[..., begin:end].copy())
@@ -57,28 +57,28 @@ class Concat:
 
 
 class Side(Sequence):
-    """A head on the side of the trunk, in training only; its gradient joins the trunk's."""
+    """An auxiliary classifier: blocks that end in a Loss of their own, used in training only. x passes unchanged."""
 
     def build(self, shape):
-        """The trunk goes on as it was."""
+        """The shape stays as it is."""
         super().build(shape)
         return shape
 
     def forward(self, x, batch):
-        """The head's output goes nowhere; its loss counts."""
+        """In training the classifier's forward, for its loss; x itself."""
         if batch.training:
             yield from super().forward(x, batch)
         return x
 
     def backward(self, dy):
-        """The head's gradient and the trunk's."""
+        """dy plus the classifier's gradient."""
         return dy + (yield from super().backward(None))
 
 
 class Residual:
-    """relu(body(x) + shortcut(x)), He et al. 2016: `body` ends with a ConvNorm, which joins both in its last pass.
+    """relu(body(x) + shortcut(x)), He et al. 2016; without a shortcut relu(body(x) + x).
 
-    A shortcut of None is x itself.
+    The last block of the body is a ConvNorm, which also adds and applies the ReLU, in one pass over memory.
     """
 
     def __init__(self, *body, shortcut=None):
@@ -86,7 +86,7 @@ class Residual:
         self.blocks = body if shortcut is None else (shortcut, *body)
 
     def build(self, shape):
-        """Both ways end alike."""
+        """The shape that the body makes."""
         if self.shortcut is not None:
             self.shortcut.build(shape)
         for block in self.body:
@@ -94,7 +94,7 @@ class Residual:
         return shape
 
     def forward(self, x, batch):
-        """The shortcut first, then it waits at the end."""
+        """The shortcut, then the body, whose last block adds the shortcut's result."""
         short = x if self.shortcut is None else (yield from self.shortcut.forward(x, batch))
         *most, last = self.body
         for block in most:
@@ -102,7 +102,7 @@ class Residual:
         return (yield from last.forward(x, batch, add=short))
 
     def backward(self, dy):
-        """The last ConvNorm leaves in dy what has passed the rectifier: the shortcut's gradient."""
+        """The body, then the shortcut, whose gradient the last ConvNorm has left in dy; the sum of both."""
         dx = dy
         for block in reversed(self.body):
             dx = yield from block.backward(dx)
@@ -111,14 +111,14 @@ class Residual:
 
 
 class Skip(Sequence):
-    """x + body(x). The body ends with a linear layer, which leaves its dy as it is."""
+    """x + body(x). The last block of the body must leave dy as it is: a Dense without ReLU."""
 
     def forward(self, x, batch):
-        """Beside the body, x waits."""
+        """The body, then the addition of x."""
         y = yield from super().forward(x, batch)
         return np.add(y, x, out=y)
 
     def backward(self, dy):
-        """Both ways."""
+        """dy plus the body's gradient."""
         dx = yield from super().backward(dy)
         return np.add(dx, dy, out=dx)

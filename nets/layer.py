@@ -10,9 +10,14 @@ from nets.memory import beside
 
 
 class Layer:
-    """`w` and `g` are flat float32 views of the net's weights and gradients; `parameters` names their parts.
+    """The base of all blocks with weights. It yields itself just before it reads `w`, and again when `g` is final.
 
-    A block with weights is a Layer. It yields itself before it reads `w`, and again when `g` is final.
+    name       of the layer; no other layer of a net has it
+    w          its weights, (size,) float32, a view of the net's memory
+    g          its gradient, likewise
+    shapes     {part: shape} of the arrays that w and g consist of, such as weight and bias
+    weight     {part: view of w in that shape}
+    gradient   {part: view of g in that shape}
     """
 
     input_gradient = True  # the first layer of a net needs none
@@ -25,7 +30,7 @@ class Layer:
         self.w = self.g = None
 
     def declare(self, part, shape, std=0.0, mean=0.0):
-        """Announce a parameter and its initial distribution (normal; constant where std is 0)."""
+        """Say in build() that the layer has an array `part`, and how it is drawn: normal, or constant for std 0."""
         self.shapes[part], self.fill[part] = tuple(shape), (mean, std)
 
     @property
@@ -41,19 +46,19 @@ class Layer:
         return views
 
     def bind_weights(self, flat):
-        """Take `flat` (size,) as the weights."""
+        """Use `flat` (size,) float32 as the weights."""
         self.w, self.weight = flat, self._views(flat)
 
     def gradient_in(self, flat):
-        """`flat` (size,) as a place of the gradient."""
+        """`flat` (size,) float32 as bind_gradient takes it."""
         return flat, self._views(flat)
 
     def bind_gradient(self, place):
-        """Write the gradient to that place from here on."""
+        """Write the gradient there from here on; `place` is from gradient_in."""
         self.g, self.gradient = place
 
     def bind_state(self, flat):
-        """Take `flat` (state_size,) float64, all zeros, as the state."""
+        """Use `flat` (state_size,) float64, all zeros, as the state."""
         self.state = flat
 
     def initialise(self, rng):
@@ -73,7 +78,14 @@ def conv_shape(layer, shape):
 
 
 class Conv(Layer):
-    """Convolution, bias and ReLU. `std` of the initial weights; by default He et al. 2015, sqrt(2 / fan in)."""
+    """Convolution, bias and ReLU: (H,W,C) to (P,Q,channels).
+
+    channels   out of the layer
+    window     taps in each direction
+    stride, padding, groups   as in kernels.conv2d
+    std        of the initial weights; default: sqrt(2 / fan in), He et al. 2015
+    bias       its initial value
+    """
 
     kind = "conv"
 
@@ -97,7 +109,7 @@ class Conv(Layer):
         return self.y
 
     def backward(self, dy):
-        """The gradient of the weights first: it has a way to go."""
+        """The gradient of the weights first, since it is sent to other ranks."""
         kernels.bias_relu_backward(dy, self.y, out=dy, db=self.gradient["bias"])
         weight = self.gradient["weight"]
         kernels.conv2d_wgrad(self.x, dy, weight.shape, out=weight, **self.geometry)
@@ -108,10 +120,11 @@ class Conv(Layer):
 
 
 class ConvNorm(Layer):
-    """Convolution, batch normalization, perhaps addition of a residual, and ReLU unless switched off.
+    """Convolution, batch normalization, and ReLU unless relu=False: (H,W,C) to (P,Q,channels).
 
-    Statistics are of this rank's samples, or with `batch.total` of all ranks'; those for evaluation are running means
-    (of the last ten steps or so, at first of all steps). Every rank has its own, so they are averaged before use.
+    In training the statistics are those of this rank's samples, or with `batch.total` of all ranks' samples. For
+    evaluation there are running means, of about the last ten steps and at first of all steps. Every rank has its own,
+    which are averaged before they are used.
     """
 
     kind = "conv"
@@ -132,12 +145,12 @@ class ConvNorm(Layer):
         return conv_shape(self, shape)
 
     def bind_state(self, flat):
-        """Steps so far, running means and variances."""
+        """Its state: the number of steps, running means, running variances."""
         super().bind_state(flat)
         flat[1 + self.channels:] = 1
 
     def forward(self, x, batch, add=None):
-        """Conv, normalize, add, ReLU."""
+        """Convolve, normalize, add `add` if it is given, ReLU."""
         yield self
         self.x, w = x, self.weight
         self.convolved = kernels.conv2d(x, w["weight"], **self.geometry)
@@ -168,7 +181,8 @@ class ConvNorm(Layer):
         return running[:self.channels], running[self.channels:]
 
     def backward(self, dy):
-        """All gradients of the weights first: they have a way to go. In dy remains what has passed the ReLU."""
+        """Gradients of the weights first, since they are sent to other ranks. dy becomes the gradient before the ReLU.
+        """
         g, statistics = self.gradient, (self.convolved, self.mean, self.var)
         kernels.batchnorm_wgrad(dy, *statistics, eps=self.EPS, y=self.y if self.relu else None, dgamma=g["gamma"],
                                 dbeta=g["beta"])
@@ -186,7 +200,11 @@ class ConvNorm(Layer):
 
 
 class Dense(Layer):
-    """Fully connected layer, bias (None for none) and, unless switched off, ReLU; on (C,) or each token of (T,C)."""
+    """Fully connected layer, with bias unless bias=None and ReLU unless relu=False: (C,) to (channels,).
+
+    Of tokens (T,C) it does so with each of them. `std` of the initial weights is sqrt(2 / C) by default; `kind` is
+    what the layer is counted as in measurements.
+    """
 
     def __init__(self, name, channels, *, relu=True, std=None, bias=0.0, kind="dense"):
         super().__init__(name)
@@ -209,7 +227,7 @@ class Dense(Layer):
         return self.y
 
     def backward(self, dy):
-        """The gradient of the weights first: it has a way to go."""
+        """The gradient of the weights first, since it is sent to other ranks."""
         tokens, dy = dy.shape[:-1], dy.reshape(-1, self.channels)
         if self.relu:
             kernels.bias_relu_backward(dy, self.y.reshape(dy.shape), out=dy, db=self.gradient["bias"])
@@ -221,7 +239,7 @@ class Dense(Layer):
 
 
 class LayerNorm(Layer):
-    """Normalization of each token (Ba et al. 2016)."""
+    """Layer normalization of each token (Ba et al. 2016): (T,C) to (T,C)."""
 
     def build(self, shape):
         """Declare gamma and beta (C,)."""
@@ -238,7 +256,7 @@ class LayerNorm(Layer):
         return self.y
 
     def backward(self, dy):
-        """Both at once."""
+        """The gradients by x, gamma and beta in one pass."""
         g = self.gradient
         dx, *_ = kernels.layernorm_backward(dy.reshape(self.x.shape), self.x, self.mean, self.rstd,
                                             self.weight["gamma"], dgamma=g["gamma"], dbeta=g["beta"])
@@ -247,7 +265,7 @@ class LayerNorm(Layer):
 
 
 class Embedding(Layer):
-    """A vector for each token plus one for each place: (T,) to (T,C). Tokens are 0..vocabulary-1."""
+    """A vector for each token plus one for each position: (T,) to (T,channels). Tokens are 0..vocabulary-1."""
 
     def __init__(self, name, vocabulary, channels, std):
         super().__init__(name)
@@ -260,13 +278,13 @@ class Embedding(Layer):
         return *shape, self.channels
 
     def forward(self, x, batch):
-        """Look up."""
+        """Add up the two vectors of each token."""
         yield self
         self.x = x
         self.y = kernels.embedding(x, self.weight["token"], self.weight["position"], dtype=self.activations)
         return self.y
 
     def backward(self, dy):
-        """Only rows of tokens that occur are more than zero."""
+        """The gradient of both tables; rows of tokens that do not occur are zero."""
         kernels.embedding_backward(dy, self.x, self.gradient["token"], self.gradient["position"])
         yield self

@@ -13,7 +13,7 @@ from nets.memory import Memory
 
 
 class Whole(NamedTuple):
-    """All layers as one: one message, one update."""
+    """All layers as one layer: flat weights `w` and gradient `g`."""
 
     name: str
     w: np.ndarray
@@ -29,12 +29,19 @@ def walk(block):
 
 
 class Net:
-    """`layers` in the order in which forward reads them; memory in the order in which backward finishes them.
+    """A net: layers in flat memory, and two generators, forward and backward.
 
-    `offsets` {layer's name: (begin, end)} are those of each layer in flat memory, from a cache line on. `weights` is
-    flat float32, `gradients` a list of such buffers, of which `write_gradients_to` chooses one. `state`
-    is flat float64: running statistics of each rank, whose mean over the ranks is what evaluation wants. All lie where
-    `memory` says, as do the batches that it takes.
+    body        the block that the net is made of, usually a nets.composite.Sequence
+    shape       of a sample: (H,W,C) of images, (T,) of tokens
+    memory      nets.memory.Memory: whether all arrays, also batches, are NumPy's or lie on a GPU
+    seed        of the initial weights
+
+    classes     number of classes
+    layers      the layers, in the order in which forward reads them
+    weights     (n,) float32, layers in the opposite order, that in which backward finishes them
+    offsets     {layer's name: (begin, end)} in flat memory; each layer begins a cache line
+    gradients   list of gradient buffers, each as `weights`; write_gradients_to chooses the one that backward writes
+    state       (m,) float64, running statistics of this rank; evaluation uses their mean over the ranks
     """
 
     def __init__(self, body, shape, memory=None, seed=0):
@@ -72,7 +79,7 @@ class Net:
         return self.memory.put(array)
 
     def example(self, size, rng):
-        """(x, y) of the kind this net takes: images of normal numbers and classes, or tokens and the next ones."""
+        """(x, y) of `size` random samples: images of normal numbers and classes, or tokens and the next tokens."""
         if len(self.shape) == 3:
             x, y = rng.standard_normal((size, *self.shape), np.float32), rng.integers(0, self.classes, size)
         else:
@@ -81,7 +88,7 @@ class Net:
 
     @property
     def backward_layers(self):
-        """The layers in the order of `backward` and of memory."""
+        """The layers in the order of backward, which is that of memory."""
         return self.layers[::-1]
 
     @property
@@ -94,25 +101,28 @@ class Net:
             yield layer, flat[slice(*self.offsets[layer.name])]
 
     def gradient_buffer(self, slot):
-        """The flat gradient buffer of that number; buffers are made as they are asked for."""
+        """Gradient buffer number `slot`, (n,) float32; a new buffer is made when it is first asked for."""
         while len(self.gradients) <= slot:
             self.gradients.append(self.memory.zeros(self._floats))
             self._bound.append([(layer, layer.gradient_in(piece)) for layer, piece in self._pieces(self.gradients[-1])])
         return self.gradients[slot]
 
     def write_gradients_to(self, slot):
-        """Let backward write into buffer `slot`."""
+        """Let backward write into gradient buffer number `slot` from here on."""
         self.gradient_buffer(slot)
         for layer, gradient in self._bound[slot]:
             layer.bind_gradient(gradient)
         self.whole = Whole("all layers", self.weights, self.gradients[slot])
 
     def forward(self, batch):
-        """Yield each layer just before its weights are read. Then `loss` and `logits` are there."""
+        """Compute the loss of a Batch; a generator that yields each layer just before its weights are read.
+
+        When it has ended, `loss` and `logits` are there.
+        """
         yield from self.body.forward(self.memory.flowing(batch.x), batch)
 
     def backward(self):
-        """Yield each layer the moment its gradient is final."""
+        """Compute all gradients; a generator that yields each layer as soon as its gradient `g` is final."""
         yield from self.body.backward(None)
 
     @property
@@ -122,14 +132,14 @@ class Net:
 
     @property
     def loss(self):
-        """This rank's part of the mean loss of the last effective batch; the ranks' parts add up to it.
+        """This rank's part of the mean loss of the last effective batch; the sum over the ranks is the mean.
 
-        On the GPU it stays there: float(net.loss) waits for it.
+        On a GPU it is an array there: float(net.loss) waits for it.
         """
         return sum(loss.loss for loss in self.losses)
 
     def first_not_finite(self):
-        """(layer, "weights" or "output") where the last forward went wrong first, or None."""
+        """(layer, "weights" or "output") where the last forward first met a NaN or an infinity; None if nowhere."""
         for layer in self.layers:
             for what, values in (("weights", layer.w), ("output", getattr(layer, "y", layer.w))):
                 if not np.isfinite(fetch(values)).all():
@@ -137,7 +147,7 @@ class Net:
         return None
 
     def weights_sha256(self):
-        """Hash of all weights, layer by layer in forward order."""
+        """SHA-256 of all weights, layer by layer in the order of forward, in hexadecimal."""
         digest = hashlib.sha256()
         for layer in self.layers:
             digest.update(fetch(layer.w))

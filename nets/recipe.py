@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 
 
 class Recipe(NamedTuple):
-    """blocks(classes, **sizes) makes the net's body.
+    """What a net is made from.
 
-    shape, classes   of the samples it was published for, (H,W,C) or (T,); None: those of the data
-    sizes            {keyword argument of `blocks`: what it means}
+    blocks    a function blocks(classes, **sizes) that returns the net's body, one block
+    shape     of the samples that the net was published for, (H,W,C) or (T,); None: that of the data
+    classes   that the net was published for; None: those of the data
+    sizes     {keyword argument of `blocks`: what it means}
     """
 
     blocks: Callable
@@ -19,12 +21,16 @@ class Recipe(NamedTuple):
 
 
 def recipe(shape=None, classes=None, **sizes):
-    """A decorator: the Recipe of a function blocks(classes, **sizes); `sizes` say what its keyword arguments mean."""
+    """A decorator that makes a Recipe of a function blocks(classes, **sizes).
+
+    shape, classes   as in Recipe
+    sizes            for each keyword argument of the function a sentence about what it means
+    """
     return lambda blocks: Recipe(blocks, shape, classes, sizes)
 
 
 def recipe_of(blocks):
-    """The Recipe itself, or that of a plain function blocks(classes, **sizes). Raises ValueError for something else."""
+    """A Recipe: `blocks` itself, or made of a plain function blocks(classes, **sizes). Raises ValueError for others."""
     if isinstance(blocks, Recipe):
         return blocks
     if not callable(blocks):

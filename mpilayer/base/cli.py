@@ -82,9 +82,14 @@ def size_in_bytes(text):
 
 
 class Option(NamedTuple):
-    """A keyword argument of a part (a schedule, a net, ...) that the command line offers as an option of its own.
+    """A keyword argument of a part (a schedule, a net, ...) that is an option of the command line as well.
 
-    type   from its text to its value, as argparse has it; bool makes it a switch
+    name      of the keyword argument; outer_lr is --outer-lr
+    help      what --help says of it
+    type      a function from the text to the value, as argparse takes it; bool makes the option a switch
+    default   the value if the option is not given
+    metavar   what --help writes for the value
+    choices   the values that are allowed; None: all
     """
 
     name: str

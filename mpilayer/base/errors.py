@@ -2,7 +2,10 @@
 
 
 class UserError(Exception):
-    """Something the user can mend. The message says what was wrong, where, what was expected and what to try."""
+    """Something that the user can mend; the command line shows it without a traceback.
+
+    The message reads `where | what is wrong | expected ... | try: ...`, as far as these are known.
+    """
 
 
 class AgreedError(UserError):

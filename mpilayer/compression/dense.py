@@ -52,7 +52,7 @@ class DensePayload(Payload):
 
 
 class Dense(Compressor):
-    """The numbers themselves."""
+    """All numbers travel as they are, in float32."""
 
     whole, payload, codec, error_feedback = False, DensePayload, CODECS["float32"], False
 
@@ -62,9 +62,9 @@ class Dense(Compressor):
 
 
 class Rounded(Dense):
-    """Half the bytes: bfloat16, added up in float32 and rounded again.
+    """Half the bytes: numbers are rounded to bfloat16, added up in float32, and rounded again.
 
-    With `error_feedback` what the first rounding loses is added to the next gradient (Seide et al. 2014).
+    error_feedback   whether what the first rounding loses is added to the next gradient (Seide et al. 2014)
     """
 
     options = (Option("error_feedback", "add what rounding loses to the next gradient (topk, powersgd: always)", bool,

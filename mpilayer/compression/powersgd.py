@@ -94,7 +94,9 @@ class PowerSGDPayload(Payload):
 
 
 class PowerSGD(Compressor):
-    """Each weight matrix as the product of two thin ones; what that lacks is added to its next gradient.
+    """Each weight matrix travels as the product of two thin ones; what that lacks is added to its next gradient.
+
+    matrix_rank   r, the rank of the factors: of a matrix (n,m) r (n + m) numbers travel
 
     Vogels et al. 2019, algorithms 1 and 2, with Q of the step before to begin with:
 

@@ -26,12 +26,12 @@ class TopKPayload(Payload):
         return np.zeros_like(self.flat, dtype=np.int32, shape=shape)
 
     def encode(self, name):
-        """Choose."""
+        """Pick the largest numbers of the gradient plus what has not travelled yet, with their positions."""
         begin = self.context.travel[name][0]
         kernels.topk_encode(self.gradient[name], self.residual(name), self.mine[begin:begin + self.count[name]])
 
     def decode(self, name):
-        """Add up, in the order of ranks."""
+        """Add up what all ranks sent, in the order of ranks."""
         received, begin = self.home[name]
         kernels.topk_decode(received[:, begin:begin + self.count[name]].copy(), self.gradient[name])
 
@@ -42,7 +42,7 @@ class TopKPayload(Payload):
         return (self.mine[part], mine[part]), (self.received[number], received[number])
 
     def operations(self, number, lane):
-        """Everybody's pairs to everybody."""
+        """Every rank gets the pairs of all ranks."""
         calls, ((_, mine), (_, received)) = self.context.calls, self.copies(number)
         P, size, kind = *received.shape, calls.MPI.INT32_T
         layout = [received, np.full(P, size), np.arange(P) * size, kind]
@@ -50,7 +50,9 @@ class TopKPayload(Payload):
 
 
 class TopK(Compressor):
-    """The largest numbers of each layer and where they belong; the rest is added to its next gradient.
+    """The largest numbers of each layer travel, with their positions; the rest is added to its next gradient.
+
+    top_share   the share of a layer's numbers that travels
 
     Aji and Heafield 2017; Lin et al. 2018; error feedback: Stich et al. 2018.
     """

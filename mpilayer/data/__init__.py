@@ -55,12 +55,18 @@ def _kind(name):
 
 def open_data(source="digits", *, seed=0, shape=None, classes=None, context=None, augment="none", validation=0.0,
               ranks=None):
-    """Data of `source`, one of SOURCES.
+    """Open a source of samples; the Data, which is closed by `with` or close().
 
-    `seed`, `shape` (H,W,C) and `classes` define the synthetic source, `context` the samples of a text; of stored images
-    `shape` is the window that is read, in the middle unless one of AUGMENTS makes it random. `validation`: the share of
-    the training samples that takes the place of the test part. `ranks` (mpilayer.Ranks): keep what is in memory
-    once a node. Raises DataError for an unknown source, a form it does not have, and data that cannot be used.
+    source       "digits", "synthetic", "fashion-mnist", "idx:FOLDER", "text", "text:FILE", or the path of an HDF5 file
+    seed         of synthetic images, of random windows and flips
+    shape        (H,W,C) of synthetic images; of stored images the window that is read
+    classes      number of classes of synthetic images
+    context      bytes in a sample of text
+    augment      what happens to images in training: "none", "flip", "crop" or "resized-crop"
+    validation   share of the training samples, from 0, less than 1, that takes the place of the test part
+    ranks        Ranks: keep what is in memory once a node, not once a rank; then all ranks call this together
+
+    Raises DataError for an unknown source, for an argument that the source does not have, and for unusable data.
     """
     require(isinstance(source, str | os.PathLike), "data", f"expected a name, got {source!r}", "'digits'")
     name = os.fsdecode(source)

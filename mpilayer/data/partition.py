@@ -8,8 +8,8 @@ from mpilayer.data.source import integer, require
 def batches(n, size, *, seed, epoch):
     """The epoch's effective batches: (n // size, size) int64, indices of `n` samples, none of them twice.
 
-    They depend on the four arguments alone, never on the number of ranks. What remains after whole batches
-    sits out, and differs from epoch to epoch. Raises DataError if `size` exceeds `n`.
+    They depend on the four arguments alone, never on the number of ranks. Samples that do not fill a whole batch are
+    left out of this epoch; which ones differs from epoch to epoch. Raises DataError if `size` exceeds `n`.
     """
     n, size = integer("batches", "n", n, 1), integer("batches", "size", size, 1)
     seed, epoch = integer("batches", "seed", seed, 0), integer("batches", "epoch", epoch, 0)
@@ -20,7 +20,10 @@ def batches(n, size, *, seed, epoch):
 
 
 def share(size, rank, ranks):
-    """The slice of an effective batch that is `rank`'s: contiguous, equal within one, perhaps empty."""
+    """The part of an effective batch of `size` samples that one of `ranks` ranks computes: a slice, perhaps empty.
+
+    The parts' sizes differ by one at most. Raises DataError for a rank outside 0..ranks-1.
+    """
     size, ranks = integer("share", "size", size, 0), integer("share", "ranks", ranks, 1)
     rank = integer("share", "rank", rank, 0)
     require(rank < ranks, "share", f"expected rank in 0..{ranks - 1}, got {rank}", "comm.rank")

@@ -32,9 +32,14 @@ def integer(where, name, value, least):
 
 @dataclass(frozen=True)
 class Data:
-    """A training and a test part: samples of one `shape`, labels 0..classes-1. Closes in `with`.
+    """Samples of one shape in a training and a test part; `with data:` closes it.
 
-    The shape is (H,W,C) of images with one label each, or (T,) of tokens, each with the next one as its label.
+    name      of the source, for messages
+    shape     (H,W,C) of images, which have one label each; or (T,) of tokens, whose labels are the next tokens
+    classes   labels are 0..classes-1
+    train     the training part: len(train) samples, read by train.read(indices, epoch)
+    test      the test part, likewise
+    closing   functions that close() calls
     """
 
     name: str
@@ -45,7 +50,7 @@ class Data:
     closing: tuple[Callable, ...] = ()
 
     def close(self):
-        """Give back what is open: a file, memory of the node. Every rank of a node does so, or none."""
+        """Close what is open: a file, memory that a node's ranks share. All ranks of a node call this, or none."""
         for close in self.closing:
             close()
 

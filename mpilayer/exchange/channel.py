@@ -17,10 +17,13 @@ def silent(text):
 
 
 class Channel:
-    """`engine` is what moves messages, None before something is opened.
+    """The base of GradientQueue and Mailbox.
 
-    ranks   mpilayer.Ranks      settings   Settings      trace   where waiting is counted
-    say     prints a line of what was decided, on rank 0
+    ranks         Ranks
+    settings      Settings
+    trace         Trace, which counts the time spent waiting
+    say           a function that is called with a line of text when something was decided
+    engine        what moves messages; None before something is opened
     description   how gradients of a GPU come to MPI, in words
     """
 

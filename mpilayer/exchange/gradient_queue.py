@@ -29,7 +29,7 @@ class Slot:
 
 
 class GradientQueue(Channel):
-    """Non-blocking sums of gradients over the ranks, applied up to `delay` steps late. Every rank posts alike.
+    """Sums gradients over the ranks in the background, by a non-blocking collective for each message.
 
         with GradientQueue(ranks, parameters, delay=1) as queue:
             for step in range(steps):
@@ -41,18 +41,26 @@ class GradientQueue(Channel):
                     queue.gradient(name, step)[...] = ...
                     queue.post(step, name)
 
-    parameters    Parameters, or a net (nets.Net): `layers` as forward reads them, flat memory in order of backward
-    delay         steps a sum may be late; delay + 1 gradient buffers are kept. None: open() later
-    order         of messages: "backward", as they are posted; "need": what forward reads first overtakes the rest;
-                  "split": reduce-scatters as posted, then all-gathers in the order of forward
-    average       settle gives means over the ranks instead of sums
-    bucket, chunk bytes up to which small layers are fused, and from which on large ones are split; None: no limit;
-                  "auto": measured now
-    wire          what travels: a key of mpilayer.COMPRESSORS, whose options are keyword arguments, too
-    reduction     "native" as the MPI sums; "ordered": in rank order, the same bits however layers are grouped
-    progress      which code calls MPI meanwhile: "none", "poll" (post, settle), "kernel" (our kernels from inside),
-                  "thread"; "auto": measured now
-    settings, trace, say   in place of the above: Settings, a Trace, and a function that prints a line
+    A sum may be applied up to `delay` steps late. There are delay + 1 gradient buffers, which the steps use in turn;
+    nothing that is in flight is overwritten. All ranks must post the same layers in the same order.
+
+    ranks        Ranks
+    parameters   Parameters, or a net (nets.Net)
+    delay        steps that a sum may be late; None: open() is called later
+    order        of messages: "backward": as they are posted; "need": what forward reads first overtakes the rest;
+                 "split": reduce-scatters as they are posted, then all-gathers in the order of forward
+    average      whether settle() gives means over the ranks instead of sums
+    bucket       bytes of float32 up to which neighbouring layers travel as one message; None: no limit; "auto":
+                 measured now, the default
+    chunk        bytes of float32 from which on a layer is split into several messages; None and "auto" likewise
+    wire         what travels: a key of COMPRESSORS, default "float32"; the compressor's options are keyword arguments
+    reduction    "native": summed by MPI_Allreduce, the default; "ordered": summed in rank order, to the same bits
+                 however layers are grouped into messages
+    progress     which code calls MPI so that messages advance: "none", "poll" (post and settle), "kernel" (the kernels
+                 of this project, from inside), "thread"; "auto": measured now, the default
+    settings     Settings, in place of the last five
+    trace        mpilayer.base.tracing.Trace, which counts where the time goes
+    say          a function that is called with a line of text when something was decided; default: nothing is printed
 
     All ranks make it together. Raises UserError for an unknown name, and where MPI fails; RuntimeError for wrong use.
     """
@@ -76,9 +84,9 @@ class GradientQueue(Channel):
             self.open(delay=delay, order=order)
 
     def open(self, delay=0, order="backward", bucket=..., chunk=...):
-        """Prepare to sum gradients up to `delay` steps late; what was open before must have arrived.
+        """Begin anew with this delay, order and size of messages, by default those of the settings.
 
-        `bucket` and `chunk` take the place of the settings'.
+        All ranks call this together. Raises RuntimeError if sums are in flight, and UserError for an unknown order.
         """
         self.close()
         self.ranks.meet()
@@ -98,7 +106,7 @@ class GradientQueue(Channel):
         self.resume()
 
     def cut(self, bucket, chunk):
-        """The messages of the gradient."""
+        """The messages (mpilayer.compression.buckets.Bucket) that the gradient makes with these sizes in bytes."""
         offsets = self.compressor.offsets(self.parameters)
         layers = sorted(((name, *ends) for name, ends in offsets.items()), key=lambda layer: layer[1])
         if self.compressor.whole:
@@ -130,19 +138,21 @@ class GradientQueue(Channel):
         return operations
 
     def close(self):
-        """Give back what MPI made for this. Raises RuntimeError if sums are in flight."""
+        """Stop, and free what MPI made for this; all ranks together. Raises RuntimeError if sums are in flight."""
         super().close()
         self.engine = None
         self.calls.free()
 
     def gradient(self, name, step):
-        """Memory for a layer's gradient of a step: an array of its shape. Raises RuntimeError if it is in flight."""
+        """Memory to write a layer's gradient of a step into, before it is posted: float32 of the layer's shape, flat if
+        it has several arrays. Raises RuntimeError if a sum in that memory is in flight.
+        """
         self._check_open()
         self._check_free(step, name)
         return self._shaped(name, self.gradients(step)[name])
 
     def gradients(self, step):
-        """{layer: its flat gradient} of the buffer that a step uses."""
+        """{name of a layer: its flat gradient} in the buffer that a step uses."""
         return self.slots[step % len(self.slots)].payload.gradient
 
     def _shaped(self, name, flat):
@@ -150,7 +160,9 @@ class GradientQueue(Channel):
         return flat.reshape(next(iter(shapes.values()))) if len(shapes) == 1 else flat
 
     def post(self, step, layer):
-        """Start summing a layer's gradient of a step over the ranks, when its turn comes; `layer` or its name.
+        """Hand in a layer's gradient of a step; its sum over the ranks begins when its turn comes. Returns at once.
+
+        layer   the layer, or its name
 
         Raises RuntimeError for memory in flight, for a layer posted twice, and for a step before all layers of the last
         one were posted.
@@ -175,7 +187,7 @@ class GradientQueue(Channel):
             self.test()
 
     def finish(self, step):
-        """Post zeros for the layers of a step that were not posted, in order of memory; their names."""
+        """Post zeros for the layers of a step that were not posted, in the order of memory; a list of their names."""
         if step != self.step:
             self._begin_step(step)
         missing = [layer.name for layer in self.parameters.backward_layers if layer.name in self.unposted]
@@ -232,10 +244,12 @@ class GradientQueue(Channel):
         return True
 
     def settle(self, layer, up_to):
-        """Yield (step, sum) of a layer, or its name, for every step not after `up_to`, oldest first; waits as need be.
+        """Yield (step, sum) of a layer for each step up to `up_to` that was posted and not settled, oldest first.
 
-        Sums are flat for a layer, of its shape for a name, and good until the next step but `delay` is posted. Raises
-        RuntimeError if a sum would be waited for that was not posted.
+        layer   its name, and sums have its shape; or the layer itself, and sums are flat
+
+        Waits for sums that have not arrived. A sum is good until the gradient of step + delay + 1 is written. Raises
+        RuntimeError if the sum cannot arrive because another layer of the same messages was not posted.
         """
         self._check_open()
         name = layer if isinstance(layer, str) else layer.name
@@ -249,7 +263,7 @@ class GradientQueue(Channel):
         self.test()
 
     def norm(self, step):
-        """Norm of the sum of all gradients of a step; waits for all of it."""
+        """Euclidean norm of the sums of all layers of a step, a float; waits for all of them."""
         if step not in self.norms:
             sums = self.summands([self._arrived(name, step) for name in self.layers], step)
             self.norms = {s: norm for s, norm in self.norms.items() if s > step - len(self.slots)}
@@ -278,7 +292,7 @@ class GradientQueue(Channel):
                                    f" | expected every layer to be posted first | try: finish({step})")
 
     def as_completed(self, layers, step):
-        """The layers, each when its sum of that step has arrived."""
+        """Yield the layers in the order in which their sums of a step arrive; waits meanwhile."""
         left = list(layers)
         while left:
             self.wait(lambda: any(self.has_arrived(layer.name, step) for layer in left), "any layer")  # noqa: B023

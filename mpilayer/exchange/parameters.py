@@ -19,10 +19,14 @@ class Parameter(NamedTuple):
 
 
 class Parameters(Mapping):
-    """Named float32 arrays, moved into flat memory: parameters["w1"] is a view of it with the array's shape.
+    """Named float32 arrays, copied into flat memory: parameters["w1"] is a view of it with the array's shape.
 
-    The order of the mapping is that in which forward reads the arrays; backward, and memory, go the other way round.
-    `parameters["w1"] -= ...` and `parameters["w1"] = ...` change the memory, which stays where it is.
+    arrays    a mapping from names to NumPy arrays of float32, in the order in which forward reads them
+    weights   the flat memory (n,) float32, in the opposite order, that of backward; each array begins a cache line
+    offsets   {name: (begin, end)} of each array in the flat memory
+    layers    a Parameter for each array, in the order of forward
+
+    `parameters["w1"] -= ...` and `parameters["w1"] = ...` change the numbers in that memory; it stays where it is.
 
     Raises TypeError for an array that is not of float32, and ValueError for none at all, an empty one, or one on a GPU.
     """
@@ -62,11 +66,11 @@ class Parameters(Mapping):
 
     @property
     def backward_layers(self):
-        """The parameters in the order of memory."""
+        """The layers in the order of memory, which is that of backward."""
         return self.layers[::-1]
 
     def gradient_buffer(self, slot):
-        """The flat gradient buffer of that number; buffers are made as they are asked for."""
+        """Gradient buffer number `slot`, laid out as `weights`; a new buffer is made when it is first asked for."""
         while len(self._gradients) <= slot:
             self._gradients.append(_zeros(self.weights.size))
         return self._gradients[slot]

@@ -14,12 +14,14 @@ MOST_LANES = 16  # where nothing starts the next message while a kernel runs
 
 
 class Settings(NamedTuple):
-    """progress, bucket and chunk may be "auto", which `mpilayer.exchange.probe.choose` replaces by what it measures.
+    """How gradients are sent; the fields have the meaning that they have in GradientQueue, and these besides:
 
-    link           what sums cost, once it was measured      progress   which code calls MPI so that messages advance
-    reduction      a key of REDUCTIONS                       wire       a key of COMPRESSORS, with its wire_options
-    bucket, chunk  bytes of float32 up to which layers are fused, and from which on they are split; None: no limit
-    cuda_aware     whether MPI may be given a GPU's memory   lanes      messages in flight
+    link           LinkModel: what a sum over the ranks costs, once that was measured
+    wire_options   {option of the compressor: its value}
+    cuda_aware     whether MPI may be given memory of a GPU
+    lanes          most messages in flight at a time
+
+    progress, bucket and chunk may be "auto"; `mpilayer.exchange.probe.choose` then measures, and gives other Settings.
     """
 
     link: LinkModel = LinkModel(0.0, 0.0)

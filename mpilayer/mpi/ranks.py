@@ -31,20 +31,24 @@ def _initialised():
 
 
 class Ranks:
-    """The ranks of a communicator, mpi4py's COMM_WORLD by default.
-
-    MPI is taken as it is found, or initialised if it is not; signal handlers, the environment and what happens when a
-    rank fails are left alone. The communicator is duplicated, so that nothing here meets the caller's own messages. All
-    its ranks make this together, and close it together, or leave it to the end of the program:
+    """The ranks of an mpi4py communicator, by default of COMM_WORLD.
 
         with mpilayer.Ranks() as ranks: ...
 
-    comm           the duplicate                  node       communicator of the ranks on this node
-    rank, size     of this rank in it             neighbours, cores   ranks on this machine, and what they may use
-    crowded        more of them than cores: give the core away when waiting
-    where          what this rank is doing, for messages
+    MPI is used as it is found, and initialised if nobody has done that. Signal handlers, environment variables, and
+    what happens when a rank fails stay as they are. The communicator is duplicated, so that messages sent here never
+    meet the caller's. All ranks of the communicator make this together, and close it together; closing may be left to
+    the end of the program.
 
-    Raises UserError if no MPI can be loaded, or if it has been finalised.
+    comm         the duplicate, an mpi4py communicator
+    rank, size   the number of this rank in it, and how many ranks there are
+    node         communicator of the ranks on this node
+    neighbours   ranks on this machine
+    cores        cores that they may use together
+    crowded      whether there are more of them than cores; then a rank that waits gives its core to others
+    where        what this rank is doing, in words: a part of messages about errors and long waits
+
+    Raises UserError if no MPI library can be loaded, or if MPI has been finalised.
     """
 
     def __init__(self, comm=None):
@@ -58,7 +62,7 @@ class Ranks:
         self.patience, self.where = env.get("MPILAYER_PATIENCE"), "start-up"
 
     def close(self):
-        """Give the communicators back."""
+        """Free the communicators. All ranks call this together."""
         for comm in (self.node, self.comm):
             comm.Free()
 
@@ -79,11 +83,13 @@ class Ranks:
         return len(cores), len(set().union(*cores))
 
     def wait(self, request, what=""):
-        """Return when the request has completed."""
+        """Return when an mpi4py request has completed; `what` names it, should the wait be long."""
         self.until(request.Test, what)
 
     def until(self, done, what=""):
-        """Return when done() is true. Signals are heard meanwhile, and a long wait is reported."""
+        """Return when done() is true. Signals are handled meanwhile; a wait of more than MPILAYER_PATIENCE seconds is
+        reported once, on standard error, with `what`.
+        """
         start, told = time.monotonic(), False
         while not done():
             waited = time.monotonic() - start
@@ -108,7 +114,9 @@ class Ranks:
         return True
 
     def meet(self, comm=None):
-        """A barrier that leaves the core to others; the short blocking calls after it find everyone there."""
+        """A barrier of all ranks of `comm`, by default of all. Unlike MPI's, it gives the core to others meanwhile; so
+        a short blocking call after it finds everyone there.
+        """
         self.wait((comm or self.comm).Ibarrier())
 
     def meet_after(self, comm):
@@ -117,17 +125,19 @@ class Ranks:
         self.until(lambda: request.Test() or time.sleep(LONG_NAP))
 
     def gather(self, value):
-        """A list of every rank's value, on every rank."""
+        """A list of every rank's value, any Python object, in the order of ranks; on every rank."""
         self.meet()
         return self.comm.allgather(value)
 
     def total(self, values):
-        """Sum of a float64 array over the ranks, on every rank."""
+        """Sum a float64 array over the ranks, in place, on every rank; the array."""
         self.wait(self.comm.Iallreduce(self.MPI.IN_PLACE, values))
         return values
 
     def agree(self, action):
-        """action() on every rank; if it raises UserError on any, all raise AgreedError, that of the lowest rank."""
+        """The result of action(), which every rank calls. If it raises UserError on any rank, all ranks raise
+        AgreedError, with the message of the lowest of those.
+        """
         result, error = None, None
         try:
             result = action()

@@ -7,15 +7,24 @@ HOST_ONLY = "what ranks send each other, they write and read themselves"
 
 
 class Schedule:
-    """step(t, batch) runs training step t; after drain() nothing is in flight and all ranks have the same weights.
+    """The base of all schedules: when gradients are exchanged between the ranks, and when they are applied.
 
-    channel        class of what it sends with              options  Options that are its keyword arguments
-    wires          compressors it can use, None for all, and `wires_because` it cannot use others
-    refuses        {option it cannot go with: why}          late     whether it applies gradients of earlier weights
-    asynchronous   ranks take the next part of a batch when they are free, whoever's it would have been
-    staleness      Counter of how many updates old gradients were when applied, or None
-    host_only      why it does not go with a net on a GPU, or an empty string
-    kept_sums      each step it sums all gradients as they are, so that the link bounds its speed
+    A subclass has step(t, batch), which runs training step t, and drain(), after which nothing is in flight and all
+    ranks have the same weights. It says of itself:
+
+    channel         class of what it sends with: GradientQueue (sums), or Mailbox (messages between two ranks)
+    options         Options; each is a keyword argument of the class, and an option of the command line
+    wires           keys of COMPRESSORS that it can use; None: all of them
+    wires_because   why it cannot use the others
+    refuses         {option of an optimizer that it cannot go with: why}
+    late            whether it applies gradients that were taken at earlier weights
+    asynchronous    whether a rank that is free takes the next part of an effective batch, whosever turn it is
+    staleness       a Counter: how many updates old gradients were when they were applied; None if that is always none
+    host_only       why it cannot train a net on a GPU; an empty string if it can
+    kept_sums       whether each step sums all gradients uncompressed, so that the link bounds its speed
+
+    It is made with a net (nets.Net, or what has the same layers, memory and generators), a channel that is not yet
+    open, and an Optimizer; make_schedule does that.
     """
 
     channel, options, refuses = GradientQueue, (), {}
@@ -27,9 +36,9 @@ class Schedule:
 
     @classmethod
     def check(cls, ranks, **options):
-        """Raise UserError if the options are out of range, or do not go together, on so many ranks."""
+        """Raise UserError if the options are out of range, or do not go together, on that many ranks."""
 
     @staticmethod
     def servers(**options):
-        """Ranks that do not compute, the last ones."""
+        """How many ranks, the last ones, do not compute."""
         return 0

@@ -19,11 +19,11 @@ class Constant:
         self.first = delay
 
     def next(self, t, delay):
-        """As it is."""
+        """The same delay."""
         return delay
 
     def after_step(self, schedule):
-        """Nothing to observe."""
+        """A constant delay observes nothing."""
 
 
 class AfterWarmup(Constant):

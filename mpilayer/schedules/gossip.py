@@ -42,13 +42,13 @@ class Gossip(Local):
         mailbox.open()
 
     def step(self, t, batch):
-        """With the next partner."""
+        """A step in which the layers are exchanged with the next partner."""
         self.partner = partner(self.channel.ranks.rank, self.channel.ranks.size, self.round)
         super().step(t, batch)
         self.round += 1
 
     def tell(self, layer):
-        """Exchange."""
+        """Start the exchange of a layer with the partner of this step."""
         if self.partner is None:
             return
         name, tag = layer.name, self.tags[layer.name]
@@ -57,14 +57,16 @@ class Gossip(Local):
         self.channel.send(self.mine[name].write(self.ahead[name].w), self.partner, tag, came)
 
     def hear(self, layer):
-        """Average. What the partner read of ours counts, not what we have: so the mean stays, however rounded."""
+        """Take the mean of both weights. Of our own the rounded ones count, which the partner read: so the mean over
+        the ranks stays what it was.
+        """
         name = layer.name
         layer.w[:] = self.ahead[name].w
         if self.exchanges.arrived(name):
             layer.w += np.float32(0.5) * (self.theirs[name].read() - self.mine[name].read())
 
     def drain(self):
-        """The mean of all."""
+        """Give every rank the mean of all ranks' weights."""
         for layer in self.net.layers:
             self.hear(layer)
         self.channel.mean(self.net.weights)

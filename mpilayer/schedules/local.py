@@ -1,4 +1,4 @@
-"""Every rank makes steps of its own; now and then they agree."""
+"""Every rank makes steps of its own; every H-th step the ranks average."""
 
 import numpy as np
 
@@ -19,10 +19,11 @@ DELAY = Option("delay", "steps a mean is late", steps_or_auto, 0, metavar="K")
 
 
 class Local(Schedule):
-    """Steps on a rank's own gradient, made while backward still reads the old weights: in a copy, `ahead`.
+    """The base of schedules whose ranks make steps of their own. Backward still reads w when g_l is there, so the new
+    weights go into a copy, `ahead`.
 
-        for l = L..1: g_l = backward(l) ; ahead_l = w_l - lr * P * g_l ; tell others of ahead_l
-        next forward, just before layer l is read: w_l = ahead_l, and what others told
+        for l = L..1: g_l = backward(l) ; ahead_l = w_l - lr * P * g_l ; send ahead_l to others
+        next forward, just before layer l is read: w_l = ahead_l, combined with what others sent
     """
 
     refuses = {"clip": CLIP_REFUSED}
@@ -33,7 +34,7 @@ class Local(Schedule):
         self.scale, self.now = channel.ranks.size, 0
 
     def step(self, t, batch):
-        """Forward hears, backward steps and tells."""
+        """Forward takes what arrived, backward makes the rank's own step and sends."""
         self.now = t
         for layer in self.net.forward(batch):
             self.hear(layer)
@@ -74,7 +75,7 @@ class LocalSGD(Local):
             raise UserError(f"--delay {delay}: expected less than the --period of {period}")
 
     def step(self, t, batch):
-        """A step of one's own; the last of a period tells the others."""
+        """The rank's own step; in the last of a period it is sent to the others."""
         self.net.write_gradients_to(1)  # 0 is for what is told
         super().step(t, batch)
         self.since += 1
@@ -82,7 +83,7 @@ class LocalSGD(Local):
             self.since = 0
 
     def tell(self, layer):
-        """At the end of a period: how far this rank has come."""
+        """At the end of a period, send how far this rank has come."""
         if self.since + 1 == self.period:
             self.post(layer.name)
 
@@ -108,7 +109,7 @@ class LocalSGD(Local):
         return self.anchor[name]
 
     def drain(self):
-        """What is in flight, then a last, shorter period."""
+        """Apply what is in flight, then end the current period early."""
         self.hear_all()
         if self.since:
             for layer in self.net.backward_layers:
@@ -117,7 +118,7 @@ class LocalSGD(Local):
             self.since = 0
 
     def hear_all(self):
-        """What is in flight, at once."""
+        """Apply what is in flight, now."""
         since, self.since = self.since, self.period
         for layer in self.net.layers:
             self.hear(layer)
@@ -140,13 +141,13 @@ class DiLoCo(LocalSGD):
         self.velocity = {name: np.zeros_like(w) for name, w in self.anchor.items()}
 
     def merge(self, name, mean):
-        """An outer step."""
+        """The weights after an outer step with Nesterov's momentum."""
         kernels.momentum_update(self.anchor[name], mean, self.velocity[name], **self.constants)
         return self.anchor[name]
 
 
 class Elastic(LocalSGD):
-    """Ranks explore, held by springs to a centre (Zhang, Choromanska, LeCun 2015, EASGD, synchronous).
+    """Ranks and a common centre are pulled towards each other (Zhang, Choromanska, LeCun 2015, EASGD, synchronous).
 
         every H-th step, layer by layer:   request[l] = Iallreduce((centre_l - w_r,l) / P)
         k steps later, before l is read:   w_r,l -= a (told_l - centre_l) ; centre_l -= a P Wait(request[l])
@@ -161,13 +162,13 @@ class Elastic(LocalSGD):
         self.pull = elasticity  # of the centre, by all ranks; each is pulled by a P-th of that
 
     def merge(self, name, mean):
-        """Both ends of the spring."""
+        """Pull the rank's weights towards the centre, and the centre towards all ranks."""
         own = self.told[name] - self.pull / self.scale * (self.told[name] - self.anchor[name])
         self.anchor[name] -= self.pull * mean
         return own
 
     def drain(self):
-        """Back to the centre."""
+        """Put every rank at the centre."""
         super().drain()
         for layer in self.net.layers:
             layer.w[:] = self.ahead[layer.name].w[:] = self.anchor[layer.name]

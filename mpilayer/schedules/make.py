@@ -33,15 +33,18 @@ def words(text):
 
 
 def make_schedule(name, net, ranks, optimizer, *, settings=None, trace=None, say=silent, **given):
-    """A schedule on a net, ready for step(t, batch); its `channel` is what it sends with, to be closed at the end.
+    """A Schedule on a net, ready for step(t, batch). Its `channel` is what it sends with; close that at the end.
 
-    name        a key of SCHEDULES, or MODULE:CLASS or FILE.py:CLASS of your own
-    net         nets.Net, or whatever has its layers, memory and generators
-    optimizer   mpilayer.training.optim.Optimizer of the net's layers
-    given       keyword arguments of the schedule, such as delay=1, and of GradientQueue: wire, progress, bucket...
-    settings, trace, say   Settings in place of the latter, a Trace, and a function that prints a line
+    name        a key of SCHEDULES, or MODULE:CLASS or FILE.py:CLASS for one of your own
+    net         nets.Net, or what has the same layers, memory and generators
+    ranks       Ranks
+    optimizer   an optimizer of the net's layers, such as MomentumSGD(net, 0.01)
+    settings    Settings, in place of the keyword arguments of GradientQueue
+    trace       mpilayer.base.tracing.Trace, which counts where the time goes
+    say         a function that is called with a line of text when something was decided; default: nothing is printed
+    given       keyword arguments of the schedule, such as delay=1, and of GradientQueue, such as wire="bfloat16"
 
-    All ranks make it together. Raises UserError for an unknown name, or what does not go together.
+    All ranks call this together. Raises UserError for an unknown name, and for options that do not go together.
     """
     kind = CHOICE.load(name)
     own_options = {option.name: given.pop(option.name, option.default) for option in kind.options}

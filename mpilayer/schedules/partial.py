@@ -1,4 +1,4 @@
-"""All-reduces that do not wait for stragglers: what is late goes with the next one."""
+"""All-reduces that do not wait for slow ranks: a late gradient goes with the next one."""
 
 import collections
 

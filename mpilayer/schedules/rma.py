@@ -1,4 +1,4 @@
-"""One-sided: ranks add to weights in each other's memory, and nobody has to answer."""
+"""One-sided communication: ranks add their steps to weights in each other's memory."""
 
 import collections
 
@@ -54,7 +54,7 @@ class OneSided(Schedule):
             self.channel.belongings.callback(window.Unlock_all)
 
     def step(self, t, batch):
-        """Forward takes what was fetched, backward adds."""
+        """Forward takes the weights that were fetched, backward adds this rank's step to them."""
         for layer in self.net.forward(batch):
             self.take(layer)
             self.channel.test()
@@ -64,7 +64,7 @@ class OneSided(Schedule):
         self.made += 1
 
     def add(self, layer, t):
-        """Fetch and add."""
+        """Add this rank's step of a layer to the weights where they are, and fetch what was there."""
         name, step, fetched = layer.name, self.steps[layer.name], self.fetched[layer.name].w
         step.w[:] = layer.w
         self.optimizer.update(step, layer.g, t, scale=self.size, share=1 / self.size)

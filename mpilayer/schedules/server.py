@@ -82,7 +82,7 @@ class Server:
         self.updates[tag] += 1
 
     def _answer(self, tag):
-        """Those who may go on."""
+        """Send new weights to the workers that may go on."""
         clock, slowest = self.clocks[tag], self.clocks[tag].min()
         free = [worker for worker in self.waiting[tag] if self.bound == "none" or clock[worker] - slowest <= self.bound]
         self.waiting[tag] = [worker for worker in self.waiting[tag] if worker not in free]

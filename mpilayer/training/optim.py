@@ -21,15 +21,18 @@ COMMON = (
 
 
 class Optimizer:
-    """What all optimizers share: the rate of a step, and how far its gradient is clipped.
+    """What all optimizers share: the learning rate of a step, clipping, and corrections for late gradients.
 
-    parameters            a net, mpilayer.Parameters, or whatever has `layers` with a name and flat weights `w`
-    lr                    learning rate, or a function of the step that the gradient is from, however late applied
-    clip                  largest norm that the mean gradient of a step may have, over all layers; None for no limit.
-                          The request queue gives the norm, and waits for all of it
-    momentum_correction   a gradient that is D steps late brings along what its momentum would have moved since (Kosson
-                          et al. 2021, spike compensation; for D = 1 Nesterov's method, and with Adam Dozat's)
-    delay_compensation    how far a late gradient is moved towards what it would be now (Zheng et al. 2017, DC-ASGD)
+    parameters            a net, Parameters, or whatever has `layers` with a name and flat weights `w`
+    lr                    learning rate, or a function from a step to it: the step in which the gradient was taken
+    weight_decay          what is added to the gradient for each unit of weight; AdamW decouples it
+    clip                  largest norm over all layers of a step's mean gradient, a longer one is scaled; None: no
+                          limit. The norm comes from the gradient queue, which waits for all layers
+    momentum_correction   a gradient that is applied D steps late also makes the moves that its momentum would have
+                          made meanwhile (Kosson et al. 2021, spike compensation; for D = 1 Nesterov's method, and with
+                          Adam Dozat's)
+    delay_compensation    factor by which a late gradient is moved towards what it would be at today's weights (Zheng
+                          et al. 2017, DC-ASGD); 0: not at all
     """
 
     options = COMMON
@@ -43,20 +46,25 @@ class Optimizer:
         self.prepare(parameters.layers)
 
     def attach(self, trace, norm):
-        """Let updates be timed by a trace, and the norm of a step's gradient be norm(step)."""
+        """Let a Trace time the updates, and norm(step) give the norm of a step's gradient; the optimizer itself."""
         self.trace, self.norm = trace, norm
         return self
 
     def over(self, parts):
-        """One like this for other memory, its state at the beginning."""
+        """A new optimizer with the same settings for other memory: `parts` are layers with a name and flat `w`."""
         other = copy.copy(self)
         other.prepare(parts)
         return other
 
     def update(self, layer, gradient, step, late=0, *, scale=1.0, share=1.0, weights_at_gradient=None):
-        """Apply the effective batch's mean gradient of `step` to the layer's weights, `late` steps late.
+        """Change a layer's weights by the gradient that was taken in `step`.
 
-        Or scale * gradient, as `share` of a step. `weights_at_gradient`: where it was taken, for the compensation.
+        layer                 has a name and flat weights `w` (n,) float32, which change in place
+        gradient              (n,) float32, the effective batch's mean; it may be overwritten
+        late                  how many steps ago it would have been due
+        scale                 factor of the gradient
+        share                 what part of a step this is: a factor of the learning rate
+        weights_at_gradient   (n,) float32, the weights at which it was taken, for delay_compensation
         """
         if self.clip is not None:
             scale *= min(1.0, self.clip / max(self.norm(step), 1e-30))
@@ -68,7 +76,10 @@ class Optimizer:
 
 
 class MomentumSGD(Optimizer):
-    """v = momentum * v + rate(step) * (g + weight_decay * w);  w = w - v, layer by layer."""
+    """SGD with momentum, as Caffe's solver has it: v = momentum v + lr (g + weight_decay w) ; w = w - v.
+
+    momentum   from 0, less than 1; the other arguments are those of all optimizers
+    """
 
     options = (MOMENTUM, *COMMON)
 
@@ -77,16 +88,21 @@ class MomentumSGD(Optimizer):
         self.momentum = momentum
 
     def prepare(self, layers):
-        """No velocity yet."""
+        """Keep a velocity for each of these layers, zero at first."""
         self.velocity = {layer.name: np.zeros_like(layer.w) for layer in layers}
 
     def apply(self, layer, gradient, **constants):
-        """In place."""
+        """One update of a layer, by momentum_update of the kernels."""
         kernels.momentum_update(layer.w, gradient, self.velocity[layer.name], momentum=self.momentum, **constants)
 
 
 class AdamW(Optimizer):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019); `momentum` is its beta1."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2).
+
+    momentum   its beta1, from 0, less than 1
+    beta2      decay of the mean square, from 0, less than 1
+    epsilon    added to the root of the mean square
+    """
 
     options = (MOMENTUM._replace(help="beta1"), Option("beta2", "beta2", below_one, 0.999),
                Option("epsilon", "epsilon", amount, 1e-8), *COMMON)
@@ -96,12 +112,12 @@ class AdamW(Optimizer):
         self.betas = {"beta1": momentum, "beta2": beta2, "eps": epsilon}
 
     def prepare(self, layers):
-        """No moments yet."""
+        """Keep both moments for each of these layers, zero at first."""
         self.moments = {layer.name: (np.zeros_like(layer.w), np.zeros_like(layer.w)) for layer in layers}
         self.updates = dict.fromkeys(self.moments, 0)
 
     def apply(self, layer, gradient, **constants):
-        """In place."""
+        """One update of a layer, by adamw_update of the kernels."""
         self.updates[layer.name] += 1
         kernels.adamw_update(layer.w, gradient, *self.moments[layer.name], step=self.updates[layer.name],
                              **self.betas, **constants)
