@@ -32,10 +32,12 @@ APPLY = {"lazy": lazy, "ordered": ordered, "completion": completion, "all": all_
 
 
 class Layerwise(DelayedUpdates):
-    """The same numbers as one-shot (Daily, Vishnu, Siegel: layer-wise): a delay of nothing.
+    """The same numbers as one-shot (Daily, Vishnu, Siegel: layer-wise): a sum for each layer, with no delay.
 
         for l = L..1: g_l = backward(l) ; request[l] = Iallreduce(g_l)
         then, by --apply, at once or in the next forward: Wait(request[l]) ; w_l -= lr * g_l / P
+
+    Each sum may be hidden behind the rest of backward and the beginning of the next forward.
     """
 
     options = (Option("apply", "when updates are made", default="lazy", choices=APPLY),)

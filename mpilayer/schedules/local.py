@@ -130,6 +130,8 @@ class DiLoCo(LocalSGD):
     """The mean difference as a gradient for Nesterov's momentum (Douillard et al. 2023, algorithm 1).
 
         as local SGD, but:   V_l = m V_l + a D_l ; anchor_l -= m V_l + a D_l    D_l the mean difference
+
+    m is `outer_momentum`, a is `outer_lr`.
     """
 
     options = (_period(20), DELAY, Option("outer_lr", "learning rate of the mean difference", amount, 0.7),

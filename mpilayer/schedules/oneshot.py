@@ -8,6 +8,8 @@ class OneShot(Schedule):
 
         for l = L..1: backward(l)
         G = Allreduce(all g) ; for every l: w_l -= lr * G_l / P
+
+    Nothing is in flight between two steps.
     """
 
     kept_sums = True
