@@ -173,10 +173,11 @@ class Choice:
                                 f" not {chosen}")
 
     def shown(self, options):
-        """In words: the chosen part and the values of its options."""
-        values = [f"{name.replace('_', ' ')} {value}" for name, value in self.keywords(options).items()
-                  if value is not None]
-        return getattr(options, self.name) + (f" ({', '.join(values)})" if values else "")
+        """In words: the chosen part and its options that are not the defaults."""
+        chosen = getattr(options, self.name)
+        values = [f"{option.name.replace('_', ' ')} {getattr(options, option.name)}" for option in
+                  self.parts[chosen].options if getattr(options, option.name) != option.default]
+        return chosen + (f" ({', '.join(values)})" if values else "")
 
     def keywords(self, options):
         """The keyword arguments of the chosen part, from completed options."""
