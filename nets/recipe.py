@@ -27,6 +27,6 @@ def recipe_of(blocks):
     """The Recipe itself, or that of a plain function blocks(classes, **sizes). Raises ValueError for something else."""
     if isinstance(blocks, Recipe):
         return blocks
-    if not callable(blocks):
+    if not inspect.isfunction(blocks):
         raise ValueError(f"{blocks!r} is no net: expected a function blocks(classes, **sizes)")
     return Recipe(blocks, sizes=dict.fromkeys(list(inspect.signature(blocks).parameters)[1:], "see its source"))

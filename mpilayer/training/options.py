@@ -3,10 +3,20 @@
 A part (a schedule, net, compressor, optimizer, ...) names its options itself, beside its code; here they meet.
 """
 
-import argparse
 from pathlib import Path
 
-from mpilayer.base.cli import Choice, Parser, amount, count, flag, image_shape, natural, number, size_in_bytes
+from mpilayer.base.cli import (
+    Choice,
+    HelpFormatter,
+    Parser,
+    amount,
+    count,
+    flag,
+    image_shape,
+    natural,
+    number,
+    size_in_bytes,
+)
 from mpilayer.base.errors import UserError
 from mpilayer.compression import COMPRESSORS
 from mpilayer.data import AUGMENTS, SOURCES
@@ -85,7 +95,7 @@ def _add_data(p):
 def parser(net, chosen=None):
     """All options, with their defaults and meaning; `net` is the Choice of nets, `chosen` a schedule's name."""
     p = Parser(prog=PROGRAM, description=PURPOSE, add_help=False,
-               formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+               formatter_class=HelpFormatter)
     p.add_argument("--help", "-h", action="store_true", help="show this and stop")
     net.add(p)
     make.CHOICE.add(p, chosen)
