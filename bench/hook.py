@@ -4,12 +4,12 @@ import argparse
 
 import numpy as np
 from numba import carray, cfunc, types
-from rich.console import Console
 from rich.table import Table
 
 import kernels
 from bench import options as shared
 from bench.kernels import CASES, ours
+from bench.rows import console
 from bench.timing import alternate
 from kernels.progress import now
 
@@ -66,5 +66,5 @@ def main(argv):
                             "calls": len(intervals) + 1, "median_us": middle, "longest_us": most})
             table.add_row(name, f"{1e3 * times['without']:.2f}", f"{1e3 * times['with']:.2f}", f"{cost:.1%}",
                           str(len(intervals) + 1), f"{middle:.0f}", f"{most:.0f}")
-    Console().print(f"every {options.every:g} us, {shared.threads(options)}", table)
+    console().print(f"every {options.every:g} us, {shared.threads(options)}", table)
     shared.save(options, figures)

@@ -4,8 +4,8 @@ from bench import options as shared
 from bench import plots
 from bench.rows import counting
 from mpilayer.compression.codecs import CODECS
-from mpilayer.exchange.channel import Settings
 from mpilayer.exchange.probe import Probe
+from mpilayer.exchange.settings import Settings
 from mpilayer.mpi.collectives import REDUCTIONS
 from mpilayer.mpi.progress import PROGRESS
 
@@ -66,15 +66,8 @@ def parser():
     p.add_argument("--reduction", choices=REDUCTIONS, default="native", help="default: native")
     p.add_argument("--wire", choices=CODECS, default="float32", help="default: float32")
     shared.add(p, {}, rounds=5)
-    p.add_argument("--plot", type=plots.picture, metavar="FILE", help="draw the hidden shares: .png, .svg, .pdf")
+    plots.add_option(p, "the hidden shares")
     return p
-
-
-def save(options, found):
-    """Write what --json and --plot ask for."""
-    shared.save(options, found)
-    if options.plot:
-        draw(found, options.plot)
 
 
 def main(argv):
@@ -84,4 +77,4 @@ def main(argv):
         with counting(ranks, len(options.sizes)) as (say, count):
             say(HEAD, style="bold")
             found = measure(ranks, options, say, count)
-        ranks.agree(lambda: save(options, found))
+        ranks.agree(lambda: shared.save(options, found, draw))

@@ -17,6 +17,11 @@ def picture(text):
     return path
 
 
+def add_option(p, what):
+    """--plot."""
+    p.add_argument("--plot", type=picture, metavar="FILE", help=f"draw {what} there: {', '.join(FORMATS)}")
+
+
 def figure(**options):
     """An empty Matplotlib figure. Raises UserError if Matplotlib is not installed."""
     try:
