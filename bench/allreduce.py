@@ -1,4 +1,4 @@
-"""Sums over the ranks by size of message: every way of making them, as OSU's and Intel's benchmarks report them."""
+"""All-reduce by message size: time and bandwidth of each way to make it, as OSU's and Intel's benchmarks give them."""
 
 import statistics
 import time
@@ -118,9 +118,9 @@ def parser():
     """All options."""
     p = shared.Parser(prog="python -m bench allreduce", description=__doc__)
     p.add_argument("--sizes", type=shared.sizes, default=SIZES, metavar="A,B,...",
-                   help="bytes of float32 (default: powers of 4 up to 64 MiB)")
+                   help="sizes in bytes of float32 (default: powers of 4 up to 64 MiB)")
     shared.add(p, {}, rounds=5)
-    plots.add_option(p, "the times")
+    plots.add_option(p, "times against sizes")
     return p
 
 

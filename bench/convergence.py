@@ -1,7 +1,6 @@
-"""Schedules to the end of training: accuracy and loss against steps and against time, over several seeds.
+"""Train nets with several schedules and seeds: accuracy and loss against steps and against time.
 
-Each run is the main job, `python -m mpilayer.train`, with the net's recipe and the options after `--`; with --hosts on
-emulated hosts.
+Each run is `python -m mpilayer.train` with the net's recipe and the options after `--`.
 """
 
 import argparse
@@ -59,18 +58,18 @@ def parser():
     """All options."""
     p = argparse.ArgumentParser(prog="python -m bench convergence", description=__doc__)
     p.add_argument("--net", type=shared.some(RECIPES), default=[*RECIPES], metavar="A,B,...",
-                   help=f"which to train (default: {','.join(RECIPES)})")
+                   help=f"nets to train (default: {','.join(RECIPES)})")
     p.add_argument("--schedules", type=shared.listed(str), default=SCHEDULES.split(","), metavar="A,B,...",
-                   help="the first is the baseline; NAME:DELAY+OPTION=VALUE, with"
-                   f" options of mpilayer.train, as in delayed:1+momentum-correction (default: {SCHEDULES})")
+                   help=f"the first is the baseline; {shared.SPEC} (default: {SCHEDULES})")
     p.add_argument("--seeds", type=shared.listed(natural), default=[0, 1, 2], metavar="A,B,...",
-                   help="a run of each schedule with each (default: 0,1,2)")
-    p.add_argument("--ranks", type=shared.count, default=2, help="of each run (default: 2)")
-    p.add_argument("--hosts", type=shared.count, help="on so many emulated hosts (root; default: on this machine)")
-    p.add_argument("--rate", type=shared.rate, default=math.inf, help="of their links, as in 100mbit (default: none)")
+                   help="each schedule is run with each of these (default: 0,1,2)")
+    p.add_argument("--ranks", type=shared.count, default=2, help="ranks of each run (default: 2)")
+    p.add_argument("--hosts", type=shared.count, help="start the ranks on this many emulated hosts (needs root)")
+    p.add_argument("--rate", type=shared.rate, default=math.inf,
+                   help="with --hosts: rate of the links, as in 100mbit (default: none, no limit)")
     shared.add_json(p)
-    plots.add_option(p, "scores against steps and seconds")
-    p.add_argument("more", nargs="*", metavar="-- OPTIONS", help="of mpilayer.train, for all runs")
+    plots.add_option(p, "accuracy against steps and seconds")
+    p.add_argument("more", nargs="*", metavar="-- OPTIONS", help="options of mpilayer.train, for all runs")
     return p
 
 

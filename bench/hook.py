@@ -1,4 +1,4 @@
-"""The progress hook of kernels: what it costs where nobody waits for it, and how regularly it is called."""
+"""The progress hook of kernels: what it costs, and how regularly it is called."""
 
 import argparse
 
@@ -46,7 +46,8 @@ def measure(case, every_us, rounds):
 def parser():
     """All options."""
     p = argparse.ArgumentParser(prog="python -m bench hook", description=__doc__)
-    p.add_argument("--every", type=float, default=50, metavar="US", help="interval in microseconds (default: 50)")
+    p.add_argument("--every", type=float, default=50, metavar="US",
+                   help="microseconds from one call to the next (default: 50)")
     shared.add(p, {}, rounds=9)
     return p
 

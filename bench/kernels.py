@@ -1,4 +1,4 @@
-"""Convolution and dense layers of the nets: GFLOP/s, share of the peak, and against a peer."""
+"""Convolution and dense layers of the nets: GFLOP/s, share of the peak, and a peer's time."""
 
 import argparse
 import ctypes

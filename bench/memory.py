@@ -1,4 +1,4 @@
-"""The kernels that memory bounds, on the layers of the nets: GB/s, share of a copy's, against a peer."""
+"""Kernels limited by memory bandwidth, on the layers of the nets: GB/s, share of a copy's, and a peer's time."""
 
 import argparse
 import functools

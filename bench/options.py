@@ -18,6 +18,8 @@ from mpilayer.mpi import job as mpi_job
 
 UNITS = {"gbit": (1e9, "Gbit/s"), "mbit": (1e6, "Mbit/s"), "kbit": (1e3, "kbit/s")}  # bits a second, in print
 
+SPEC = "NAME:DELAY+OPTION=VALUE with options of mpilayer.train, as in delayed:1+momentum-correction, ps+staleness=2"
+
 
 class Parser(cli.Parser):
     """For a command that runs on several ranks: the first shows the help, all together say what is wrong."""
@@ -80,15 +82,15 @@ def show_rate(bits):
 def add(p, peers, rounds):
     """--peer (a key of `peers`, if there are any), --rounds, --threads and --json."""
     if peers:
-        p.add_argument("--peer", choices=peers, help="measure this as well, in turn with ours (default: nothing)")
+        p.add_argument("--peer", choices=peers, help="measure this library as well, in turn with ours (default: none)")
     p.add_argument("--rounds", type=count, default=rounds, help=f"readings of each time, at least (default: {rounds})")
-    p.add_argument("--threads", type=count, default=1, help="of ours and of the peer (default: 1)")
+    p.add_argument("--threads", type=count, default=1, help="threads that kernels may use (default: 1)")
     add_json(p)
 
 
 def add_json(p):
     """--json."""
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
 
 
 def begin(options, rank=0):

@@ -17,9 +17,9 @@ def picture(text):
     return path
 
 
-def add_option(p, what):
+def add_option(p, what, **more):
     """--plot."""
-    p.add_argument("--plot", type=picture, metavar="FILE", help=f"draw {what} there: {', '.join(FORMATS)}")
+    p.add_argument("--plot", type=picture, **more, metavar="FILE", help=f"draw {what}, as {', '.join(FORMATS)}")
 
 
 def figure(**options):

@@ -1,4 +1,4 @@
-"""Communication against computation, layer by layer, and what balances them: mpiexec -n 2 python -m bench ratio."""
+"""Time of communication / time of computation, layer by layer: mpiexec -n 2 python -m bench ratio."""
 
 import math
 import statistics
@@ -211,10 +211,11 @@ def draw(nets_found, path):
 def parser():
     """All options."""
     p = shared.Parser(prog="python -m bench ratio", description=__doc__)
-    p.add_argument("--net", action="append", choices=[*nets.NETS, "all"], help="may be repeated (default: alexnet)")
-    p.add_argument("--batch", type=shared.count, default=16, help="images a rank (default: 16)")
-    p.add_argument("--rate", type=shared.rate, help="on one rank: model communication at this rate, as in 1gbit")
-    p.add_argument("--ranks", type=shared.count, help="with --rate: so many ranks (default: 2)")
+    p.add_argument("--net", action="append", choices=[*nets.NETS, "all"],
+                   help="net to measure; may be given several times (default: alexnet)")
+    p.add_argument("--batch", type=shared.count, default=16, help="samples on each rank (default: 16)")
+    p.add_argument("--rate", type=shared.rate, help="on one rank: compute communication from this rate, as in 1gbit")
+    p.add_argument("--ranks", type=shared.count, help="with --rate: number of ranks (default: 2)")
     shared.add(p, {}, rounds=5)
     plots.add_option(p, "the ratios")
     return p

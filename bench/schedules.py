@@ -1,4 +1,4 @@
-"""Schedules in turn on one net: how long a step takes, how much of its communication is exposed, what the limit is."""
+"""Compare schedules on one net: time of a step, exposed communication, and the least time that is possible."""
 
 import json
 import statistics
@@ -41,27 +41,26 @@ def _batch(text):
 def emulated():
     """The options of what is around the ranks, when this is to start them."""
     p = shared.Parser(add_help=False)
-    p.add_argument("--hosts", type=shared.count, help="start this on so many emulated hosts (root)")
-    p.add_argument("--ranks", type=shared.count, help="on emulated hosts: ranks in all (default: one a host)")
+    p.add_argument("--hosts", type=shared.count, help="start the ranks on this many emulated hosts (needs root)")
+    p.add_argument("--ranks", type=shared.count, help="with --hosts: ranks in all (default: one on each)")
     p.add_argument("--rate", type=shared.listed(shared.rate), default=[float("inf")], metavar="A,B,...",
-                   help="on emulated hosts: of each link, as in 500mbit; measured one after the other (default: none)")
-    p.add_argument("--peer", choices=PEERS, help="on emulated hosts: PyTorch's DistributedDataParallel as well")
+                   help="with --hosts: rates of the links, as in 500mbit, one run for each (default: none, no limit)")
+    p.add_argument("--peer", choices=PEERS, help="with --hosts: measure PyTorch's DistributedDataParallel as well")
     shared.add_json(p)
-    plots.add_option(p, "speed-ups")
+    plots.add_option(p, "speed-ups against communication / computation")
     return p
 
 
 def measurement(**how):
     """A parser of the options that are this command's own."""
     p = shared.Parser(parents=[emulated()], **how)
-    p.add_argument("--net", choices=nets.NETS, default="alexnet", help="what to train (default: alexnet)")
+    p.add_argument("--net", choices=nets.NETS, default="alexnet", help="net to train (default: alexnet)")
     p.add_argument("--batch", type=_batch, default=16,
-                   help="images a rank, or balance: as many as make computing as long as communication (default: 16)")
+                   help="samples on each rank, or balance: computing then takes as long as communication (default: 16)")
     p.add_argument("--schedules", type=shared.listed(str), default=SCHEDULES.split(","), metavar="A,B,...",
-                   help="the first is the baseline; NAME:DELAY+OPTION=VALUE, with options of mpilayer.train, as in"
-                        f" delayed:auto, layerwise+apply=all, ps+staleness=2 (default: {SCHEDULES})")
-    p.add_argument("--steps", type=shared.count, default=3, help="steps of a turn that count (default: 3)")
-    p.add_argument("--rounds", type=shared.count, default=3, help="turns of each (default: 3)")
+                   help=f"the first is the baseline; {shared.SPEC}, layerwise+apply=all (default: {SCHEDULES})")
+    p.add_argument("--steps", type=shared.count, default=3, help="timed steps of each schedule in a round (default: 3)")
+    p.add_argument("--rounds", type=shared.count, default=3, help="schedules take turns in each (default: 3)")
     return p
 
 

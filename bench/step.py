@@ -1,4 +1,4 @@
-"""A whole training step of a net, no MPI: its speed, where its time goes, and against a peer."""
+"""A whole training step of a net on one rank: its speed, where its time goes, and a peer's."""
 
 import argparse
 import contextlib
@@ -220,9 +220,9 @@ def parts(figures):
 def parser():
     """All options."""
     p = argparse.ArgumentParser(prog="python -m bench step", description=__doc__)
-    p.add_argument("--net", choices=nets.NETS, default="alexnet", help="(default: alexnet)")
+    p.add_argument("--net", choices=nets.NETS, default="alexnet", help="net to measure (default: alexnet)")
     shared.add(p, PEERS, rounds=5)
-    p.add_argument("--batch", type=shared.count, default=16, help="images (default: 16)")
+    p.add_argument("--batch", type=shared.count, default=16, help="samples (default: 16)")
     return p
 
 

@@ -31,9 +31,9 @@ def parser():
     p.add_argument("--parts", type=shared.some(PARTS), default=list(PARTS), metavar="A,B,...",
                    help=f"of {', '.join(PARTS)} (default: all; build needs no GPU)")
     p.add_argument("--out", type=Path, default=Path("gpu-results"), metavar="DIR",
-                   help="where figures are (default: gpu-results)")
+                   help="folder of the figures (default: gpu-results)")
     p.add_argument("--budget", type=shared.count, default=BUDGET, metavar="SECONDS",
-                   help=f"stop in this time, and say what is missing (default: {BUDGET})")
+                   help=f"stop after this time, and say what is missing (default: {BUDGET})")
     p.add_argument("--precisions", type=shared.some(PRECISIONS), default=list(PRECISIONS), metavar="A,B,...",
                    help=f"of {', '.join(PRECISIONS)} (default: all)")
     p.add_argument("--nets", type=shared.some(nets.NETS), default=list(NETS), metavar="A,B,...",
@@ -42,9 +42,9 @@ def parser():
     p.add_argument("--layer", default="", metavar="PART", help="layers: only those named so in part")
     p.add_argument("--op", default="", metavar="PART", help="memory: only operations named so in part")
     p.add_argument("--batch", type=shared.count, default=64,
-                   help="images of layers, steps and ranks; a quarter as many texts of 1024 tokens (default: 64)")
+                   help="images; a quarter as many texts of 1024 tokens (default: 64)")
     p.add_argument("--rounds", type=shared.count, default=9, help="readings of each time, at least (default: 9)")
-    p.add_argument("--table", action="store_true", help="measure nothing, print the table of what there is")
+    p.add_argument("--table", action="store_true", help="measure nothing, print the table of what was measured")
     return p
 
 

@@ -11,7 +11,7 @@ from bench import __main__ as bench
 from bench import hook, kernels, memory, plots, timeline, timing
 
 ROOT = Path(bench.__file__).parents[1]
-KEYS = ["net", "layer", "pass", "shape", "seconds", "gflops", "peak_share", "peer_seconds", "ratio"]
+KEYS = ["net", "layer", "pass", "shape", "seconds", "peer", "peer_seconds", "ratio", "gflops", "peak_share"]
 
 
 def run(*argv):
