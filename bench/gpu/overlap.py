@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import nets
 from bench.cluster import launcher
 from bench.gpu.record import LONGEST
 from mpilayer.base.errors import UserError
@@ -65,7 +66,7 @@ def _turns(unit, options):
 def _trained(unit, options):
     """A row, and the folder of a training that has run.json and timeline.json."""
     folder = options.out / f"timeline-{unit.net}-{unit.precision}-{unit.schedule.partition(':')[0]}"
-    data = "text" if unit.net.startswith("transformer") else "synthetic"
+    data = "text" if len(nets.NETS[unit.net].shape) == 1 else "synthetic"
     begin = time.time()
     _job(options, "mpilayer.train", "--device", "gpu", "--net", unit.net, "--precision", unit.precision, "--data", data,
          "--batch", RANKS * options.batch, "--steps", TRAINED, "--lr", 1e-4, "--schedule",
