@@ -7,17 +7,17 @@ import sys
 from mpilayer.base.errors import UserError
 
 COMMANDS = {
-    "kernels": ("bench.kernels", "convolution and dense layers against the peak of the core, and a peer"),
-    "step": ("bench.step", "a whole training step of a net, its parts, and a peer"),
-    "hook": ("bench.hook", "what it costs that kernels call a function now and then, and how regularly they do"),
-    "memory": ("bench.memory", "the other kernels against the bandwidth of memory, and a peer"),
-    "ratio": ("bench.ratio", "communication against computation, layer by layer, and what would balance them"),
-    "allreduce": ("bench.allreduce", "sums over the ranks by size: latency and bandwidth of every way"),
-    "overlap": ("bench.overlap", "how much of a sum hides behind a kernel, for every way of progress"),
-    "schedules": ("bench.schedules", "schedules in turn: what of their communication is exposed, and the bound"),
-    "convergence": ("bench.convergence", "schedules to the end of training: accuracy against steps and time"),
-    "cluster": ("bench.cluster", "run a command on emulated hosts with slow links (root)"),
-    "gpu": ("bench.gpu", "everything above on a machine with a GPU: compiled, checked, timed, in a table"),
+    "kernels": ("bench.kernels", "speed of convolution and dense layers, next to the peak of the core and a peer"),
+    "step": ("bench.step", "time of a training step of a net and of its parts, next to a peer"),
+    "hook": ("bench.hook", "cost and regularity of the calls that kernels make to let messages advance"),
+    "memory": ("bench.memory", "speed of the other kernels, next to the bandwidth of memory and a peer"),
+    "ratio": ("bench.ratio", "time of communication / time of computation, layer by layer"),
+    "allreduce": ("bench.allreduce", "all-reduce by message size: latency and bandwidth of each way of making it"),
+    "overlap": ("bench.overlap", "how much of an all-reduce is hidden behind a kernel, for each way of progress"),
+    "schedules": ("bench.schedules", "compare schedules: time of a step, exposed communication, the least possible"),
+    "convergence": ("bench.convergence", "train with several schedules and seeds: accuracy against steps and time"),
+    "cluster": ("bench.cluster", "run a command on emulated hosts with slow links (needs root)"),
+    "gpu": ("bench.gpu", "compile, check and time everything on a GPU, and print a table"),
     "timeline": ("bench.timeline", "draw a training step of runs made with mpilayer.train --out"),
 }
 

@@ -1,4 +1,4 @@
-"""Sums over the ranks by size of message: every way of making them, as OSU's and Intel's benchmarks report them."""
+"""All-reduce by message size: time and bandwidth of each way to make it, as OSU's and Intel's benchmarks give them."""
 
 import statistics
 import time
@@ -9,9 +9,9 @@ import kernels
 from bench import options as shared
 from bench import plots
 from bench.rows import counting
-from mpilayer.compression.buckets import LinkModel
 from mpilayer.mpi.collectives import Calls, Native, Ordered
 from mpilayer.mpi.engine import Engine
+from mpilayer.mpi.link_model import LinkModel
 
 LEAST = 2e-3  # seconds of a reading: short sums are made several times
 SIZES = [4**power for power in range(1, 14)]  # bytes of float32, up to 64 MiB
@@ -40,8 +40,8 @@ class Ways:
             self.functions[f"persistent {wire}"] = self._engine(self.native.operations(buffer, 0))
         self.functions[f"ordered {wire}"] = self._engine(self.ordered.operations(buffer, 0))
 
-    def _engine(self, stages):
-        engine = Engine([[stages]], 1, self.calls.test)
+    def _engine(self, operations):
+        engine = Engine([[operations]], 1, self.calls.test)
 
         def once():
             engine.mark(0, 0, ready=True)
@@ -96,13 +96,14 @@ def line(row):
 
 
 def fit(found):
-    """The Network of non-blocking float32 sums: latency from the smallest, time a byte from the largest."""
+    """The LinkModel of non-blocking float32 sums: latency from the smallest, time a byte from the largest."""
     times = {row["bytes"]: row["seconds"] for row in found if (row["way"], row["wire"]) == ("non-blocking", "float32")}
     return LinkModel.between(*min(times.items()), *max(times.items()))
 
 
-def draw(found, path):
+def draw(figures, path):
     """Seconds by size, a line for each way."""
+    found = figures["rows"]
     figure = plots.figure(figsize=(6.5, 4.5))
     axes = figure.subplots()
     for way, wire in dict.fromkeys((row["way"], row["wire"]) for row in found):
@@ -117,17 +118,10 @@ def parser():
     """All options."""
     p = shared.Parser(prog="python -m bench allreduce", description=__doc__)
     p.add_argument("--sizes", type=shared.sizes, default=SIZES, metavar="A,B,...",
-                   help="bytes of float32 (default: powers of 4 up to 64 MiB)")
+                   help="sizes in bytes of float32 (default: powers of 4 up to 64 MiB)")
     shared.add(p, {}, rounds=5)
-    p.add_argument("--plot", type=plots.picture, metavar="FILE", help="draw the times there: .png, .svg, .pdf")
+    plots.add_option(p, "times against sizes")
     return p
-
-
-def save(options, found, network):
-    """Write what --json and --plot ask for."""
-    shared.save(options, {"rows": found, "network": network._asdict()})
-    if options.plot:
-        draw(found, options.plot)
 
 
 def main(argv):
@@ -143,6 +137,6 @@ def main(argv):
                     found.append(row)
                     say(line(row))
                 count()
-            network = fit(found)
-            say(f"non-blocking float32: {network}")
-        ranks.agree(lambda: save(options, found, network))
+            link = fit(found)
+            say(f"non-blocking float32: {link}")
+        ranks.agree(lambda: shared.save(options, {"rows": found, "link": link._asdict()}, draw))

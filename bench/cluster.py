@@ -1,4 +1,4 @@
-"""Run a command on emulated hosts: network namespaces of this machine on one bridge, their uplinks as slow as asked."""
+"""Run a command on emulated hosts (needs root): network namespaces of this machine with links as slow as asked."""
 
 import argparse
 import contextlib
@@ -166,11 +166,12 @@ def _sweep():
 def parser():
     """All options."""
     p = argparse.ArgumentParser(prog="python -m bench cluster", description=__doc__)
-    p.add_argument("--hosts", type=shared.count, default=2, help="how many (default: 2)")
-    p.add_argument("--rate", type=shared.rate, default=float("inf"), help="of each link, as in 500mbit (default: none)")
-    p.add_argument("--ranks", type=shared.count, help="in all, as many on each host (default: one a host)")
-    p.add_argument("--no-pin", action="store_true", help="let ranks use all cores (default: rank %% cores)")
-    p.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...")
+    p.add_argument("--hosts", type=shared.count, default=2, help="number of hosts (default: 2)")
+    p.add_argument("--rate", type=shared.rate, default=float("inf"),
+                   help="rate of each link, as in 500mbit (default: none, no limit)")
+    p.add_argument("--ranks", type=shared.count, help="ranks in all, as many on each host (default: one on each)")
+    p.add_argument("--no-pin", action="store_true", help="let ranks use all cores (default: one core for each rank)")
+    p.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...", help="what each rank runs")
     return p
 
 

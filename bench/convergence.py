@@ -1,7 +1,6 @@
-"""Schedules to the end of training: accuracy and loss against steps and against time, over several seeds.
+"""Train nets with several schedules and seeds: accuracy and loss against steps and against time.
 
-Each run is the main job, `python -m mpilayer.train`, with the net's recipe and the options after `--`; with --hosts on
-emulated hosts.
+Each run is `python -m mpilayer.train` with the net's recipe and the options after `--`.
 """
 
 import argparse
@@ -17,12 +16,13 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.console import Console
 from rich.table import Table
 
-from bench import entrants, plots
 from bench import options as shared
+from bench import plots
 from bench.cluster import Hosts, mpiexec
+from bench.rows import console
+from mpilayer.base.cli import natural
 from mpilayer.base.errors import UserError
 
 FASHION = "--data fashion-mnist --augment flip --lr-policy cosine --warmup 100"
@@ -54,33 +54,22 @@ RECIPES = {
 SCHEDULES = "oneshot,layerwise,delayed:1,delayed:2,delayed:3,delayed:auto"
 
 
-def names(known):
-    """An argparse type: some of the known names, by commas."""
-    def convert(text):
-        found = text.split(",")
-        if not set(found) <= set(known):
-            raise argparse.ArgumentTypeError(f"expected some of {','.join(known)}, got {text!r}")
-        return found
-
-    return convert
-
-
 def parser():
     """All options."""
     p = argparse.ArgumentParser(prog="python -m bench convergence", description=__doc__)
-    p.add_argument("--net", type=names(RECIPES), default=[*RECIPES], metavar="A,B,...",
-                   help=f"which to train (default: {','.join(RECIPES)})")
-    p.add_argument("--schedules", type=lambda text: text.split(","), default=SCHEDULES.split(","), metavar="A,B,...",
-                   help="the first is the baseline; +OPTION adds one of the main job, as in"
-                        f" delayed:1+momentum-correction (default: {SCHEDULES})")
-    p.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], default=[0, 1, 2],
-                   metavar="A,B,...", help="a run of each schedule with each (default: 0,1,2)")
-    p.add_argument("--ranks", type=shared.count, default=2, help="of each run (default: 2)")
-    p.add_argument("--hosts", type=shared.count, help="on so many emulated hosts (root; default: on this machine)")
-    p.add_argument("--rate", type=shared.rate, default=math.inf, help="of their links, as in 100mbit (default: none)")
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, after every run")
-    p.add_argument("--plot", type=plots.picture, metavar="FILE", help="draw them there: .png, .svg, .pdf")
-    p.add_argument("more", nargs="*", metavar="-- OPTIONS", help="of the main job, for all runs")
+    p.add_argument("--net", type=shared.some(RECIPES), default=[*RECIPES], metavar="A,B,...",
+                   help=f"nets to train (default: {','.join(RECIPES)})")
+    p.add_argument("--schedules", type=shared.listed(str), default=SCHEDULES.split(","), metavar="A,B,...",
+                   help=f"the first is the baseline; {shared.SPEC} (default: {SCHEDULES})")
+    p.add_argument("--seeds", type=shared.listed(natural), default=[0, 1, 2], metavar="A,B,...",
+                   help="each schedule is run with each of these (default: 0,1,2)")
+    p.add_argument("--ranks", type=shared.count, default=2, help="ranks of each run (default: 2)")
+    p.add_argument("--hosts", type=shared.count, help="start the ranks on this many emulated hosts (needs root)")
+    p.add_argument("--rate", type=shared.rate, default=math.inf,
+                   help="with --hosts: rate of the links, as in 100mbit (default: none, no limit)")
+    shared.add_json(p)
+    plots.add_option(p, "accuracy against steps and seconds")
+    p.add_argument("more", nargs="*", metavar="-- OPTIONS", help="options of mpilayer.train, for all runs")
     return p
 
 
@@ -101,7 +90,7 @@ def trained(launch, net, schedule, seed, more):
     before = sent and sent()
     with tempfile.TemporaryDirectory() as folder:
         words = [sys.executable, "-m", "mpilayer.train", "--net", net, *RECIPES[net].words.split(), *more,
-                 *entrants.words(schedule), "--seed", str(seed), "--quiet", "--out", folder]
+                 "--schedule", schedule, "--seed", str(seed), "--quiet", "--out", folder]
         if launch(words):
             raise UserError(f"this run failed: {' '.join(words[1:-2])}")
         return json.loads(Path(folder, "run.json").read_text()) | {"bytes": sent and sent() - before}
@@ -190,9 +179,9 @@ def _line(pair, schedule, found):
                           color=line.get_color(), linewidth=0)
 
 
-def draw(rows, path):
+def draw(figures, path):
     """A net a row: score against steps and against seconds."""
-    groups = grouped(rows)
+    groups = grouped(figures["rows"])
     figure = plots.figure(figsize=(8, 0.6 + 2.5 * len(groups)))
     panels = figure.subplots(len(groups), 2, squeeze=False)
     for (net, schedules), pair in zip(groups.items(), panels, strict=True):
@@ -211,14 +200,14 @@ def draw(rows, path):
 def main(argv):
     """Measure, print, and save."""
     options, rows = parser().parse_args(argv), []
-    say = Console(highlight=False, soft_wrap=True, width=150).print
-    setting = {"ranks": options.ranks, "hosts": options.hosts,
-               "rate": options.rate if math.isfinite(options.rate) else None}
+    shared.check_files(options)
+    say = console(width=150).print
+    figures = {"ranks": options.ranks, "hosts": options.hosts,
+               "rate": options.rate if math.isfinite(options.rate) else None, "rows": rows}
     with launcher(options) as launch:
         for found in measure(launch, options, say):
             rows.append(found)
-            shared.save(options, {**setting, "rows": rows})
+            shared.save(options, figures)
     for net, schedules in grouped(rows).items():
         say(table(net, schedules))
-    if options.plot:
-        draw(rows, options.plot)
+    shared.save(options, figures, draw)

@@ -1,15 +1,15 @@
-"""The progress hook of kernels: what it costs where nobody waits for it, and how regularly it is called."""
+"""The progress hook of kernels: what it costs, and how regularly it is called."""
 
 import argparse
 
 import numpy as np
 from numba import carray, cfunc, types
-from rich.console import Console
 from rich.table import Table
 
 import kernels
 from bench import options as shared
 from bench.kernels import CASES, ours
+from bench.rows import console
 from bench.timing import alternate
 from kernels.progress import now
 
@@ -46,7 +46,8 @@ def measure(case, every_us, rounds):
 def parser():
     """All options."""
     p = argparse.ArgumentParser(prog="python -m bench hook", description=__doc__)
-    p.add_argument("--every", type=float, default=50, metavar="US", help="interval in microseconds (default: 50)")
+    p.add_argument("--every", type=float, default=50, metavar="US",
+                   help="microseconds from one call to the next (default: 50)")
     shared.add(p, {}, rounds=9)
     return p
 
@@ -66,5 +67,5 @@ def main(argv):
                             "calls": len(intervals) + 1, "median_us": middle, "longest_us": most})
             table.add_row(name, f"{1e3 * times['without']:.2f}", f"{1e3 * times['with']:.2f}", f"{cost:.1%}",
                           str(len(intervals) + 1), f"{middle:.0f}", f"{most:.0f}")
-    Console().print(f"every {options.every:g} us, {shared.threads(options)}", table)
+    console().print(f"every {options.every:g} us, {shared.threads(options)}", table)
     shared.save(options, figures)

@@ -1,4 +1,4 @@
-"""Convolution and dense layers of the nets: GFLOP/s, share of the peak, and against a peer."""
+"""Convolution and dense layers of the nets: GFLOP/s, share of the peak, and a peer's time."""
 
 import argparse
 import ctypes
@@ -11,7 +11,7 @@ from rich.table import Table
 
 import kernels
 from bench import options as shared
-from bench.rows import show
+from bench.rows import compared, peer_cells, show
 from bench.timing import alternate, copy_bandwidth, peak
 from kernels import gpu
 from kernels.conv2d.cases import CASES as CONVOLUTIONS
@@ -133,24 +133,20 @@ def measure(chosen, options, most):
         theirs = PEERS[options.peer][1](case, *arrays) if options.peer else dict.fromkeys(passes, {})
         for name in passes:
             times = alternate({"ours": mine[name], **theirs[name]}, rounds=options.rounds, seconds=SECONDS)
-            seconds, peer_seconds = times.pop("ours"), min(times.values(), default=None)
-            yield row(case, name, options.batch, most, seconds, peer_seconds)
+            yield row(case, name, options.batch, most, times.pop("ours"), times)
 
 
-def row(case, name, batch, most, seconds, peer_seconds):
+def row(case, name, batch, most, mine, theirs):
     """What is known of one pass; METRICS.md has the formulas."""
-    gflops = case.flops(batch) / seconds / 1e9
+    gflops = case.flops(batch) / mine / 1e9
     return {"net": case.net, "layer": case.name, "pass": name, "shape": shape(case, batch),
-            "seconds": seconds, "gflops": gflops, "peak_share": gflops / most,
-            "peer_seconds": peer_seconds, "ratio": peer_seconds and peer_seconds / seconds}
+            **compared(mine, theirs), "gflops": gflops, "peak_share": gflops / most}
 
 
 def line(row):
     """A row as text."""
     text = {"ms": f"{1e3 * row['seconds']:.3f}", "gflops": f"{row['gflops']:.1f}",
-            "share": f"{row['peak_share']:.0%}", "peer": "", "ratio": ""}
-    if row["ratio"]:
-        text |= {"peer": f"{1e3 * row['peer_seconds']:.3f}", "ratio": f"{row['ratio']:.2f}"}
+            "share": f"{row['peak_share']:.0%}", **peer_cells(row)}
     return LINE.format(**row | text).rstrip()
 
 

@@ -1,4 +1,4 @@
-"""The kernels that memory bounds, on the layers of the nets: GB/s, share of a copy's, against a peer."""
+"""Kernels limited by memory bandwidth, on the layers of the nets: GB/s, share of a copy's, and a peer's time."""
 
 import argparse
 import functools
@@ -10,7 +10,7 @@ import kernels
 from bench import options as shared
 from bench import torch_memory
 from bench.kernels import open_torch
-from bench.rows import show
+from bench.rows import compared, peer_cells, show
 from bench.timing import alternate, copy_bandwidth
 from kernels.activation.cases import CASES as ACTIVATIONS
 from kernels.batchnorm.cases import CASES as BATCHNORMS
@@ -206,18 +206,15 @@ def measure(chosen, options, copy):
         theirs = getattr(OPS[name], options.peer)(case) if options.peer else dict.fromkeys(mine, {})
         for which, (moved, function) in mine.items():
             times = alternate({"ours": function, **theirs[which]}, rounds=options.rounds, seconds=SECONDS)
-            seconds, peer_seconds = times.pop("ours"), min(times.values(), default=None)
-            yield {"op": name, "case": case.name, "pass": which, "bytes": moved, "seconds": seconds,
-                   "gb_per_s": moved / seconds / 1e9, "copy_share": moved / seconds / 1e9 / copy,
-                   "peer_seconds": peer_seconds, "ratio": peer_seconds and peer_seconds / seconds}
+            seconds = times.pop("ours")
+            yield {"op": name, "case": case.name, "pass": which, "bytes": moved, **compared(seconds, times),
+                   "gb_per_s": moved / seconds / 1e9, "copy_share": moved / seconds / 1e9 / copy}
 
 
 def line(row):
     """A row as text."""
     text = {"mb": f"{row['bytes'] / 1e6:.2f}", "ms": f"{1e3 * row['seconds']:.3f}", "gbs": f"{row['gb_per_s']:.1f}",
-            "share": f"{row['copy_share']:.0%}", "peer": "", "ratio": ""}
-    if row["ratio"]:
-        text |= {"peer": f"{1e3 * row['peer_seconds']:.3f}", "ratio": f"{row['ratio']:.2f}"}
+            "share": f"{row['copy_share']:.0%}", **peer_cells(row)}
     return LINE.format(**row | text).rstrip()
 
 

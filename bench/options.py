@@ -10,15 +10,18 @@ from pathlib import Path
 
 import kernels
 from bench import plots
+from mpilayer.base import cli
+from mpilayer.base.cli import count
 from mpilayer.base.errors import UserError
 from mpilayer.base.files import replacing
 from mpilayer.mpi import job as mpi_job
-from mpilayer.training.options import Parser as Unprinted
 
 UNITS = {"gbit": (1e9, "Gbit/s"), "mbit": (1e6, "Mbit/s"), "kbit": (1e3, "kbit/s")}  # bits a second, in print
 
+SPEC = "NAME:DELAY+OPTION=VALUE with options of mpilayer.train, as in delayed:1+momentum-correction, ps+staleness=2"
 
-class Parser(Unprinted):
+
+class Parser(cli.Parser):
     """For a command that runs on several ranks: the first shows the help, all together say what is wrong."""
 
     def print_help(self, file=None):
@@ -37,16 +40,25 @@ def job(p, argv):
         yield ranks, ranks.agree(lambda: p.parse_args(argv))
 
 
-def count(text):
-    """A positive whole number, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text!r}")
-    return int(text)
+def listed(convert):
+    """An argparse type: A,B,..., each converted."""
+    return lambda text: [convert(part) for part in text.split(",")]
+
+
+def some(known):
+    """An argparse type: some of the known names, by commas."""
+    def convert(text):
+        names = text.split(",")
+        if not set(names) <= set(known):
+            raise argparse.ArgumentTypeError(f"expected some of {', '.join(known)}, got {text!r}")
+        return names
+
+    return convert
 
 
 def sizes(text):
     """Bytes of float32, by commas, for argparse."""
-    found = [count(part) for part in text.split(",")]
+    found = listed(count)(text)
     if any(size % 4 for size in found):
         raise argparse.ArgumentTypeError(f"expected multiples of 4 bytes, got {text!r}")
     return sorted(set(found))
@@ -70,30 +82,41 @@ def show_rate(bits):
 def add(p, peers, rounds):
     """--peer (a key of `peers`, if there are any), --rounds, --threads and --json."""
     if peers:
-        p.add_argument("--peer", choices=peers, help="measure this as well, in turn with ours (default: nothing)")
+        p.add_argument("--peer", choices=peers, help="measure this library as well, in turn with ours (default: none)")
     p.add_argument("--rounds", type=count, default=rounds, help=f"readings of each time, at least (default: {rounds})")
-    p.add_argument("--threads", type=count, default=1, help="of ours and of the peer (default: 1)")
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    p.add_argument("--threads", type=count, default=1, help="threads that kernels may use (default: 1)")
+    add_json(p)
 
 
-def begin(options):
-    """Set the threads. Raise UserError at once for a file (--json, --plot) that could not be written at the end."""
+def add_json(p):
+    """--json."""
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
+
+
+def begin(options, rank=0):
+    """Set the threads, and check files."""
     kernels.set_num_threads(options.threads)
-    for name in ("json", "plot"):
-        file = getattr(options, name, None)
-        if file and not file.parent.is_dir():
-            raise UserError(f"--{name} {file}: there is no folder {file.parent}")
+    check_files(options, rank)
 
 
 def begin_on(ranks, options):
-    """The same on every rank of a job, of which rank 0 writes files. Raises UserError if it is alone."""
-    begin(options)
-    if options.plot:
-        plots.figure()
+    """The same on every rank of a job. Raises UserError if it is alone."""
+    begin(options, ranks.rank)
     if ranks.size == 1:
         raise UserError("one rank has nobody to talk to | try: mpiexec -n 2 python -m bench ...")
-    if ranks.rank > 0:
-        options.json = options.plot = None
+
+
+def check_files(options, rank=0):
+    """Raise UserError at once for a file (--json, --plot) that cannot be written at the end; only rank 0 writes any."""
+    given = {name: vars(options)[name] for name in ("json", "plot") if vars(options).get(name)}
+    if rank > 0:
+        vars(options).update(dict.fromkeys(given))
+        return
+    for name, file in given.items():
+        if not file.parent.is_dir():
+            raise UserError(f"--{name} {file}: there is no folder {file.parent}")
+    if "plot" in given:
+        plots.figure()
 
 
 def threads(options):
@@ -101,12 +124,13 @@ def threads(options):
     return "one thread" if options.threads == 1 else f"{options.threads} threads"
 
 
-def save(options, figures):
-    """Write the figures if --json asks for it. Raises UserError."""
-    if not options.json:
-        return
-    try:
-        with replacing(options.json) as file:
-            json.dump(figures, file, indent=1)
-    except OSError as error:
-        raise UserError(f"cannot write {options.json} ({error.strerror}) | try: another --json") from None
+def save(options, figures, draw=None):
+    """Write what --json asks for, and what --plot does: draw(figures, file). Raises UserError."""
+    if options.json:
+        try:
+            with replacing(options.json) as file:
+                json.dump(figures, file, indent=1)
+        except OSError as error:
+            raise UserError(f"cannot write {options.json} ({error.strerror}) | try: another --json") from None
+    if draw and options.plot:
+        draw(figures, options.plot)

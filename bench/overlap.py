@@ -1,11 +1,12 @@
-"""How much of a sum over the ranks hides behind a kernel, for every way of progress and size of message."""
+"""How much of an all-reduce is hidden behind a kernel, for each way of progress and message size."""
 
 from bench import options as shared
 from bench import plots
 from bench.rows import counting
 from mpilayer.compression.codecs import CODECS
-from mpilayer.exchange.channel import Settings
 from mpilayer.exchange.probe import Probe
+from mpilayer.exchange.settings import Settings
+from mpilayer.gpu.device import ONLY_THERE
 from mpilayer.mpi.collectives import REDUCTIONS
 from mpilayer.mpi.progress import PROGRESS
 
@@ -61,20 +62,15 @@ def parser():
     """All options."""
     p = shared.Parser(prog="python -m bench overlap", description=__doc__)
     p.add_argument("--sizes", type=shared.sizes, default=SIZES, metavar="A,B,...",
-                   help="bytes of float32 (default: 1 to 64 MiB by 4)")
-    p.add_argument("--chunk", type=shared.count, default=2**20, help="bytes of a piece (default: 1 MiB)")
-    p.add_argument("--reduction", choices=REDUCTIONS, default="native", help="default: native")
-    p.add_argument("--wire", choices=CODECS, default="float32", help="default: float32")
+                   help="sizes in bytes of float32 (default: 1, 4, 16 and 64 MiB)")
+    p.add_argument("--chunk", type=shared.count, default=2**20,
+                   help="bytes of each message that a sum is split into (default: 1 MiB)")
+    p.add_argument("--reduction", choices=[name for name in REDUCTIONS if name not in ONLY_THERE], default="native",
+                   help="how sums are made (default: native)")
+    p.add_argument("--wire", choices=CODECS, default="float32", help="what travels (default: float32)")
     shared.add(p, {}, rounds=5)
-    p.add_argument("--plot", type=plots.picture, metavar="FILE", help="draw the hidden shares: .png, .svg, .pdf")
+    plots.add_option(p, "hidden shares against sizes")
     return p
-
-
-def save(options, found):
-    """Write what --json and --plot ask for."""
-    shared.save(options, found)
-    if options.plot:
-        draw(found, options.plot)
 
 
 def main(argv):
@@ -84,4 +80,4 @@ def main(argv):
         with counting(ranks, len(options.sizes)) as (say, count):
             say(HEAD, style="bold")
             found = measure(ranks, options, say, count)
-        ranks.agree(lambda: save(options, found))
+        ranks.agree(lambda: shared.save(options, found, draw))

@@ -18,12 +18,12 @@ from torch.nn.parallel import DistributedDataParallel
 import nets
 from bench import options as shared
 from bench import peer_torch
-from bench.race import SGD, sent
-from bench.step import Step
+from bench.compare import RATE, sent
+from bench.step import SGD, Step
 from mpilayer.base.files import replacing
 
 PORT = "29611"
-CONSTANTS = {"lr": 1e-6, **SGD}
+CONSTANTS = SGD | {"lr": RATE}
 
 
 class Model(torch.nn.Module):

@@ -17,6 +17,11 @@ def picture(text):
     return path
 
 
+def add_option(p, what, **more):
+    """--plot."""
+    p.add_argument("--plot", type=picture, **more, metavar="FILE", help=f"draw {what}, as {', '.join(FORMATS)}")
+
+
 def figure(**options):
     """An empty Matplotlib figure. Raises UserError if Matplotlib is not installed."""
     try:

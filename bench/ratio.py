@@ -1,4 +1,4 @@
-"""Communication against computation, layer by layer, and what balances them: mpiexec -n 2 python -m bench ratio."""
+"""Time of communication / time of computation, layer by layer: mpiexec -n 2 python -m bench ratio."""
 
 import math
 import statistics
@@ -13,7 +13,7 @@ from bench.rows import counting
 from bench.step import Step, layer_flops
 from mpilayer.base.errors import UserError
 from mpilayer.info import kernel_settings
-from mpilayer.train import warm
+from mpilayer.training.startup import warm
 
 KINDS = {  # label and colour, apart for the colour-blind (Okabe and Ito)
     "conv": ("convolution", "#0072B2"),
@@ -211,50 +211,40 @@ def draw(nets_found, path):
 def parser():
     """All options."""
     p = shared.Parser(prog="python -m bench ratio", description=__doc__)
-    p.add_argument("--net", action="append", choices=[*nets.NETS, "all"], help="may be repeated (default: alexnet)")
-    p.add_argument("--batch", type=shared.count, default=16, help="images a rank (default: 16)")
-    p.add_argument("--rate", type=shared.rate, help="on one rank: model communication at this rate, as in 1gbit")
-    p.add_argument("--ranks", type=shared.count, help="with --rate: so many ranks (default: 2)")
+    p.add_argument("--net", action="append", choices=[*nets.NETS, "all"],
+                   help="net to measure; may be given several times (default: alexnet)")
+    p.add_argument("--batch", type=shared.count, default=16, help="samples on each rank (default: 16)")
+    p.add_argument("--rate", type=shared.rate, help="on one rank: compute communication from this rate, as in 1gbit")
+    p.add_argument("--ranks", type=shared.count, help="with --rate: number of ranks (default: 2)")
     shared.add(p, {}, rounds=5)
-    p.add_argument("--plot", type=plots.picture, metavar="FILE", help="draw the ratios there: .png, .svg, .pdf")
+    plots.add_option(p, "the ratios")
     return p
 
 
-def complete(options, ranks):
-    """Check the options and fill in what follows from others. Raises UserError."""
-    if ranks.rank > 0:
-        options.json = options.plot = None  # rank 0 writes
+def complete(options, rank, size):
+    """Check the options on a rank of `size`, and fill in what follows from others. Raises UserError."""
     kernel_settings()
-    shared.begin(options)
-    if options.plot:
-        plots.figure()
-    if ranks.size > 1 and (options.rate or options.ranks):
-        raise UserError(f"--rate and --ranks are for a model on one rank; {ranks.size} ranks measure | try: without")
-    if ranks.size == 1 and options.rate is None:
+    shared.begin(options, rank)
+    if size > 1 and (options.rate or options.ranks):
+        raise UserError(f"--rate and --ranks are for a model on one rank; {size} ranks measure | try: without")
+    if size == 1 and options.rate is None:
         raise UserError(ALONE)
     if options.rate == math.inf:
         raise UserError("--rate none: communication would take no time | expected a rate such as 1gbit")
     if options.ranks == 1:
         raise UserError("--ranks 1: one rank sends nothing | expected 2 or more")
-    options.ranks = options.ranks or max(2, ranks.size)
+    options.ranks = options.ranks or max(2, size)
     chosen = options.net or ["alexnet"]
     options.net = list(nets.NETS if "all" in chosen else dict.fromkeys(chosen))
-
-
-def save(options, nets_found):
-    """Write what --json and --plot ask for."""
-    shared.save(options, nets_found)
-    if options.plot:
-        draw(nets_found, options.plot)
 
 
 def main(argv):
     """Measure, print, and save."""
     with shared.job(parser(), argv) as (ranks, options):
-        ranks.agree(lambda: complete(options, ranks))
+        ranks.agree(lambda: complete(options, ranks.rank, ranks.size))
         nets_found, passes = [], 1 if options.rate else 2
         with counting(ranks, passes * options.rounds * len(options.net)) as (say, count):
             for name in options.net:
                 nets_found.append(measure(ranks, name, options, say, count))
                 show(nets_found[-1], options, say)
-        ranks.agree(lambda: save(options, nets_found))
+        ranks.agree(lambda: shared.save(options, nets_found, draw))

@@ -1,4 +1,4 @@
-"""Schedules in turn on one net: how long a step takes, how much of its communication is exposed, what the limit is."""
+"""Compare schedules on one net: time of a step, exposed communication, and the least time that is possible."""
 
 import json
 import statistics
@@ -8,21 +8,19 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 import nets
+from bench import compare, plots
 from bench import options as shared
-from bench import plots, race
-from bench.entrants import entrant
 from bench.kernels import open_torch
+from bench.rows import console
 from mpilayer.base.errors import UserError
-from mpilayer.exchange import probe
 from mpilayer.gpu import device
-from mpilayer.train import warm, warm_gpu
-from mpilayer.training.options import add_disturbance, add_messages, check_messages
+from mpilayer.training import straggler
+from mpilayer.training.options import add_messages, check_messages, settings
 
-ENTRANTS = "oneshot,layerwise,planned,delayed:1"
+SCHEDULES = "oneshot,layerwise,planned,delayed:1"
 COLUMNS = {  # heading: (key of a row, factor, format)
     "ms": ("iteration_seconds", 1e3, ".1f"), "images/s": ("images_per_second", 1, ".1f"),
     "compute": ("compute_seconds", 1e3, ".1f"), "comm": ("communication_seconds", 1e3, ".1f"),
@@ -40,73 +38,74 @@ def _batch(text):
     return text if text == "balance" else shared.count(text)
 
 
-def _rates(text):
-    return [shared.rate(rate) for rate in text.split(",")]
-
-
 def emulated():
     """The options of what is around the ranks, when this is to start them."""
     p = shared.Parser(add_help=False)
-    p.add_argument("--hosts", type=shared.count, help="start this on so many emulated hosts (root)")
-    p.add_argument("--ranks", type=shared.count, help="on emulated hosts: ranks in all (default: one a host)")
-    p.add_argument("--rate", type=_rates, default=[float("inf")], metavar="A,B,...",
-                   help="on emulated hosts: of each link, as in 500mbit; measured one after the other (default: none)")
-    p.add_argument("--peer", choices=PEERS, help="on emulated hosts: PyTorch's DistributedDataParallel as well")
-    p.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    p.add_argument("--plot", type=plots.picture, metavar="FILE", help="draw speed-ups there: .png, .svg, .pdf")
+    p.add_argument("--hosts", type=shared.count, help="start the ranks on this many emulated hosts (needs root)")
+    p.add_argument("--ranks", type=shared.count, help="with --hosts: ranks in all (default: one on each)")
+    p.add_argument("--rate", type=shared.listed(shared.rate), default=[float("inf")], metavar="A,B,...",
+                   help="with --hosts: rates of the links, as in 500mbit, one run for each (default: none, no limit)")
+    p.add_argument("--peer", choices=PEERS, help="with --hosts: measure PyTorch's DistributedDataParallel as well")
+    shared.add_json(p)
+    plots.add_option(p, "speed-ups against communication / computation")
+    return p
+
+
+def measurement(**how):
+    """A parser of the options that are this command's own."""
+    p = shared.Parser(parents=[emulated()], **how)
+    p.add_argument("--net", choices=nets.NETS, default="alexnet", help="net to train (default: alexnet)")
+    p.add_argument("--batch", type=_batch, default=16,
+                   help="samples on each rank, or balance: computing then takes as long as communication (default: 16)")
+    p.add_argument("--schedules", type=shared.listed(str), default=SCHEDULES.split(","), metavar="A,B,...",
+                   help=f"the first is the baseline; {shared.SPEC}, layerwise+apply=all (default: {SCHEDULES})")
+    p.add_argument("--steps", type=shared.count, default=3, help="timed steps of each schedule in a round (default: 3)")
+    p.add_argument("--rounds", type=shared.count, default=3, help="schedules take turns in each (default: 3)")
     return p
 
 
 def parser():
-    """All options."""
-    p = shared.Parser(prog="python -m bench schedules", description=__doc__, parents=[emulated()])
-    p.add_argument("--net", choices=nets.NETS, default="alexnet", help="what to train (default: alexnet)")
-    p.add_argument("--batch", type=_batch, default=16,
-                   help="images a rank, or balance: as many as make computing as long as communication (default: 16)")
-    p.add_argument("--schedules", type=lambda text: text.split(","), default=ENTRANTS.split(","), metavar="A,B,...",
-                   help="the first is the baseline; NAME:DELAY+OPTION=VALUE with options of the main"
-                   " job, as in delayed:auto, layerwise+apply=all, ps+staleness=2 (default: {ENTRANTS})")
-    p.add_argument("--steps", type=shared.count, default=3, help="steps of a turn that count (default: 3)")
-    p.add_argument("--rounds", type=shared.count, default=3, help="turns of each (default: 3)")
+    """All options: those of mpilayer.train, as far as they are here, hold for all schedules."""
+    p = measurement(prog="python -m bench schedules", description=__doc__)
     add_messages(p)
-    add_disturbance(p)
+    straggler.add_options(p)
     device.add_options(p)
     return p
 
 
-def complete(options, ranks):
-    """Check the options. Raises UserError."""
+def complete(options, argv, ranks):
+    """Check the options; those of each schedule, {name: the main job's options}. Raises UserError."""
     check_messages(options)
-    for name in options.schedules:
-        entrant(name, ranks.size, "--wire", options.wire, "--device", options.device, "--precision", options.precision)
+    _, words = measurement(add_help=False).parse_known_args(argv)
+    candidates = {name: compare.options_of(name, words, ranks.size) for name in options.schedules}
     if options.device == "gpu":
         device.use(ranks, options)
-    if ranks.rank > 0:
-        options.json = options.plot = None
+    shared.check_files(options, ranks.rank)
+    return candidates
 
 
 def _on(options):
     return "" if options.device == "cpu" else f" on a GPU in {options.precision}"
 
 
-def measure(ranks, options, say):
+def measure(ranks, options, candidates, say):
     """All figures on the ranks of this job; METRICS.md has the formulas."""
     size = 1 if options.batch == "balance" else options.batch
-    track = ranks.agree(lambda: race.Track(ranks, options.net, size, options))
-    if track.on_gpu:
-        ranks.agree(lambda: warm_gpu(ranks, track.net, say, size, lambda: probe.warm(options, track.net.weights)))
-    else:
-        warm(ranks, track.net, say, lambda: probe.warm(options))
-    track.settings = probe.choose(ranks, options, track.net.weights.nbytes, say, track.on_gpu)
-    batch = track.balance() if options.batch == "balance" else options.batch
-    say(f"{options.net}{_on(options)}, batch {batch} a rank, {ranks.size} ranks, progress {track.settings.progress},"
-        f" reduction {options.reduction}, wire {options.wire}")
-    readings, predictions, late = race.race(ranks, track, options.schedules, options.rounds, options.steps, say)
+    workload = ranks.agree(lambda: compare.Workload(
+        ranks, nets.build(options.net, device=options.device, precision=options.precision), size, slow=options.slow,
+        jitter=options.jitter))
+    workload.prepare(settings(options), say)
+    batch = workload.balance() if options.batch == "balance" else options.batch
+    say(f"{options.net}{_on(options)}, batch {batch} a rank, {ranks.size} ranks,"
+        f" progress {workload.settings.progress}, reduction {options.reduction}, wire {options.wire}")
+    candidates = {name: compare.Candidate(workload, each) for name, each in candidates.items()}
+    readings = compare.take_turns(workload, candidates, options.rounds, options.steps, say)
+    predictions = {name: each.prediction for name, each in candidates.items() if each.prediction}
     for name, prediction in predictions.items():
         say(f"{name}: {1e3 * prediction.seconds:.1f} ms a step predicted, {1e3 * prediction.exposed:.1f} of it exposed")
-    return {"net": options.net, "batch": batch, "ranks": ranks.size, "settings": track.settings._asdict(),
+    return {"net": options.net, "batch": batch, "ranks": ranks.size, "settings": workload.settings._asdict(),
             "predicted_seconds": {name: prediction.seconds for name, prediction in predictions.items()},
-            "rows": list(race.rows(ranks, track, readings, late))}
+            "rows": list(compare.rows(workload, candidates, readings))}
 
 
 def show(figures, say):
@@ -141,21 +140,14 @@ def draw(found, path):
     plots.save(figure, path)
 
 
-def save(options, found):
-    """Write what --json and --plot ask for."""
-    shared.save(options, found)
-    if options.plot:
-        draw(found, options.plot)
-
-
 def inside(argv):
     """Measure on the ranks of this job."""
     with shared.job(parser(), argv) as (ranks, options):
-        ranks.agree(lambda: complete(options, ranks))
-        say = Console(quiet=ranks.rank > 0, highlight=False, soft_wrap=True, width=150).print
-        figures = measure(ranks, options, say)
+        candidates = ranks.agree(lambda: complete(options, argv, ranks))
+        say = console(ranks.rank, width=150).print
+        figures = measure(ranks, options, candidates, say)
         show(figures, say)
-        ranks.agree(lambda: save(options, [figures]))
+        ranks.agree(lambda: shared.save(options, [figures], draw))
 
 
 def around(argv):
@@ -164,6 +156,7 @@ def around(argv):
 
     outer, rest = emulated().parse_known_args(argv)
     inner = parser().parse_args(rest)
+    shared.check_files(outer)
     if outer.peer:
         open_torch()
         if inner.batch == "balance":
@@ -178,8 +171,8 @@ def around(argv):
             figures["rows"] += _medians(peers)
             found.append({"rate": rate, "hosts": outer.hosts, **figures})
             if outer.peer:
-                show(found[-1], Console(highlight=False, soft_wrap=True, width=150).print)
-    save(outer, found)
+                show(found[-1], console(width=150).print)
+    shared.save(outer, found, draw)
 
 
 def _started(hosts, outer, words, folder):

@@ -1,26 +1,26 @@
-"""A whole training step of a net, no MPI: its speed, where its time goes, and against a peer."""
+"""A whole training step of a net on one rank: its speed, where its time goes, and a peer's."""
 
 import argparse
 import contextlib
 import time
-from types import SimpleNamespace
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 import kernels
 import nets
 from bench import options as shared
 from bench.kernels import open_torch
+from bench.rows import console
 from bench.timing import alternate, peak
 from kernels.places import fetch
 from mpilayer.base.errors import UserError
+from mpilayer.training.batch import Batch
 from nets.blocks import Attention, Dropout
 from nets.net import walk
 
 PHASES = ("forward", "backward", "update")
-SGD = {"lr": 1e-4, "momentum": 0.9, "weight_decay": 5e-4}  # so slow that all steps work on nearly the same weights
+SGD = {"lr": 1e-4, "momentum": 0.9, "weight_decay": 5e-4}  # a rate so low that steps hardly move the weights
 LOUD = 64  # times normal numbers: as large as bytes less their mean, else nobody sees whether AlexNet normalizes
 AGREE = {  # relative differences up to which two nets are the same
     "loss": 1e-5,
@@ -35,7 +35,7 @@ class Step:
     def __init__(self, net, size, scale=1):
         x, y = net.example(size, np.random.default_rng(0))
         x = x * np.float32(scale) if x.ndim == 4 else x
-        self.net, self.batch = net, SimpleNamespace(x=x, y=y, size=size, first=0, seed=0, training=True, total=None)
+        self.net, self.batch = net, Batch(x, y, size)
         self.velocity = {layer.name: np.zeros_like(layer.w) for layer in net.layers}
 
     def forward(self):
@@ -220,9 +220,9 @@ def parts(figures):
 def parser():
     """All options."""
     p = argparse.ArgumentParser(prog="python -m bench step", description=__doc__)
-    p.add_argument("--net", choices=nets.NETS, default="alexnet", help="(default: alexnet)")
+    p.add_argument("--net", choices=nets.NETS, default="alexnet", help="net to measure (default: alexnet)")
     shared.add(p, PEERS, rounds=5)
-    p.add_argument("--batch", type=shared.count, default=16, help="images (default: 16)")
+    p.add_argument("--batch", type=shared.count, default=16, help="samples (default: 16)")
     return p
 
 
@@ -233,7 +233,7 @@ def main(argv):
     if options.peer:
         PEERS[options.peer][0]()
     figures = measure(options)
-    say = Console(highlight=False, soft_wrap=True).print
+    say = console().print
     say(f"{options.net}, {shared.threads(options)}, batch {options.batch}, peak {figures['peak']:.1f} GFLOP/s")
     say(speeds(figures))
     if options.peer:

@@ -1,4 +1,4 @@
-"""Draw a training step of each run given: what every rank did when, and which requests were in flight."""
+"""Draw a training step of each run: what every rank did when, and which messages were in flight."""
 
 import argparse
 import json
@@ -195,7 +195,7 @@ def parser():
     """All options."""
     p = argparse.ArgumentParser(prog="python -m bench timeline", description=__doc__)
     p.add_argument("runs", nargs="+", type=Path, help="folder of mpilayer.train --out, or its timeline.json")
-    p.add_argument("--plot", type=plots.picture, required=True, metavar="FILE", help="picture: .png, .svg, .pdf")
+    plots.add_option(p, "the steps", required=True)
     p.add_argument("--step", type=int, help="number of the step (default: the last)")
     p.add_argument("--ranks", type=int, default=2, metavar="R", help="draw the first R ranks (default: 2)")
     return p

@@ -1,66 +1,48 @@
-"""A training loop of your own: NumPy computes, mpilayer sums the gradients while it does.
+"""A training loop of your own, in NumPy, one step of delay: mpiexec -n 2 python examples/own_loop.py
 
-    mpiexec -n 2 python examples/own_loop.py
+Two dense layers learn to tell on which side of a parabola a point lies. Each rank has its own points; its gradients are
+summed over the ranks while it goes on computing, and applied one step later.
 """
 
 import numpy as np
 
-import mpilayer as ml
+import mpilayer
 
-DELAY, STEPS, BATCH, RATE = 1, 400, 64, 0.1
-
-
-def forward(parameters, x, settle):
-    """Hidden activations and class probabilities; settle(name) brings a parameter up to date before it is read."""
-    for name in ("w1", "b1"):
-        settle(name)
-    hidden = np.maximum(x @ parameters["w1"] + parameters["b1"], 0)
-    for name in ("w2", "b2"):
-        settle(name)
-    logits = hidden @ parameters["w2"] + parameters["b2"]
-    exponentials = np.exp(logits - logits.max(1, keepdims=True))
-    return hidden, exponentials / exponentials.sum(1, keepdims=True)
+STEPS, POINTS, HIDDEN, RATE, DELAY = 400, 64, 32, 0.5, 1
+rng = np.random.default_rng(0)  # the same weights on every rank
+w1 = rng.standard_normal((2, HIDDEN), np.float32)
+w2 = rng.standard_normal((HIDDEN, 1), np.float32) / np.float32(HIDDEN)
 
 
-def backward(parameters, x, y, hidden, probabilities):
-    """Yield (name, gradient of the mean loss over this rank's samples), last layer first."""
-    dlogits = (probabilities - np.eye(10, dtype=np.float32)[y]) / len(y)
-    yield "b2", dlogits.sum(0)
-    yield "w2", hidden.T @ dlogits
-    dhidden = (dlogits @ parameters["w2"].T) * (hidden > 0)
-    yield "b1", dhidden.sum(0)
-    yield "w1", x.T @ dhidden
+def points(rng):
+    """(x (POINTS,2), 1 above the parabola and 0 below it (POINTS,1)), float32."""
+    x = rng.uniform(-1, 1, (POINTS, 2)).astype(np.float32)
+    return x, (x[:, 1:] > x[:, :1] ** 2).astype(np.float32)
 
 
-def main():
-    """Train a perceptron with one hidden layer on the handwritten digits."""
-    rng = np.random.default_rng(0)  # the same seed on every rank, so the ranks start from the same weights
-    with ml.Ranks() as ranks, ml.open_data("digits", ranks=ranks) as data:
-        parameters = ml.Parameters({  # in the order in which forward reads them
-            "w1": 0.1 * rng.standard_normal((64, 32), np.float32), "b1": np.zeros(32, np.float32),
-            "w2": 0.1 * rng.standard_normal((32, 10), np.float32), "b2": np.zeros(10, np.float32)})
-        with ml.GradientQueue(ranks, parameters, delay=DELAY, average=True) as queue:
+with mpilayer.Ranks() as ranks:
+    parameters = mpilayer.Parameters({"w1": w1, "w2": w2})
+    with mpilayer.GradientQueue(ranks, parameters, delay=DELAY, average=True, progress="poll") as queue:
 
-            def settle(name, up_to):
-                for _, gradient in queue.settle(name, up_to=up_to):  # the oldest first; waits for what is late
-                    parameters[name] -= RATE * gradient
+        def settle(name, up_to):
+            """Apply what has arrived of the steps not after `up_to`."""
+            for _, gradient in queue.settle(name, up_to):
+                parameters[name] -= RATE * gradient
 
-            own = np.random.default_rng([1, ranks.rank])  # other samples on every rank
-            for step in range(STEPS):
-                x, y = data.train.read(own.integers(len(data.train), size=BATCH // ranks.size))
-                x = x.reshape(len(x), -1)
-                hidden, p = forward(parameters, x, lambda name: settle(name, step - 1 - DELAY))  # noqa: B023
-                for name, gradient in backward(parameters, x, y, hidden, p):
-                    queue.gradient(name, step)[...] = gradient  # the buffer of this step: DELAY + 1 take turns
-                    queue.post(step, name)  # starts the sum over the ranks, and returns at once
-            for name in parameters:
-                settle(name, STEPS)  # what is still in flight
-
-        x, y = data.test.read(np.arange(len(data.test)))
-        _, p = forward(parameters, x.reshape(len(x), -1), lambda name: None)
-        if ranks.rank == 0:
-            print(f"{ranks.size} ranks: {(p.argmax(1) == y).mean():.1%} of the test digits are right")
-
-
-if __name__ == "__main__":
-    main()
+        rng = np.random.default_rng(1 + ranks.rank)  # other points on each
+        for step in range(STEPS):
+            x, y = points(rng)
+            settle("w1", up_to=step - 1 - DELAY)  # just before it is read
+            h = np.maximum(x @ parameters["w1"], 0)
+            settle("w2", up_to=step - 1 - DELAY)
+            p = 1 / (1 + np.exp(-h @ parameters["w2"]))
+            d = (p - y) / POINTS
+            queue.gradient("w2", step)[...] = h.T @ d
+            queue.post(step, "w2")  # on its way while the next line computes
+            queue.gradient("w1", step)[...] = x.T @ (d @ parameters["w2"].T * (h > 0))
+            queue.post(step, "w1")
+        for name in parameters:  # what is still in flight
+            settle(name, up_to=STEPS)
+    right = ranks.total(np.array([float(((p > 0.5) == y).sum())]))[0] / (POINTS * ranks.size)
+    if ranks.rank == 0:
+        print(f"{right:.1%} of the last points are right")

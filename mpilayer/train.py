@@ -11,7 +11,7 @@ from mpilayer.base.cli import Choice, Option, count
 from mpilayer.base.errors import UserError
 from mpilayer.base.files import replacing
 from mpilayer.base.tracing import Watched, write_timeline
-from mpilayer.data import batches, open_data
+from mpilayer.data import DATA, batches, open_data, samples_of
 from mpilayer.gpu import device
 from mpilayer.mpi.job import job
 from mpilayer.schedules import SCHEDULES, make
@@ -38,7 +38,7 @@ def _part(blocks):
     except ValueError as error:
         raise UserError(f"--net: {error}") from None
     sizes = tuple(Option(name, what, count) for name, what in dict(recipe.sizes).items())
-    return NetPart(recipe, sizes, "text" if len(recipe.shape or ()) == 1 else "digits")
+    return NetPart(recipe, sizes, DATA.default_for(recipe.shape))
 
 
 NET = Choice("net", {name: _part(recipe) for name, recipe in nets.NETS.items()}, "alexnet-mini", "what to train", _part)
@@ -61,24 +61,20 @@ def prepare_folder(path):
 
 def _fits(net, shape, source):
     """Raise UserError for a net of images and data of tokens, or the other way round."""
-    if shape and len(shape) != len(source.shape):
-        kinds = {3: "images", 1: "tokens"}
-        raise UserError(f"{net} takes {kinds[len(shape)]}, {source.name} has {kinds[len(source.shape)]}"
-                        f" | try: --data {'digits' if len(shape) == 3 else 'text'}, or another --net")
+    wanted, got = samples_of(shape), samples_of(source.shape)
+    if wanted not in (got, None):
+        raise UserError(f"{net} takes {wanted}, {source.name} has {got}"
+                        f" | try: --data {DATA.default_for(shape)}, or another --net")
 
 
 def load(options, ranks):
     """The data and the net. Raises UserError."""
     recipe = NET.parts[options.net].recipe
-    form = {key: getattr(options, key) for key in ("shape", "classes", "context", "augment", "validation", "seed")}
-    if options.data == "synthetic":
-        form |= {"shape": options.shape or recipe.shape, "classes": options.classes or recipe.classes}
-    if options.data.startswith("text"):
-        form |= {"context": options.context or recipe.shape[0]}
+    form = {key: getattr(options, key) for key in ("augment", "validation", "seed", *DATA.option_names())}
     sizes = {name: value for name, value in NET.keywords(options).items() if value}
     where = {name: getattr(options, name) for name in ("device", "precision", "seed")}
     try:
-        source = open_data(options.data, ranks=ranks, **form)
+        source = open_data(options.data, ranks=ranks, like=(recipe.shape, recipe.classes), **form)
         batches(len(source.train), options.batch, seed=options.seed, epoch=0)  # says if there are too few samples
         _fits(options.net, recipe.shape, source)
         with device.room(f"the weights of {options.net}"):

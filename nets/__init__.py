@@ -36,4 +36,7 @@ def build(net, *, classes=None, shape=None, seed=0, device="cpu", precision="flo
     shape, classes = shape or made.shape, classes or made.classes
     if shape is None or classes is None:
         raise ValueError(f"expected the shape and classes of the samples: {made.blocks.__name__} has none of its own")
-    return Net(made.blocks(classes, **sizes), shape, Memory(device, precision), seed)
+    body = made.blocks(classes, **sizes)
+    if not hasattr(body, "build"):
+        raise ValueError(f"{made.blocks.__name__} returned {body!r}: expected a block, such as nets.composite.Sequence")
+    return Net(body, shape, Memory(device, precision), seed)

@@ -33,6 +33,6 @@ def recipe_of(blocks):
     """A Recipe: `blocks` itself, or made of a plain function blocks(classes, **sizes). Raises ValueError for others."""
     if isinstance(blocks, Recipe):
         return blocks
-    if not callable(blocks):
+    if not inspect.isfunction(blocks):
         raise ValueError(f"{blocks!r} is no net: expected a function blocks(classes, **sizes)")
     return Recipe(blocks, sizes=dict.fromkeys(list(inspect.signature(blocks).parameters)[1:], "see its source"))

@@ -1,7 +1,7 @@
 """Run test bodies, and whole programs, on real ranks: a plain pytest starts mpiexec itself, with a time limit.
 
     @on_ranks(2, 3)
-    def test_something(ranks): ...      runs once for each number of ranks; `ranks` is mpilayer.mpi.ranks.Ranks
+    def test_something(ranks): ...      runs once for each number of ranks; `ranks` is mpilayer.Ranks
 """
 
 import functools

@@ -21,18 +21,6 @@ GRACE = 15  # seconds that a part may be late
 AGAIN, TRIES = 75, 8  # exit status of a part whose GPU has to be opened anew, and how often that is done at most
 
 
-def some(known, what):
-    """An argparse type: some of these names, by commas."""
-    def convert(text):
-        names = text.split(",")
-        if not set(names) <= set(known):
-            raise argparse.ArgumentTypeError(f"expected some of {', '.join(known)}, got {text!r}")
-        return names
-
-    convert.__name__ = what
-    return convert
-
-
 def parser():
     """All options."""
     import nets
@@ -40,23 +28,23 @@ def parser():
     p = argparse.ArgumentParser(prog="python -m bench gpu", description=(
         "Compile, check and time everything on one NVIDIA GPU, next to PyTorch where that is installed, and print a"
         " table. Figures go to a folder as they come; the same command goes on where it was stopped."))
-    p.add_argument("--parts", type=some(PARTS, "part"), default=list(PARTS), metavar="A,B,...",
+    p.add_argument("--parts", type=shared.some(PARTS), default=list(PARTS), metavar="A,B,...",
                    help=f"of {', '.join(PARTS)} (default: all; build needs no GPU)")
     p.add_argument("--out", type=Path, default=Path("gpu-results"), metavar="DIR",
-                   help="where figures are (default: gpu-results)")
+                   help="folder of the figures (default: gpu-results)")
     p.add_argument("--budget", type=shared.count, default=BUDGET, metavar="SECONDS",
-                   help=f"stop in this time, and say what is missing (default: {BUDGET})")
-    p.add_argument("--precisions", type=some(PRECISIONS, "precision"), default=list(PRECISIONS), metavar="A,B,...",
+                   help=f"stop after this time, and say what is missing (default: {BUDGET})")
+    p.add_argument("--precisions", type=shared.some(PRECISIONS), default=list(PRECISIONS), metavar="A,B,...",
                    help=f"of {', '.join(PRECISIONS)} (default: all)")
-    p.add_argument("--nets", type=some(nets.NETS, "net"), default=list(NETS), metavar="A,B,...",
+    p.add_argument("--nets", type=shared.some(nets.NETS), default=list(NETS), metavar="A,B,...",
                    help=f"layers, steps and overlap of these (default: {','.join(NETS)})")
     p.add_argument("--room", default="", metavar="PART", help="build, check: only rooms of kernels named so in part")
     p.add_argument("--layer", default="", metavar="PART", help="layers: only those named so in part")
     p.add_argument("--op", default="", metavar="PART", help="memory: only operations named so in part")
     p.add_argument("--batch", type=shared.count, default=64,
-                   help="images of layers, steps and ranks; a quarter as many texts of 1024 tokens (default: 64)")
+                   help="images; a quarter as many texts of 1024 tokens (default: 64)")
     p.add_argument("--rounds", type=shared.count, default=9, help="readings of each time, at least (default: 9)")
-    p.add_argument("--table", action="store_true", help="measure nothing, print the table of what there is")
+    p.add_argument("--table", action="store_true", help="measure nothing, print the table of what was measured")
     return p
 
 

@@ -146,9 +146,3 @@ def _runs(function):
     except (RuntimeError, NotImplementedError):
         return False
     return True
-
-
-def compared(mine, theirs):
-    """What every row says of both times."""
-    best = min((seconds for seconds in theirs.values() if seconds), default=None)
-    return {"seconds": mine, "peer": theirs, "peer_seconds": best, "ratio": best and best / mine}

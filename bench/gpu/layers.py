@@ -8,6 +8,7 @@ import kernels
 from bench.gpu import device
 from bench.kernels import CASES, blank, ours, torch_functions
 from bench.memory import random as normals
+from bench.rows import compared
 from kernels.attention.cases import Case as Attention
 from kernels.dense.cases import Case as Dense
 
@@ -130,5 +131,5 @@ def row(unit, which, found, mine, theirs):
     """What is known of one pass; METRICS.md has the formulas."""
     tflops, most = _flops(unit, which) / mine / 1e12, found["product_tflops"].get(unit.precision)
     return {"net": unit.net, "layer": unit.layer, "kind": unit.kind, "pass": which, "precision": unit.precision,
-            "size": unit.size or unit.case.N * unit.case.T, **device.compared(mine, theirs), "tflops": tflops,
+            "size": unit.size or unit.case.N * unit.case.T, **compared(mine, theirs), "tflops": tflops,
             "product_share": most and tflops / most}

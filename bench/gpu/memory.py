@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from bench.gpu import device
 from bench.memory import OPS, select
+from bench.rows import compared
 
 is_broken = device.is_broken
 SECONDS = 0.02  # at least, for each row
@@ -60,4 +61,4 @@ def row(unit, which, moved, found, mine, theirs):
     """What is known of one pass; METRICS.md has the formulas."""
     speed = moved / mine / 1e9
     return {"op": unit.op, "case": unit.case.name, "pass": which, "precision": unit.precision, "bytes": moved,
-            **device.compared(mine, theirs), "gb_per_s": speed, "copy_share": speed / found["copy_gb_per_s"]}
+            **compared(mine, theirs), "gb_per_s": speed, "copy_share": speed / found["copy_gb_per_s"]}

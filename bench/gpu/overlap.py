@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import nets
 from bench.cluster import launcher
 from bench.gpu.record import LONGEST
 from mpilayer.base.errors import UserError
@@ -64,13 +65,12 @@ def _turns(unit, options):
 
 def _trained(unit, options):
     """A row, and the folder of a training that has run.json and timeline.json."""
-    name, _, delay = unit.schedule.partition(":")
-    folder = options.out / f"timeline-{unit.net}-{unit.precision}-{name}"
-    data = "text" if unit.net.startswith("transformer") else "synthetic"
+    folder = options.out / f"timeline-{unit.net}-{unit.precision}-{unit.schedule.partition(':')[0]}"
+    data = "text" if len(nets.NETS[unit.net].shape) == 1 else "synthetic"
     begin = time.time()
     _job(options, "mpilayer.train", "--device", "gpu", "--net", unit.net, "--precision", unit.precision, "--data", data,
-         "--batch", RANKS * options.batch, "--steps", TRAINED, "--lr", 1e-4, "--schedule", name,
-         *(["--delay", delay] if delay else []), "--quiet", "--out", folder)
+         "--batch", RANKS * options.batch, "--steps", TRAINED, "--lr", 1e-4, "--schedule",
+         unit.schedule, "--quiet", "--out", folder)
     run = json.loads((folder / "run.json").read_text())
     epoch = run["epochs"][-1]
     return [{"net": unit.net, "precision": unit.precision, "schedule": unit.schedule, "timeline": str(folder),

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import nets
 from bench import step
 from bench.gpu import device
+from bench.rows import compared
 from bench.timing import Events
 
 is_broken = device.is_broken
@@ -73,7 +74,7 @@ def row(unit, step_of_ours, found, differences, mine, theirs):
     """What is known of a net; METRICS.md has the formulas."""
     tflops, most = step.flops(step_of_ours.net) / mine / 1e12, found["product_tflops"].get(unit.precision)
     return {"net": unit.net, "precision": unit.precision, "batch": step_of_ours.batch.size,
-            **device.compared(mine, theirs), "samples_per_second": step_of_ours.batch.size / mine, "tflops": tflops,
+            **compared(mine, theirs), "samples_per_second": step_of_ours.batch.size / mine, "tflops": tflops,
             "product_share": most and tflops / most, "difference": differences,
             "agrees": None if differences is None or unit.precision != "float32" else all(
                 differences[kind] <= CLOSER[kind] for kind in CLOSER)}

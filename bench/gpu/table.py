@@ -2,10 +2,10 @@
 
 import statistics
 
-from rich.console import Console
 from rich.table import Table
 
 from bench.gpu import record
+from bench.rows import console
 
 LEGEND = ("peer / ours, above 1 we are faster; our share of the ceiling of this run, or without one our speed;"
           " geometric means of [rows]")
@@ -129,7 +129,7 @@ def failures(parts):
 def show(options, broken):
     """Print all; whether something failed."""
     parts = {name: record.read(options.out, name) for name in record.PARTS}
-    say = Console(highlight=False, soft_wrap=True, width=160, markup=False).print
+    say = console(width=160, markup=False).print
     if "build" in options.parts and (compiled := registers(parts["build"])).row_count:
         say(compiled)
     for line in failures(parts)[:20]:

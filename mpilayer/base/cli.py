@@ -21,6 +21,14 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} | try: {self.prog} --help")
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but for those that are nothing, or that the text has already."""
+
+    def _get_help_string(self, action):
+        told = action.default in (None, False) or "(default:" in action.help
+        return action.help if told else super()._get_help_string(action)
+
+
 def number(kind, least, what):
     """An argparse type: a number of that kind, at least `least`."""
     def convert(text):
@@ -143,11 +151,13 @@ class Choice:
         for key, option in having.items():
             told.setdefault((option.help, option.default), []).append(key)
         text = "; ".join(f"{', '.join(keys)}: {help}{_default(default)}" for (help, default), keys in told.items())
-        if first.type is bool:
-            parser.add_argument(first.flag, action="store_true", default=None, help=text.replace("%", "%%"))
-        else:
-            parser.add_argument(first.flag, type=_of_option(first), metavar=first.metavar, choices=first.choices,
-                                help=text.replace("%", "%%"))
+        how = ({"action": "store_true", "default": None} if first.type is bool else
+               {"type": _of_option(first), "metavar": first.metavar, "choices": first.choices})
+        try:
+            parser.add_argument(first.flag, help=text.replace("%", "%%"), **how)
+        except argparse.ArgumentError:
+            raise UserError(f"{flag(self.name)} {next(iter(having))}: {first.flag} is an option of the job already"
+                            " | try: another name for it") from None
 
     def _checked(self, text):
         if text not in self.parts and ":" not in text:
@@ -178,10 +188,11 @@ class Choice:
                                 f" not {chosen}")
 
     def shown(self, options):
-        """In words: the chosen part and the values of its options."""
-        values = [f"{name.replace('_', ' ')} {value}" for name, value in self.keywords(options).items()
-                  if value is not None]
-        return getattr(options, self.name) + (f" ({', '.join(values)})" if values else "")
+        """In words: the chosen part and its options that are not the defaults."""
+        chosen = getattr(options, self.name)
+        values = [f"{option.name.replace('_', ' ')} {getattr(options, option.name)}" for option in
+                  self.parts[chosen].options if getattr(options, option.name) != option.default]
+        return chosen + (f" ({', '.join(values)})" if values else "")
 
     def keywords(self, options):
         """The keyword arguments of the chosen part, from completed options."""

@@ -1,28 +1,34 @@
 """Images cut, scaled and flipped as they are read: random in training, the middle in evaluation.
 
-What happens to a sample depends on seed, epoch and sample alone: neither on ranks nor on batches.
+What happens to a sample depends on the seed, the epoch and the sample: neither on ranks nor on batches.
 """
+
+from dataclasses import replace
 
 import numpy as np
 from numba import njit
 
+from mpilayer.base.cli import Option, image_shape
+from mpilayer.data.source import require
+
+WINDOW = Option("shape", "HxWxC of the window of each image that is read (default: all)", image_shape)
 PAD = 4  # pixels by which a crop may reach over the edge (He et al. 2016)
 AREA, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of a resized crop (Szegedy et al. 2015)
 
 
 def middle(size, shape, rng):
-    """(top, left, height, width) of a window of `shape` in an image of `size`."""
+    """(top, left, height, width) of the middle window of `shape` (h,w) in an image of `size` (H,W), in pixels."""
     return (size[0] - shape[0]) / 2, (size[1] - shape[1]) / 2, *shape
 
 
 def crop(size, shape, rng):
-    """Somewhere, up to PAD pixels over the edge."""
+    """The same of a window at a random place, up to PAD pixels over the edge."""
     top, left = (rng.integers(-PAD, extent - wanted + PAD + 1) for extent, wanted in zip(size, shape, strict=True))
     return top, left, *shape
 
 
 def resized_crop(size, shape, rng):
-    """A window of any part of the area and another aspect, wherever it fits."""
+    """The same of a window of random area and aspect ratio, at a random place inside; it will be scaled to `shape`."""
     area, aspect = size[0] * size[1] * rng.uniform(*AREA), np.exp(rng.uniform(*np.log(RATIO)))
     height, width = min(size[0], np.sqrt(area / aspect)), min(size[1], np.sqrt(area * aspect))
     return rng.uniform(0, size[0] - height), rng.uniform(0, size[1] - width), height, width
@@ -32,13 +38,16 @@ AUGMENTS = {"none": middle, "flip": middle, "crop": crop, "resized-crop": resize
 
 
 class View:
-    """Windows of `shape` (h,w) of images (n,H,W,C), in training as `augment` says; inner() makes floats of them."""
+    """The view of a Part that reads windows `shape` (h,w) of images (n,H,W,C), in training as `augment` says.
+
+    inner   the view of the whole images, which makes float32 of them
+    """
 
     def __init__(self, inner, augment, shape, seed):
         self.inner, self.augment, self.shape, self.seed = inner, augment, shape, seed
 
     def __call__(self, x, rows, epoch):
-        """float32 (n,h,w,C) of x (n,H,W,C), samples `rows`."""
+        """float32 (n,h,w,C) of x (n,H,W,C), the images `rows` (n,); epoch None: as in evaluation."""
         boxes = np.empty((len(x), 5))
         for box, row in zip(boxes, rows, strict=True):
             rng = None if epoch is None else np.random.default_rng([self.seed, epoch, row])
@@ -82,3 +91,18 @@ def _pixel(image, down, across, out):
         upper = image[i, j, c] + b * (image[i, right, c] - image[i, j, c])
         lower = image[below, j, c] + b * (image[below, right, c] - image[below, j, c])
         out[c] = upper + a * (lower - upper)
+
+
+def view_images(data, window, augment, seed):
+    """The Data whose parts read a window (H,W,C) of each image, or the image if it is None. Raises DataError."""
+    if window is None and augment == "none":
+        return data
+    require(len(data.shape) == 3, data.name, "expected no --shape or --augment: these are no images", "leaving it out")
+    require(augment in AUGMENTS, "augment", f"unknown, got {augment!r}", ", ".join(AUGMENTS))
+    window = window or data.shape
+    fits = window[2] == data.shape[2] and all(w <= e for w, e in zip(window, data.shape, strict=True))
+    require(fits, data.name, f"expected a shape of at most {data.shape} and as many channels, got {window}",
+            "a smaller --shape")
+    for part in (data.train, data.test):
+        part.view = View(part.view, augment, window[:2], seed)
+    return replace(data, shape=tuple(window))

@@ -1,13 +1,15 @@
-"""IDX files, the format of MNIST and Fashion-MNIST (yann.lecun.com/exdb/mnist)."""
+"""`idx:FOLDER`: IDX files, the format of MNIST (yann.lecun.com/exdb/mnist); `fashion-mnist`: such a folder."""
 
 import gzip
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from mpilayer.data.augment import WINDOW
 from mpilayer.data.node_shared import hold
-from mpilayer.data.source import Data, Part, error, require
+from mpilayer.data.source import Data, Source, error, in_memory, require
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package puts it
 NAMES = {"train": "train", "test": "t10k"}
@@ -51,17 +53,26 @@ def _part(folder, name, ranks):
         return images[..., None].copy()
 
     images, close = hold(load, ranks)
-    return Part(lambda rows: images[rows], np.arange(len(labels)), labels), images.shape[1:], close
+    return in_memory(images, labels), images.shape[1:], close
 
 
-def open_idx(folder, ranks=None):
-    """Data of a folder with train- and t10k-images-idx3-ubyte and -labels-idx1-ubyte, or their .gz.
+def open_idx(folder, *, seed=0, ranks=None):
+    """Data of a folder with train- and t10k-images-idx3-ubyte and -labels-idx1-ubyte, or their .gz, for every seed.
 
-    A byte v is read as v / 127.5 - 1.
-    Images are in memory, with `ranks` (mpilayer.Ranks) once a node. Raises DataError for any other content.
+    A byte v is read as v / 127.5 - 1. Images are in memory, with `ranks` (mpilayer.Ranks) once a node. Raises DataError
+    for any other content.
     """
     folder = Path(folder)
     (train, shape, close), (test, other, close_test) = (_part(folder, name, ranks) for name in NAMES)
     require(shape == other, folder, f"expected test images of {shape}, got {other}", REMEDY)
     classes = 1 + int(max(train.labels.max(), test.labels.max()))
     return Data(f"idx:{folder}", shape, classes, train, test, (close, close_test))
+
+
+def open_fashion(*, seed=0, ranks=None):
+    """Data of Debian's package dataset-fashion-mnist: 60000 training and 10000 test images (28,28,1) of 10 classes."""
+    return replace(open_idx(FASHION, ranks=ranks), name="fashion-mnist")
+
+
+IDX = Source(open_idx, "images", (WINDOW,))
+FASHION_MNIST = Source(open_fashion, "images", (WINDOW,))

@@ -1,4 +1,4 @@
-"""One copy of the data a node."""
+"""Data in memory, one copy for all ranks of a node."""
 
 import numpy as np
 
@@ -22,10 +22,10 @@ def _loaded(load):
 
 
 def hold(load, ranks=None):
-    """(the array that load() returns, read-only; a function that gives it back).
+    """(the array that load() returns, read-only; a function that frees it).
 
-    With `ranks` (mpilayer.Ranks) one rank of each node loads it into memory that all of the node share, and an
-    error of load() is raised on all of them. All of a node's ranks call this, and later the function.
+    With `ranks` (mpilayer.Ranks) one rank of each node calls load(), into memory that the ranks of the node share; an
+    error of load() is raised on all of them. All ranks of a node call this together, and later the function.
     """
     if ranks is None or ranks.node.size == 1:
         return _alone(load)

@@ -15,9 +15,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from mpilayer.base.cli import Parser, count
 from mpilayer.base.errors import UserError
 from mpilayer.mpi.job import job
-from mpilayer.training import options
 from mpilayer.training.report import launcher_on_terminal
 
 BLOCK = 16  # images a rank decodes between two writes
@@ -207,13 +207,13 @@ def pack(ranks, o):
 
 def parser():
     """All options."""
-    p = options.Parser(prog="python -m mpilayer.data", description="Prepare data; also under mpiexec.")
+    p = Parser(prog="python -m mpilayer.data", description="Prepare data; also under mpiexec.")
     commands = p.add_subparsers(dest="command", required=True)
     one = commands.add_parser("pack", help="images FOLDER/class/image to an HDF5 file", description=__doc__)
     one.add_argument("folder", type=Path, help="training images, a folder for each class")
     one.add_argument("out", type=Path, help="the file to write, OUT.h5")
     one.add_argument("--test", type=Path, metavar="FOLDER", help="test images, with folders of the same names")
-    one.add_argument("--size", type=options.count, default=256, help="pixels of a side (default: 256)")
+    one.add_argument("--size", type=count, default=256, help="pixels of a side (default: 256)")
     one.add_argument("--damaged", choices=("skip", "fatal"), default="skip",
                      help="files that cannot be decoded: report and go on, or stop (default: skip)")
     return p

@@ -1,4 +1,4 @@
-"""Which samples make a step, and which of those are a rank's."""
+"""Which samples are the effective batch of a step, and which part of it a rank computes."""
 
 import numpy as np
 
@@ -8,8 +8,8 @@ from mpilayer.data.source import integer, require
 def batches(n, size, *, seed, epoch):
     """The epoch's effective batches: (n // size, size) int64, indices of `n` samples, none of them twice.
 
-    They depend on the four arguments alone, never on the number of ranks. Samples that do not fill a whole batch are
-    left out of this epoch; which ones differs from epoch to epoch. Raises DataError if `size` exceeds `n`.
+    They depend on the four arguments, never on the number of ranks. The n % size samples that are left over differ from
+    epoch to epoch. Raises DataError if `size` exceeds `n`.
     """
     n, size = integer("batches", "n", n, 1), integer("batches", "size", size, 1)
     seed, epoch = integer("batches", "seed", seed, 0), integer("batches", "epoch", epoch, 0)
@@ -20,9 +20,9 @@ def batches(n, size, *, seed, epoch):
 
 
 def share(size, rank, ranks):
-    """The part of an effective batch of `size` samples that one of `ranks` ranks computes: a slice, perhaps empty.
+    """The slice of an effective batch of `size` samples that `rank` of so many computes; lengths differ by one at most.
 
-    The parts' sizes differ by one at most. Raises DataError for a rank outside 0..ranks-1.
+    It may be empty. Raises DataError.
     """
     size, ranks = integer("share", "size", size, 0), integer("share", "ranks", ranks, 1)
     rank = integer("share", "rank", rank, 0)

@@ -1,12 +1,12 @@
-"""Reading the next batch while this one is computed on."""
+"""Reading the next batch during the computation on this one."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 
 def prefetch(read, plan, *, ahead):
-    """Yield read(item) for each item of the plan; `ahead`: in a thread, one item before it is asked for.
+    """Yield read(item) for each item of `plan`; if `ahead`, a thread reads one item before it is asked for.
 
-    That pays where a core is free; where all compute, it would only take turns with them. An error of read() is raised
+    The thread helps only where a core is free: elsewhere it takes time from the kernels. An error of read() is raised
     when its item is asked for.
     """
     if not ahead:

@@ -1,4 +1,4 @@
-"""Images in HDF5 files, and how any images in memory are kept once a node."""
+"""`FILE.h5`: images in an HDF5 file."""
 
 import os
 from contextlib import contextmanager
@@ -6,9 +6,11 @@ from contextlib import contextmanager
 import h5py
 import numpy as np
 
+from mpilayer.data.augment import WINDOW
 from mpilayer.data.node_shared import hold
-from mpilayer.data.source import Data, DataError, Part, error, integer, plain, require
+from mpilayer.data.source import Data, DataError, Part, Source, check_pair, error, integer, plain, require
 
+SUFFIXES = ".h5", ".hdf5"
 RESIDENT_BYTES = 64 << 20  # up to here an HDF5 call for each batch costs more than the memory
 
 
@@ -54,8 +56,9 @@ def _kept(images, ranks):
     return _StoredImages(images.path, images.key, values), (close,)
 
 
-def open_file(path, ranks=None):
-    """Data of an HDF5 file: `x` (N,H,W,C) uint8 or float32, `y` (N,) integer, perhaps `x_test` and `y_test`.
+def open_file(path, *, seed=0, ranks=None):
+    """Data of an HDF5 file, the same for every seed: `x` (N,H,W,C) uint8 or float32, `y` (N,) integer, perhaps
+    `x_test` and `y_test`.
 
     Without those, every tenth sample (index % 10 == 9) is the test part. The file's integer attribute
     `classes` is the number of classes, by default the largest label + 1. A uint8 v is read as v / 127.5 - 1, or with
@@ -120,12 +123,7 @@ def _normalized(path, file, images):
 
 def _pair(path, file, x_key, y_key, classes):
     x, y = (_dataset(path, file, key) for key in (x_key, y_key))
-    got = f"got {x.dtype} {x.shape}"
-    require(x.dtype.str[1:] in ("u1", "f4") and len(x.shape or ()) == 4, f"{path} | {x_key}",
-             f"expected uint8 or float32 (N,H,W,C), {got}", "x[..., None] if C is missing, or astype")
-    require(x.size, f"{path} | {x_key}", f"expected at least one sample, {got}", "writing the file again")
-    require(y.dtype.kind in "iu" and y.shape == x.shape[:1], f"{path} | {y_key}",
-             f"expected integer ({len(x)},), got {y.dtype} {y.shape}", f"a label for each sample of {x_key}")
+    check_pair(x, y, f"{path} | ", (x_key, y_key))
     with _reading(path, y_key):
         labels = y[:].astype(np.int64)
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))[:3]
@@ -147,3 +145,6 @@ def _split(path, images, labels):
              "adding x_test and y_test")
     tenth = np.arange(len(labels)) % 10 == 9
     return (Part(images, np.flatnonzero(part), labels[part]) for part in (~tenth, tenth))
+
+
+HDF5 = Source(open_file, "images", (WINDOW,))

@@ -1,10 +1,11 @@
-"""Samples that are made up as they are read."""
+"""`synthetic`: images of any shape and number of classes, made up as they are read."""
 
 import math
 
 import numpy as np
 
-from mpilayer.data.source import Data, Part, integer, require
+from mpilayer.base.cli import Option, count, image_shape
+from mpilayer.data.source import Data, Part, Source, integer, require
 
 
 class _SyntheticImages:
@@ -41,7 +42,7 @@ class _SyntheticImages:
         return np.lib.stride_tricks.sliding_window_view(self.pool, length)[start]
 
 
-def open_synthetic(seed=0, shape=(32, 32, 3), classes=10):
+def open_synthetic(*, seed=0, ranks=None, shape=(32, 32, 3), classes=10):
     """Data of any shape (H,W,C) and number of classes: 4096 training and 512 test samples, none stored.
 
     Sample i, of class i % classes, depends on seed, shape, classes and i alone. Raises DataError.
@@ -53,3 +54,10 @@ def open_synthetic(seed=0, shape=(32, 32, 3), classes=10):
     images, rows = _SyntheticImages(seed, shape, classes), np.arange(4096 + 512)
     train, test = (Part(images, part, images.labels(part)) for part in (rows[:4096], rows[4096:]))
     return Data("synthetic", shape, classes, train, test)
+
+
+SYNTHETIC = Source(
+    open_synthetic, "images",
+    (Option("shape", "HxWxC of the images (default: the net's)", image_shape),
+     Option("classes", "number of classes (default: the net's)", count)),
+    like=lambda shape, classes: {"shape": shape, "classes": classes})

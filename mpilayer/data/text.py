@@ -1,16 +1,17 @@
-"""Text as bytes, for a language model that predicts the next one."""
+"""`text` and `text:FILE`: text as bytes, for a language model that predicts the next one."""
 
 import numpy as np
 
-from mpilayer.data.source import Data, checked, error, integer, require
+from mpilayer.base.cli import Option, count
+from mpilayer.data.source import Data, Source, checked, error, integer, require
 
-TEST = 10  # the last part of so many is for tests
+TEST = 10  # one part in so many, the last one, is for tests
 
 
 class Windows:
-    """Sequences of `context` bytes of a text, one after the other, each with the bytes that follow.
+    """Neighbouring sequences of `context` bytes of a text; the labels are the bytes that follow each byte.
 
-    In training they begin at another place in each epoch, so that all pairs of neighbours are seen together at times.
+    In each epoch of training all are shifted by another number of bytes, so that they are cut at other places.
     """
 
     def __init__(self, text, context, seed):
@@ -42,8 +43,8 @@ def _content(path):
         raise error(path, f"cannot be read: {wrong.strerror}", "another file") from wrong
 
 
-def open_text(path=None, seed=0, context=256):
-    """Data of a text file, by default `reference()`: bytes are the classes, sequences of `context` of them the samples.
+def open_text(path=None, *, seed=0, ranks=None, context=256):
+    """Data of a text file, by default `reference()`: a sample is a sequence of `context` bytes, there are 256 classes.
 
     The last tenth is the test part. Raises DataError for a text too short for both, or a file that cannot be read.
     """
@@ -55,3 +56,7 @@ def open_text(path=None, seed=0, context=256):
     require(len(test) > 0, name, f"expected at least {2 * TEST * context} bytes, got {len(text)}",
             "a longer text or a smaller --context")
     return Data(name, (context,), 256, train, test)
+
+
+TEXT = Source(open_text, "tokens", (Option("context", "bytes in a sample (default: the net's)", count),),
+              like=lambda shape, classes: {"context": shape and shape[0]})

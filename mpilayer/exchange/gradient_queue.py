@@ -1,7 +1,6 @@
 """The request queue: the sums that are on their way, and when each layer's must have arrived."""
 
 import math
-from collections import deque
 
 import kernels
 from kernels.gpu import address
@@ -11,6 +10,7 @@ from mpilayer.compression.buckets import cut, due
 from mpilayer.compression.payload import PayloadContext
 from mpilayer.exchange import probe
 from mpilayer.exchange.channel import Channel, silent
+from mpilayer.exchange.posting import Posting
 from mpilayer.exchange.settings import AUTO, MOST_LANES, one_of, settings_of
 from mpilayer.mpi.collectives import REDUCTIONS, Calls
 from mpilayer.mpi.engine import Engine
@@ -30,16 +30,6 @@ class Slot:
 
 class GradientQueue(Channel):
     """Sums gradients over the ranks in the background, by a non-blocking collective for each message.
-
-        with GradientQueue(ranks, parameters, delay=1) as queue:
-            for step in range(steps):
-                for name in parameters:                          # forward
-                    for t, gradient in queue.settle(name, up_to=step - 2):
-                        parameters[name] -= lr * gradient
-                ...
-                for name in reversed(parameters):                # backward
-                    queue.gradient(name, step)[...] = ...
-                    queue.post(step, name)
 
     A sum may be applied up to `delay` steps late. There are delay + 1 gradient buffers, which the steps use in turn;
     nothing that is in flight is overwritten. All ranks must post the same layers in the same order.
@@ -100,8 +90,8 @@ class GradientQueue(Channel):
                                  self.compressor.offsets(self.parameters), self.mirror)
         self.slots = [Slot(self.compressor.open(context, self.parameters.gradient_buffer(number)), self.buckets)
                       for number in range(delay + 1)]
-        self.posted = {name: deque() for name in self.layers}
-        self.norms, self.step, self.unposted = {}, None, set()
+        self.posting = Posting([layer.name for layer in self.parameters.backward_layers], len(self.slots))
+        self.norms = {}
         self._start()
         self.resume()
 
@@ -148,7 +138,7 @@ class GradientQueue(Channel):
         it has several arrays. Raises RuntimeError if a sum in that memory is in flight.
         """
         self._check_open()
-        self._check_free(step, name)
+        self.posting.check_free(step, name)
         return self._shaped(name, self.gradients(step)[name])
 
     def gradients(self, step):
@@ -169,12 +159,11 @@ class GradientQueue(Channel):
         """
         name = layer if isinstance(layer, str) else layer.name
         self._check_open()
-        if step != self.step:
-            self._begin_step(step)
-        self._check_post(step, name, layer)
-        self.unposted.remove(name)
+        if self.posting.step is None:
+            self.engine.first(step % len(self.slots))
+        self.posting.add(step, name)
+        self._check_memory(step, layer)
         slot = self.slots[step % len(self.slots)]
-        self.posted[name].append(step)
         slot.decoded.discard(name)
         if self.scale != 1:
             slot.payload.gradient[name] *= self.scale
@@ -188,9 +177,7 @@ class GradientQueue(Channel):
 
     def finish(self, step):
         """Post zeros for the layers of a step that were not posted, in the order of memory; a list of their names."""
-        if step != self.step:
-            self._begin_step(step)
-        missing = [layer.name for layer in self.parameters.backward_layers if layer.name in self.unposted]
+        missing = self.posting.missing() if step == self.posting.step else self.posting.layers
         for name in missing:
             self.gradient(name, step)[...] = 0
             self.post(step, name)
@@ -200,36 +187,12 @@ class GradientQueue(Channel):
         if self.engine is None:
             raise RuntimeError("the request queue is closed | expected post, settle and gradient before close()")
 
-    def _begin_step(self, step):
-        if self.unposted:
-            raise RuntimeError(f"step {step} | {', '.join(self._missing())} | not posted in step {self.step} yet"
-                               f" | expected every layer to be posted in every step | try: finish({self.step})")
-        if self.step is None:
-            self.engine.first(step % len(self.slots))
-        elif step < self.step or (len(self.slots) > 1 and step != self.step + 1):
-            raise RuntimeError(f"step {step} | posted after step {self.step} | expected step {self.step + 1}")
-        self.step, self.unposted = step, set(self.layers)
-
-    def _missing(self):
-        return [layer.name for layer in self.parameters.backward_layers if layer.name in self.unposted]
-
-    def _check_post(self, step, name, layer):
-        if name not in self.layers:
-            raise RuntimeError(f"step {step} | no layer is called {name!r} | expected one of {', '.join(self.layers)}")
-        if name not in self.unposted:
-            raise RuntimeError(f"step {step} | {name} | posted twice | expected once in a step, before it is settled")
-        self._check_free(step, name)
-        given = None if isinstance(layer, str) else layer.g
-        if given is not None and address(given) != address(self.gradients(step)[name]):
-            raise RuntimeError(f"step {step} | {name} | its gradient is not in the memory of this step"
+    def _check_memory(self, step, layer):
+        """A layer posted by its name has its gradient in the right memory."""
+        if not isinstance(layer, str) and address(layer.g) != address(self.gradients(step)[layer.name]):
+            raise RuntimeError(f"step {step} | {layer.name} | its gradient is not in the memory of this step"
                                " | expected what gradient() or write_gradients_to() gives: a delay of k needs k + 1"
                                " gradient buffers")
-
-    def _check_free(self, step, name):
-        posted = self.posted[name]
-        if posted and posted[0] + len(self.slots) <= step:
-            raise RuntimeError(f"step {step} | {name} | posted while another sum in that memory is in flight"
-                               " | expected it to be settled first: a delay of k needs k + 1 gradient buffers")
 
     def _ready(self, step, number):
         """Whether this was the last layer that a message lacked; then it may go."""
@@ -253,12 +216,14 @@ class GradientQueue(Channel):
         """
         self._check_open()
         name = layer if isinstance(layer, str) else layer.name
-        posted = self.posted[name]
-        while posted and posted[0] <= up_to:
-            step = posted[0]
+        if name in self.posting.unposted and up_to >= self.posting.step:
+            self._check_complete(name)
+        pending = self.posting.pending[name]
+        while pending and pending[0] <= up_to:
+            step = pending[0]
             gradient = self._arrived(name, step)
             self._note(name, step)
-            posted.popleft()
+            pending.popleft()
             yield step, self._shaped(name, gradient) if layer is name else gradient
         self.test()
 
@@ -273,7 +238,8 @@ class GradientQueue(Channel):
     def _arrived(self, name, step):
         """A layer's sum of a step, when it is there."""
         if not self.has_arrived(name, step):
-            self._check_complete(name, step)
+            if step == self.posting.step:
+                self._check_complete(name)
             self.wait(lambda: self.has_arrived(name, step), name)
         slot = self.slots[step % len(self.slots)]
         if name not in slot.decoded:
@@ -282,14 +248,10 @@ class GradientQueue(Channel):
             slot.decoded.add(name)
         return slot.payload.gradient[name]
 
-    def _check_complete(self, name, step):
-        """Messages go in order: what was never posted would be waited for without end."""
-        if step == self.step and self.unposted:
-            last = max(self.parts[name])
-            blocking = [n for n in self._missing() if min(self.parts[n]) <= last]
-            if blocking:
-                raise RuntimeError(f"step {step} | {name} | settled before {', '.join(blocking)} was posted"
-                                   f" | expected every layer to be posted first | try: finish({step})")
+    def _check_complete(self, name):
+        """Messages go in order: those up to this layer's last one must have been filled."""
+        last = max(self.parts[name])
+        self.posting.check_complete(name, {other for other, parts in self.parts.items() if min(parts) <= last})
 
     def as_completed(self, layers, step):
         """Yield the layers in the order in which their sums of a step arrive; waits meanwhile."""
@@ -303,7 +265,7 @@ class GradientQueue(Channel):
     @property
     def drained(self):
         """Whether every sum has been settled."""
-        return not any(self.posted.values())
+        return not any(self.posting.pending.values())
 
     def move(self):
         """Start and test messages. Raises UserError if MPI failed."""

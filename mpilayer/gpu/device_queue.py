@@ -32,10 +32,10 @@ class DeviceGradientQueue(GradientQueue):
 
     def close(self):
         """Give back what MPI made for this. Raises RuntimeError if sums are in flight."""
+        opened = self.engine is not None
         super().close()
-        if self.transfer:
+        if opened:
             self.transfer.close()
-            self.transfer = None
 
     def mirror(self, array):
         """What MPI sums in place of an array."""

@@ -128,7 +128,8 @@ class Engine:
     @property
     def quiet(self):
         """Whether all that was marked ready has arrived."""
-        return self.words[loop.POSTED] == self.words[loop.ARRIVED]
+        arrived = self.words[loop.ARRIVED]  # read first: another thread raises it last
+        return arrived == self.words[loop.POSTED] + self.words[loop.FOLLOWED]
 
     def times(self, slot, message):
         """Seconds of the monotonic clock at which a message was started and had arrived."""

@@ -24,7 +24,8 @@ ARGUMENTS = 10  # of the longest MPI call, MPI_Ialltoallv
 
 # words of the state
 (LENGTH, LOCK, ERROR, STOP, LANES, MESSAGES, SLOTS, FIRST, STARTED, ARRIVED, BUSY_SINCE, BUSY_NS, INSIDE_NS, TEST, FLAG,
- BY_NEED, POSTED, AGREED, VOTING, VOTE, NEXT, DUE, FOLLOW, READY, BEGAN, ENDED, LANE, CALLS, STATUS) = range(29)
+ BY_NEED, POSTED, AGREED, VOTING, VOTE, NEXT, DUE, FOLLOW, READY, BEGAN, ENDED, LANE, CALLS, FOLLOWED, STATUS
+ ) = range(30)
 HEADER = 64  # the MPI status takes the rest
 # words of a stage
 WORK, WORK_ARGUMENTS, START, REQUEST, START_ARGUMENTS = 0, 1, 6, 7, 8
@@ -95,7 +96,7 @@ def _arrive(words, place, moment):
     following = words[words[FOLLOW] + message]
     if following >= 0:
         words[words[READY] + place - message + following] = READY_TO_GO
-        words[POSTED] += 1
+        words[FOLLOWED] += 1  # a count of its own: POSTED is raised by Python, perhaps at the same moment
     words[ARRIVED] += 1
     if words[ARRIVED] == words[STARTED]:
         words[BUSY_NS] += moment - words[BUSY_SINCE]

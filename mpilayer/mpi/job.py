@@ -45,7 +45,7 @@ def launched_apart(environ, size):
     return None
 
 
-class _Lot:
+class Lot:
     """A pipe of a node's ranks with one byte in it: who gets that may print the error. It has no name."""
 
     def __init__(self, ranks):
@@ -79,7 +79,7 @@ class _Lot:
 def stopping_together(ranks):
     """Whatever ends this block early ends every rank within seconds, and is printed once."""
     _on_signals(_interrupt)
-    lot = _Lot(ranks)
+    lot = Lot(ranks)
     try:
         lot.lay()
         yield

@@ -20,7 +20,7 @@ class Server:
         self.messages = {(worker, tag): Message(part.w.size, codec) for worker in range(workers)
                         for tag, part in parts.items()}
         self.updates, self.known = dict.fromkeys(parts, 0), dict.fromkeys(self.messages, 0)
-        self.told = {key: self.parts[key[1]].w.copy() for key in self.messages} if optimizer.compensation else {}
+        self.told = {key: self.parts[key[1]].w.copy() for key in self.messages} if optimizer.delay_compensation else {}
         self.clocks = {tag: np.zeros(workers) for tag in parts}  # steps of which a worker has sent its gradient
         self.waiting = {tag: [] for tag in parts}  # workers that have not been answered
         self.staleness, self.gone = collections.Counter(), 0

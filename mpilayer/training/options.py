@@ -3,13 +3,12 @@
 A part (a schedule, net, compressor, optimizer, ...) names its options itself, beside its code; here they meet.
 """
 
-import argparse
 from pathlib import Path
 
-from mpilayer.base.cli import Choice, Parser, amount, count, flag, image_shape, natural, number, size_in_bytes
+from mpilayer.base.cli import Choice, HelpFormatter, Parser, amount, count, flag, natural, number, size_in_bytes
 from mpilayer.base.errors import UserError
 from mpilayer.compression import COMPRESSORS
-from mpilayer.data import AUGMENTS, SOURCES
+from mpilayer.data import AUGMENTS, DATA
 from mpilayer.exchange.settings import Settings
 from mpilayer.gpu import device
 from mpilayer.mpi.collectives import REDUCTIONS
@@ -71,11 +70,7 @@ def complete_schedule(options, ranks):
 
 
 def _add_data(p):
-    p.add_argument("--data", help=f"one of {', '.join(SOURCES)} (default: digits; text for a transformer)")
-    p.add_argument("--shape", type=image_shape, help="HxWxC of synthetic images (default: the net's); of others the"
-                   " window that is read (default: all)")
-    p.add_argument("--classes", type=count, help="classes of synthetic images (default: the net's)")
-    p.add_argument("--context", type=count, help="bytes in a sample of text (default: the net's)")
+    DATA.add(p)
     p.add_argument("--augment", choices=AUGMENTS, default="none",
                    help="what happens to images in training; all but none flip them at random, too")
     p.add_argument("--validation", type=number(float, 0, "a share, not negative"), default=0.0, metavar="SHARE",
@@ -85,7 +80,7 @@ def _add_data(p):
 def parser(net, chosen=None):
     """All options, with their defaults and meaning; `net` is the Choice of nets, `chosen` a schedule's name."""
     p = Parser(prog=PROGRAM, description=PURPOSE, add_help=False,
-               formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+               formatter_class=HelpFormatter)
     p.add_argument("--help", "-h", action="store_true", help="show this and stop")
     net.add(p)
     make.CHOICE.add(p, chosen)
@@ -116,11 +111,11 @@ def _expanded(argv, net):
     and must be known before there can be a parser, is loaded.
     """
     first = Parser(prog=PROGRAM, add_help=False, allow_abbrev=False)
-    for choice in (make.CHOICE, net):
+    for choice in (make.CHOICE, net, DATA):
         first.add_argument(flag(choice.name))
     names, _ = first.parse_known_args(argv)
     words = [None, None] if names.schedule is None else make.words(names.schedule)
-    own = [(make.CHOICE, words[1]), (net, names.net)]
+    own = [(make.CHOICE, words[1]), (net, names.net), (DATA, names.data)]
     for choice, name in own:
         if name and ":" in name:
             choice.load(name)

@@ -11,7 +11,7 @@ from bench import __main__ as bench
 from bench import hook, kernels, memory, plots, timeline, timing
 
 ROOT = Path(bench.__file__).parents[1]
-KEYS = ["net", "layer", "pass", "shape", "seconds", "gflops", "peak_share", "peer_seconds", "ratio"]
+KEYS = ["net", "layer", "pass", "shape", "seconds", "peer", "peer_seconds", "ratio", "gflops", "peak_share"]
 
 
 def run(*argv):
@@ -219,7 +219,7 @@ WORK = [("input", "read batch"), ("compute", "forward input"), ("exposed", "expo
 
 
 def trace(ranks=2, steps=3):
-    """A timeline of a net of one layer, in the format of mpilayer.tracing; step numbers begin at 7."""
+    """A timeline of a net of one layer, in the format of mpilayer.base.tracing; step numbers begin at 7."""
     events = [{"ph": "M", "pid": 0, "name": "process_name", "args": {"name": "rank 0"}}]
     for rank, t in itertools.product(range(ranks), range(steps)):
         start = 10_000 * t + 500 * rank

@@ -5,12 +5,12 @@ import math
 
 import pytest
 
-from bench import convergence, entrants
+from bench import convergence
 from bench.convergence import RECIPES, grouped, row, table
 from mpilayer.base.errors import UserError
+from mpilayer.train import NET
 from mpilayer.training.options import read_options
-from nets import NETS
-from tests.test_bench import run
+from tests.bench.test_bench import run
 
 SHORT = convergence.Recipe("--data text --batch 8 --steps 5 --context 16 --depth 1 --width 8 --heads 2", 9.0, text=True)
 
@@ -61,7 +61,7 @@ def test_times_to_the_target_and_speed_ups(capsys):
 @pytest.mark.parametrize("net", RECIPES)
 def test_recipes_are_options_of_the_main_job(net):
     for schedule in ("oneshot", "delayed:auto", "delayed:2"):
-        options = read_options(["--net", net, *RECIPES[net].words.split(), *entrants.words(schedule)], NETS, 2)
+        options = read_options(["--net", net, *RECIPES[net].words.split(), "--schedule", schedule], NET, 2)
         assert options.schedule == schedule.split(":")[0]
 
 

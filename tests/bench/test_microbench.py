@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from mpilayer.mpi.link_model import LinkModel
 from mpilayer.mpi.progress import PROGRESS
 from tests.ranks import mpiexec
 
@@ -29,9 +30,8 @@ def test_allreduce_lists_every_way_for_every_size(tmp_path):
             assert row["algorithm_bandwidth"] == pytest.approx(size / row["seconds"])
             assert row["bus_bandwidth"] == pytest.approx(row["algorithm_bandwidth"])  # 2 (P-1)/P is 1 for two
             assert row["ratio"] == pytest.approx(of_size["blocking", "float32"]["seconds"] / row["seconds"])
-    (last,) = [row for row in rows if (row["bytes"], row["way"], row["wire"]) == (400_000, "non-blocking", "float32")]
-    network = found["network"]
-    assert network["latency"] + 400_000 * network["per_byte"] == pytest.approx(last["seconds"], rel=0.2)
+    first, _, last = [row["seconds"] for row in rows if (row["way"], row["wire"]) == ("non-blocking", "float32")]
+    assert found["link"] == LinkModel.between(4, first, 400_000, last)._asdict()
     assert "ns a byte" in printed
 
 

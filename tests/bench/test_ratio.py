@@ -130,14 +130,14 @@ def test_rates_in_words(bits, text):
 ])
 def test_options_that_do_not_fit(size, argv, message):
     with pytest.raises(UserError) as error:
-        ratio.complete(ratio.parser().parse_args(argv), SimpleNamespace(rank=0, size=size))
+        ratio.complete(ratio.parser().parse_args(argv), 0, size)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_all_nets_once_and_rank_0_alone_writes():
     chosen = ratio.parser().parse_args(["--net", "alexnet", "--net", "all", "--json", "/no/such/folder/a.json"])
-    ratio.complete(chosen, SimpleNamespace(rank=1, size=2))
+    ratio.complete(chosen, 1, 2)
     assert chosen.net == list(nets.NETS)
     assert chosen.json is None
 
@@ -145,7 +145,7 @@ def test_all_nets_once_and_rank_0_alone_writes():
 def test_a_picture_without_matplotlib_is_refused_at_once(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UserError, match="drawing needs Matplotlib"):
-        ratio.complete(ratio.parser().parse_args(["--plot", "a.png"]), SimpleNamespace(rank=0, size=2))
+        ratio.complete(ratio.parser().parse_args(["--plot", "a.png"]), 0, 2)
 
 
 def test_the_ranks_say_once_what_is_wrong_or_how_to_use_it():

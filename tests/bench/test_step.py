@@ -9,7 +9,7 @@ import pytest
 import nets
 from bench import step
 from mpilayer.base.errors import UserError
-from tests.test_bench import run
+from tests.bench.test_bench import run
 
 
 @pytest.fixture

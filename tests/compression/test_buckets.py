@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpilayer.compression.buckets import LINE, LinkModel, cut, due
+from mpilayer.compression.buckets import LINE, cut, due
+from mpilayer.mpi.link_model import LinkModel
 
 SIZES = st.lists(st.integers(1, 3000), min_size=1, max_size=8)
 LIMITS = st.one_of(st.none(), st.integers(0, 12000))

@@ -60,13 +60,13 @@ def test_a_damaged_archive(folder):
 
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("mpilayer.data.FASHION", tmp_path)
+    monkeypatch.setattr("mpilayer.data.idx.FASHION", tmp_path)
     with pytest.raises(DataError, match="no.*train-labels-idx1-ubyte.*|there is none.*dataset-fashion-mnist"):
         open_data("fashion-mnist")
 
 
 def test_fashion_mnist_is_such_a_folder(folder, monkeypatch):
-    monkeypatch.setattr("mpilayer.data.FASHION", folder)
+    monkeypatch.setattr("mpilayer.data.idx.FASHION", folder)
     with open_data("fashion-mnist", validation=0.25) as data:
         assert (data.name, len(data.train), len(data.test)) == ("fashion-mnist", 9, 3)
 

@@ -38,7 +38,7 @@ def run(*words, ranks=1, **more):
 def alone():
     """What pack() needs of ranks, without MPI."""
     return SimpleNamespace(rank=0, size=1, where="", agree=lambda action: action(),
-                           world=SimpleNamespace(bcast=lambda value: value))
+                           comm=SimpleNamespace(bcast=lambda value: value))
 
 
 def options(folder, out, **more):

@@ -4,10 +4,10 @@ import sys
 
 import pytest
 
-import nets
 import tests.emulator
 from mpilayer.base.errors import UserError
 from mpilayer.gpu import device
+from mpilayer.train import NET
 from mpilayer.training.options import read_options
 from tests.gpu.test_train import LONG, Run
 from tests.ranks import on_ranks, train
@@ -20,7 +20,7 @@ def test_gpus_sum_among_themselves_what_mpi_would(ranks):
         here = Run(ranks, *words)
         there = Run(ranks, *words, "--device", "gpu", "--reduction", "nccl")
         assert there.is_as(here), words
-        assert there.trainer.traffic.how == "gradients are summed by NCCL"
+        assert there.trainer.channel.description == "gradients are summed by NCCL"
         kinds = {kind for step in there.trainer.trace.steps for kind, *_ in step}
         assert {"sum", "compute", "update"} <= kinds
         assert not kinds & {"out", "back", "request"}
@@ -33,7 +33,7 @@ def test_gpus_sum_among_themselves_what_mpi_would(ranks):
 ])
 def test_what_does_not_go_together(words, message):
     with pytest.raises(UserError, match=message):
-        read_options([*words, "--reduction", "nccl"], nets.NETS, 2)
+        read_options([*words, "--reduction", "nccl"], NET, 2)
 
 
 def test_a_cupy_without_nccl(monkeypatch):

@@ -9,17 +9,18 @@ import pytest
 import nets
 import tests.emulator
 from kernels.places import fetch
-from mpilayer.exchange.channel import Settings
-from mpilayer.exchange.gradient_queue import GradientQueue
-from mpilayer.gpu import staging
+from mpilayer.exchange.settings import Settings
+from mpilayer.gpu import cuda_aware, staging
 from mpilayer.gpu.batch_feed import Feed
+from mpilayer.gpu.device_queue import DeviceGradientQueue
 from mpilayer.gpu.staging import CudaAware, DeviceScalar, SingleRank, Staged
 from mpilayer.gpu.trace import GpuTrace, is_complete
 from tests.ranks import on_ranks
 
 STEPS = 4
-EVERY_WAY = [{}, {"wire": "bfloat16"}, {"reduction": "ordered"}, {"by_need": True}, {"split": True},
-             {"slots": 3}, {"wire": "topk", "top_share": 1.0}, {"progress": "thread"}, {"progress": "none"}]
+EVERY_WAY = [{}, {"wire": "bfloat16"}, {"reduction": "ordered"}, {"order": "need"}, {"order": "split"},
+             {"delay": 2}, {"wire": "topk", "wire_options": {"top_share": 1.0}}, {"progress": "thread"},
+             {"progress": "none"}]
 
 
 def gradient(rank, step, size):
@@ -30,11 +31,11 @@ def gradient(rank, step, size):
 class Sums:
     """Made-up gradients on their way; `right` if the net's stream sees their sums over the ranks, whenever it looks."""
 
-    def __init__(self, ranks, slots=1, by_need=False, split=False, **settings):
-        self.ranks, self.slots = ranks, slots
+    def __init__(self, ranks, delay=0, order="backward", **settings):
+        self.ranks, self.slots = ranks, delay + 1
         self.net = nets.build("alexnet-mini", classes=10, shape=(8, 8, 1), device="gpu")
-        self.queue = GradientQueue(ranks, GpuTrace(), Settings(**{"bucket": 20_000, "chunk": 30_000, **settings}))
-        self.queue.open(self.net, slots=slots, by_need=by_need, split=split)
+        settings = Settings(**{"bucket": 20_000, "chunk": 30_000, **settings})
+        self.queue = DeviceGradientQueue(ranks, self.net, delay=delay, order=order, settings=settings, trace=GpuTrace())
         self.seen = [{} for _ in range(STEPS)]
 
     def take(self, up_to):
@@ -63,7 +64,7 @@ def test_sums_are_right_however_late_streams_are(ranks):
         with device.emulator.mode(streams=streams):
             for settings in EVERY_WAY:
                 sums = Sums(ranks, **settings)
-                assert type(sums.queue.stage) is Staged
+                assert type(sums.queue.transfer) is Staged
                 assert sums.right(), (streams, settings)
 
 
@@ -78,9 +79,9 @@ def careless(device, stream):
         device.cuda.Stream.wait_event = wait
 
 
-def hasty(device, stage):
+def hasty(device, transfer):
     """Let it take copies that it has asked for as made."""
-    send = stage.send
+    send = transfer.send
 
     class Made(device.cuda.Event):
         done = True
@@ -89,7 +90,7 @@ def hasty(device, stage):
         send(passage)
         passage.began, passage.done = None, Made()
 
-    stage.send = sent
+    transfer.send = sent
 
 
 @on_ranks(2, seconds=120)
@@ -98,10 +99,10 @@ def test_no_wait_can_be_left_out(ranks):
     with device.emulator.mode(streams="late"):
         for stream in ("outwards", "net"):
             sums = Sums(ranks)
-            with careless(device, getattr(sums.queue.stage, stream)):
+            with careless(device, getattr(sums.queue.transfer, stream)):
                 assert not sums.right(), stream
         sums = Sums(ranks)
-        hasty(device, sums.queue.stage)
+        hasty(device, sums.queue.transfer)
         assert not sums.right()
 
 
@@ -110,32 +111,31 @@ def test_mpi_may_sum_in_the_memory_of_a_gpu_once_it_has_been_computed(ranks):
     """The stand-in's memory is memory to any MPI."""
     device = tests.emulator.install()
     with device.emulator.mode(streams="late"):
-        for settings in ({}, {"slots": 2}, {"by_need": True}):
+        for settings in ({}, {"delay": 1}, {"order": "need"}):
             sums = Sums(ranks, cuda_aware=True, **settings)
-            assert type(sums.queue.stage) is CudaAware
+            assert type(sums.queue.transfer) is CudaAware
             assert sums.right()
         sums = Sums(ranks, cuda_aware=True)
-        with careless(device, sums.queue.stage.outwards):
+        with careless(device, sums.queue.transfer.outwards):
             assert not sums.right()
-        for settings in ({"reduction": "ordered"}, {"wire": "bfloat16"}, {"split": True}):
-            assert type(Sums(ranks, cuda_aware=True, **settings).queue.stage) is Staged
+        for settings in ({"reduction": "ordered"}, {"wire": "bfloat16"}, {"order": "split"}):
+            assert type(Sums(ranks, cuda_aware=True, **settings).queue.transfer) is Staged
 
 
 @on_ranks(2, seconds=120)
 def test_an_mpi_is_given_the_memory_of_a_gpu_if_it_says_so_and_sums_there_are_right(ranks):
-    from mpilayer.exchange import probe
     from mpilayer.mpi.collectives import Calls
 
     tests.emulator.install()
-    assert not probe.cuda_aware(ranks)
+    assert not cuda_aware.cuda_aware(ranks)
     Calls.cuda_aware = True
-    assert probe.cuda_aware(ranks)
+    assert cuda_aware.cuda_aware(ranks)
     Calls.cuda_aware = ranks.rank == 0
-    assert not probe.cuda_aware(ranks)
+    assert not cuda_aware.cuda_aware(ranks)
     Calls.cuda_aware = True
     if ranks.rank == 0:
-        probe.disguised = lambda array: np.zeros(array.shape, array.dtype)
-    assert not probe.cuda_aware(ranks)
+        cuda_aware.disguised = lambda array: np.zeros(array.shape, array.dtype)
+    assert not cuda_aware.cuda_aware(ranks)
 
 
 @on_ranks(1, seconds=120)
@@ -145,7 +145,7 @@ def test_one_rank_copies_nothing(ranks):
     with device.emulator.mode(streams="late"):
         for settings in ({}, {"wire": "bfloat16"}):
             sums = Sums(ranks, **settings)
-            assert type(sums.queue.stage) is SingleRank
+            assert type(sums.queue.transfer) is SingleRank
             assert sums.right()
 
 

@@ -6,15 +6,13 @@ import json
 import numpy as np
 import pytest
 
-import nets
 import tests.emulator
 from kernels.places import fetch
 from mpilayer.base.errors import UserError
-from mpilayer.exchange.channel import Settings
 from mpilayer.gpu import device
 from mpilayer.schedules import SCHEDULES
-from mpilayer.train import load
-from mpilayer.training.options import read_options
+from mpilayer.train import NET, load, make_trainer
+from mpilayer.training.options import read_options, settings
 from mpilayer.training.trainer import Trainer
 from tests.ranks import TOP, on_ranks, train
 
@@ -47,14 +45,12 @@ class Run:
 
     def __init__(self, ranks, *words):
         words = ["--seed", "3", "--batch", "5", "--steps", "3", "--warmup", "0", *map(str, words)]
-        options = read_options(words, nets.NETS, ranks.size)
+        options = read_options(words, NET, ranks.size)
         data, net = load(options, ranks)
         data = dataclasses.replace(data, test=First(data.test))
-        settings = Settings(bucket=20_000, feedback=options.error_feedback, **{
-            name: getattr(options, name) for name in ("wire", "reduction", "top_share")})
-        if options.progress == "thread":
-            settings = settings._replace(progress="thread")
-        self.trainer = Trainer(ranks, options, settings, data, net, Silent())
+        progress = "thread" if options.progress == "thread" else "poll"
+        unmeasured = settings(options)._replace(bucket=20_000, chunk=None, progress=progress)
+        self.trainer = make_trainer(ranks, options, unmeasured, data, net, Silent())
         (self.epoch,) = self.trainer.run()
         self.trainer.close()
         self.weights, self.state = fetch(net.weights), fetch(net.state)
@@ -187,7 +183,7 @@ def test_the_command_line(tmp_path):
 ])
 def test_what_does_not_go_together(words, message):
     with pytest.raises(UserError, match=message):
-        read_options(words.split(), nets.NETS, 2)
+        read_options(words.split(), NET, 2)
 
 
 @pytest.mark.parametrize(("cupy", "message"), [
@@ -212,4 +208,4 @@ def test_too_little_memory_is_said_without_a_traceback():
 
 
 def test_schedules_say_whether_they_go_with_a_gpu():
-    assert {name for name, kind in SCHEDULES.items() if kind.only_here} == {"gossip", "ps", "rma"}
+    assert {name for name, kind in SCHEDULES.items() if kind.host_only} == {"gossip", "ps", "rma"}

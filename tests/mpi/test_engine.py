@@ -48,8 +48,8 @@ class MadeUp:
         return tuple(Operation((address, request), request, (work, request) if number else ())
                      for number, request in enumerate(requests))
 
-    def engine(self, stages, lanes, **options):
-        return Engine(stages, lanes, ctypes.cast(self._test, ctypes.c_void_p).value, **options)
+    def engine(self, operations, lanes, **options):
+        return Engine(operations, lanes, ctypes.cast(self._test, ctypes.c_void_p).value, **options)
 
 
 def simple(messages, lanes, slots=1):
@@ -200,8 +200,8 @@ def messages_of(ranks, count, size):
     """An engine on MPI, and its buffer of as many messages."""
     calls = Calls(ranks)
     reduction, buffer = Native(calls), np.zeros(count * size, np.float32)
-    stages = [reduction.operations(part, 0) for part in np.split(buffer, count)]
-    return calls, buffer, stages
+    operations = [reduction.operations(part, 0) for part in np.split(buffer, count)]
+    return calls, buffer, operations
 
 
 @on_ranks(2, 3)
@@ -209,9 +209,9 @@ def test_every_way_of_progress_moves_messages(ranks):
     x, w = np.ones((64, 512), np.float32), np.ones((512, 512), np.float32)
     kernels.dense(x, w)
     for name, way in PROGRESS.items():
-        calls, buffer, stages = messages_of(ranks, 4, 1000)
+        calls, buffer, operations = messages_of(ranks, 4, 1000)
         buffer[:] = ranks.rank + 1
-        engine = Engine([stages], 2, calls.test)
+        engine = Engine([operations], 2, calls.test)
         with way(engine) as move:
             for message in range(4):
                 engine.mark(0, message, ready=True)
@@ -230,8 +230,8 @@ def test_kernels_move_messages_without_python(ranks):
     """Nothing but kernels runs between the post and the look, yet all four messages arrive, one after the other."""
     x, w = np.ones((512, 1024), np.float32), np.ones((1024, 1024), np.float32)
     kernels.dense(x, w)
-    calls, buffer, stages = messages_of(ranks, 4, 100000)
-    engine = Engine([stages], 1, calls.test)
+    calls, buffer, operations = messages_of(ranks, 4, 100000)
+    engine = Engine([operations], 1, calls.test)
     with PROGRESS["kernel"](engine):
         for message in range(4):
             engine.mark(0, message, ready=True)

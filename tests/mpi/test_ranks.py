@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from mpilayer.base.errors import UserError
 from mpilayer.mpi import job
 from tests.ranks import on_ranks
 
@@ -17,17 +18,19 @@ def test_ranks_know_each_other(ranks):
 def test_agree_raises_the_lowest_ranks_error_everywhere(ranks):
     def fail_on_two():
         if ranks.rank > 0:
-            raise comm.UserError(f"broken on {ranks.rank}")
+            raise UserError(f"broken on {ranks.rank}")
         return "fine"
 
-    with pytest.raises(comm.UserError, match=r"^rank 1 \| broken on 1$"):
+    with pytest.raises(UserError, match=r"^rank 1 \| broken on 1$"):
         ranks.agree(fail_on_two)
     assert ranks.agree(lambda: ranks.rank) == ranks.rank
 
 
 @on_ranks(4)
 def test_one_rank_and_only_one_draws_the_lot(ranks):
-    assert sum(ranks.gather(ranks._draws_the_lot())) == 1
+    lot = job.Lot(ranks)
+    lot.lay()
+    assert sum(ranks.gather(lot.draw())) == 1
 
 
 @on_ranks(2)

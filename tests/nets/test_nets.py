@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import nets
-from mpilayer.train import Batch
+from mpilayer.training.batch import Batch
 
 
 @pytest.mark.parametrize(("name", "options", "published"), [

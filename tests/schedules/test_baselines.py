@@ -9,20 +9,30 @@ import pytest
 import nets
 from mpilayer.base.tracing import Trace, Watched
 from mpilayer.data import share
-from mpilayer.exchange import gradient_queue as pending
-from mpilayer.exchange import mailbox as mail
-from mpilayer.exchange.channel import Settings
+from mpilayer.exchange.gradient_queue import GradientQueue
+from mpilayer.exchange.mailbox import Mailbox
 from mpilayer.mpi.shared_counter import SharedCounter
-from mpilayer.schedules import SCHEDULES, partial, schedule
+from mpilayer.schedules import make, partial
 from mpilayer.schedules.gossip import partner
 from mpilayer.schedules.server import Server
-from mpilayer.schedules.shards import place
-from mpilayer.train import Batch
+from mpilayer.train import NET
+from mpilayer.training import options as all_options
+from mpilayer.training.batch import Batch
 from mpilayer.training.optim import MomentumSGD
-from mpilayer.training.options import read_options
 from mpilayer.training.straggler import Slowed
 from tests.ranks import on_ranks
-from tests.test_schedules import DECAY, MOMENTUM, ROUNDING, SIZE, STEPS, build, distance, rate, samples, serial
+from tests.schedules.test_schedules import (
+    DECAY,
+    MOMENTUM,
+    ROUNDING,
+    SIZE,
+    STEPS,
+    build,
+    distance,
+    rate,
+    samples,
+    serial,
+)
 
 CONSTANT = 0.01
 
@@ -35,7 +45,7 @@ class Recorded:
 
     def backward(self):
         for layer in self._net.backward():
-            self.pushed[slice(*place(self._net, layer))] += layer.g
+            self.pushed[slice(*self._net.offsets[layer.name])] += layer.g
             yield layer
 
     def __getattr__(self, name):
@@ -46,32 +56,34 @@ class Run:
     """A schedule given as options of the main job, and what happened to it."""
 
     def __init__(self, ranks, words, net=None, momentum=0.0, decay=0.0, rate=lambda step: CONSTANT, **settings):
-        options = read_options(["--schedule", *words.split()], nets.NETS, ranks.size)
+        options = all_options.read_options(["--schedule", *words.split()], NET, ranks.size)
+        own, plain = make.CHOICE.keywords(options), {"bucket": 0, "chunk": None, "progress": "poll"}
         self.ranks, self.net, trace = ranks, net or build(), Trace()
         self.start, self.recorded = self.net.weights.copy(), Recorded(self.net)
-        self.traffic = SCHEDULES[options.schedule].traffic(ranks, trace, Settings(**{
-            "bucket": 0, "wire": options.wire, "top_share": options.top_share, "matrix_rank": options.matrix_rank,
-            "feedback": options.error_feedback, **settings}))
-        optimizer = MomentumSGD(self.net.layers, rate, trace, momentum=momentum, weight_decay=decay,
-                                compensation=options.delay_compensation, correction=options.momentum_correction)
-        self.schedule = schedule(Watched(self.recorded, trace), self.traffic, optimizer, options)
-        self.workers = ranks.size - self.schedule.servers(options)
-        self.traffic.pause()
+        optimizer = MomentumSGD(self.net, rate, momentum=momentum, weight_decay=decay,
+                                delay_compensation=options.delay_compensation,
+                                momentum_correction=options.momentum_correction)
+        self.schedule = make.make_schedule(
+            options.schedule, Watched(self.recorded, trace), ranks, optimizer, trace=trace,
+            settings=all_options.settings(options)._replace(**{**plain, **settings}), **own)
+        self.channel = self.schedule.channel
+        self.workers = ranks.size - self.schedule.servers(**own)
+        self.channel.pause()
 
     def steps(self, count, batch=samples, first=0):
         """So many steps on this rank's shares."""
-        self.traffic.resume()
+        self.channel.resume()
         for t in range(first, first + count if self.ranks.rank < self.workers else first):
             x, y = batch(t)
             mine = share(len(y), self.ranks.rank, self.workers)
             self.schedule.step(t, Batch(x[mine], y[mine], len(y), mine.start, seed=t))
         self.schedule.drain()
-        self.traffic.pause()
+        self.channel.pause()
         return self
 
     def close(self):
         """The net."""
-        self.traffic.close()
+        self.channel.close()
         return self.net
 
     def expected(self, left=0):
@@ -141,8 +153,8 @@ def test_what_compression_leaves_out_is_kept(ranks):
         for words in ("oneshot", "layerwise", "planned", "delayed --delay 2", "local-sgd --period 2"):
             run = Run(ranks, f"{words} --wire {wire}").steps(STEPS)
             left = np.zeros(run.net.weights.size)
-            for name, (begin, end) in run.traffic.places.items():
-                left[begin:end] = run.traffic.errors.get(name, 0)
+            for name, (begin, end) in run.net.offsets.items():
+                left[begin:end] = run.channel.compressor.residuals.get(name, 0)
             if words.startswith("local"):  # what is left is of differences, not of gradients
                 left /= CONSTANT
             wanted = run.expected(left)
@@ -226,14 +238,14 @@ def test_gossip_keeps_the_mean_and_brings_ranks_together(ranks):
 
         mean = ranks.total(state()) / ranks.size
         spread = ranks.total(np.abs(state() - mean))
-        run.traffic.resume()
+        run.channel.resume()
         for t in range(12):
             x, y = samples(t)
             run.schedule.step(t, Batch(x[:1], y[:1], SIZE, seed=t))
         for layer in run.net.layers:
             run.schedule.hear(layer)
             run.schedule.ahead[layer.name].w[:] = layer.w
-        run.traffic.pause()
+        run.channel.pause()
         np.testing.assert_allclose(ranks.total(state()) / ranks.size, mean, atol=1e-4)
         assert ranks.total(np.abs(state() - mean)).max() < spread.max() * (0.2 if ranks.size > 2 else 0.01)
         run.close()
@@ -259,7 +271,7 @@ def test_staleness_stays_within_its_bound(ranks):
             counted = sum(ranks.gather(run.schedule.staleness), start=type(run.schedule.staleness)())
             assert furthest[0] <= bound + 1
             assert max(counted) <= (run.workers - 1) * (2 * bound + 1)
-            assert sum(counted.values()) == STEPS * run.workers * sum(map(len, run.schedule.letters.values()))
+            assert sum(counted.values()) == STEPS * run.workers * sum(map(len, run.schedule.messages.values()))
             run.close()
 
 
@@ -312,7 +324,7 @@ def test_every_schedule_trains_every_net(kind):
 def every_net(kind):
     from tests.ranks import mpiexec
 
-    done = mpiexec(2, "-c", f"from tests.test_baselines import train_all; train_all({kind!r})", seconds=120)
+    done = mpiexec(2, "-c", f"from tests.schedules.test_baselines import train_all; train_all({kind!r})", seconds=120)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -340,8 +352,8 @@ def sleepy(function, random):
     return slept
 
 
-POINTS = [(pending.GradientQueue, "post"), (pending.GradientQueue, "test"), (pending.GradientQueue, "has_arrived"), (mail.Mailbox, "send"),
-          (mail.Mailbox, "receive"), (mail.Mailbox, "accept"), (mail.Mailbox, "watch"), (mail.Mailbox, "look"),
+POINTS = [(GradientQueue, "post"), (GradientQueue, "test"), (GradientQueue, "has_arrived"), (Mailbox, "send"),
+          (Mailbox, "receive"), (Mailbox, "accept"), (Mailbox, "watch"), (Mailbox, "move"),
           (partial.Partial, "turn"), (partial.Partial, "_cast"), (partial.Partial, "_begin_round"),
           (Server, "_received")]
 
@@ -364,9 +376,9 @@ def test_nothing_deadlocks_whoever_is_late(ranks):
 
 
 @on_ranks(1, 4)
-def test_each_ticket_goes_to_one_rank(ranks):
+def test_each_number_of_a_shared_counter_goes_to_one_rank(ranks):
     run = Run(ranks, "layerwise")
-    tickets = SharedCounter(ranks, run.traffic.engine)
+    tickets = SharedCounter(ranks, run.channel.engine)
     for _ in range(2):
         tickets.restart()
         mine = []

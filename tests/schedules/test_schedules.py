@@ -1,20 +1,19 @@
 """Every schedule against a serial loop of the rule it was published as."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 import nets
 from mpilayer.base.tracing import Trace, Watched
 from mpilayer.data import open_data, share
-from mpilayer.exchange.channel import Settings
 from mpilayer.exchange.gradient_queue import GradientQueue
+from mpilayer.exchange.settings import Settings
 from mpilayer.mpi.collectives import REDUCTIONS
-from mpilayer.schedules import schedule
 from mpilayer.schedules.layerwise import APPLY
-from mpilayer.train import Batch
+from mpilayer.schedules.make import make_schedule
+from mpilayer.training.batch import Batch
 from mpilayer.training.optim import AdamW, MomentumSGD
+from mpilayer.training.rates import learning_rate
 from tests.ranks import on_ranks
 
 STEPS, SIZE, MOMENTUM, DECAY = 9, 13, 0.9, 5e-3
@@ -60,16 +59,18 @@ def serial(delay, steps=STEPS, drains=()):
     return net
 
 
-def make(name, delay, apply, *parts, warmup=0):
-    return schedule(*parts, SimpleNamespace(schedule=name, delay=delay, apply=apply, delay_warmup=warmup))
+def made(ranks, name, net, optimizer, settings, **options):
+    """A schedule that is timed; the settings measure nothing."""
+    trace = Trace()
+    return make_schedule(name, Watched(net, trace), ranks, optimizer, trace=trace,
+                         settings=Settings(**{"bucket": 0, **settings}), **options)
 
 
-def parallel(ranks, name, delay=0, steps=STEPS, drains=(), apply="lazy", warmup=0, **settings):
+def parallel(ranks, name, options=None, steps=STEPS, drains=(), **settings):
     """The same through the schedule, each rank on its share."""
-    net, trace = build(), Trace()
-    optimizer = MomentumSGD(net.layers, rate, trace, momentum=MOMENTUM, weight_decay=DECAY)
-    queue = GradientQueue(ranks, trace, Settings(**{"bucket": 0, **settings}))
-    chosen = make(name, delay, apply, Watched(net, trace), queue, optimizer, warmup=warmup)
+    net = build()
+    optimizer = MomentumSGD(net, rate, momentum=MOMENTUM, weight_decay=DECAY)
+    chosen = made(ranks, name, net, optimizer, settings, **options or {})
     for t in range(steps):
         x, y = samples(t)
         mine = share(SIZE, ranks.rank, ranks.size)
@@ -77,8 +78,8 @@ def parallel(ranks, name, delay=0, steps=STEPS, drains=(), apply="lazy", warmup=
         if t in drains:
             chosen.drain()
     chosen.drain()
-    assert queue.engine.quiet
-    queue.close()
+    assert chosen.channel.quiet
+    chosen.channel.close()
     return net
 
 
@@ -94,20 +95,23 @@ def test_what_changes_no_number_equals_one_process(ranks):
     for name, settings in [("oneshot", {"progress": "none"}), ("layerwise", {"progress": "none"}),
                            ("layerwise", {"progress": "kernel", "chunk": 4096}), ("layerwise", {"bucket": 100_000}),
                            ("planned", {"progress": "kernel", "chunk": 4096}), ("planned", {"progress": "thread"}),
-                           ("planned", {"bucket": None}), ("delayed", {"progress": "thread", "chunk": 10_000})]:
+                           ("planned", {"bucket": None})]:
         assert distance(oracle, parallel(ranks, name, **settings)) < ROUNDING, (name, settings)
+    none = parallel(ranks, "delayed", {"delay": 0}, progress="thread", chunk=10_000)
+    assert distance(oracle, none) < ROUNDING
 
 
 @on_ranks(2, 3)
 def test_every_policy_applies_every_gradient_once(ranks):
     oracle = serial(0)
     for apply in APPLY:
-        assert distance(oracle, parallel(ranks, "layerwise", apply=apply, chunk=8192)) < ROUNDING, apply
+        assert distance(oracle, parallel(ranks, "layerwise", {"apply": apply}, chunk=8192)) < ROUNDING, apply
 
 
 @on_ranks(2)
 def test_two_ranks_get_the_bits_of_oneshot_from_every_exact_schedule(ranks):
-    hashes = {parallel(ranks, name, 0).weights_sha256() for name in ("oneshot", "layerwise", "planned", "delayed")}
+    hashes = {parallel(ranks, name, options).weights_sha256() for name, options in (
+        ("oneshot", {}), ("layerwise", {}), ("planned", {}), ("delayed", {"delay": 0}))}
     assert len(hashes) == 1
     assert len(set(ranks.gather(hashes.pop()))) == 1
 
@@ -138,8 +142,7 @@ def test_feedback_sends_later_what_rounding_loses(ranks):
     lost = {}
     for feedback in (False, True):
         net, steps = build(), 20
-        queue = GradientQueue(ranks, Trace(), Settings(wire="bfloat16", feedback=feedback))
-        queue.open(net, slots=1)
+        queue = GradientQueue(ranks, net, settings=Settings(wire="bfloat16", wire_options={"error_feedback": feedback}))
         gradients = np.random.default_rng(5).standard_normal((ranks.size, net.weights.size), np.float32)
         arrived = np.zeros(net.weights.size)
         for step in range(steps):
@@ -150,7 +153,7 @@ def test_feedback_sends_later_what_rounding_loses(ranks):
                 for _ in queue.settle(layer, step):
                     pass
             arrived += net.whole.g
-        kept = np.concatenate([np.arange(*queue.places[layer.name]) for layer in net.layers])
+        kept = np.concatenate([np.arange(*net.offsets[layer.name]) for layer in net.layers])
         lost[feedback] = np.abs(arrived - steps * gradients.sum(0, dtype=np.float64))[kept].mean()
     assert lost[True] < lost[False] / 2
 
@@ -158,14 +161,13 @@ def test_feedback_sends_later_what_rounding_loses(ranks):
 @on_ranks(2)
 def test_an_adaptive_delay_applies_every_gradient_once_at_the_weights_it_says(ranks):
     """The delay is changed at given steps, with what is in flight applied first: drains, as in the serial loop."""
-    net, trace = build(), Trace()
-    optimizer = MomentumSGD(net.layers, rate, trace, momentum=MOMENTUM, weight_decay=DECAY)
-    queue = GradientQueue(ranks, trace, Settings(bucket=0))
-    chosen = make("delayed", "auto", "lazy", Watched(net, trace), queue, optimizer)
+    net = build()
+    optimizer = MomentumSGD(net, rate, momentum=MOMENTUM, weight_decay=DECAY)
+    chosen = made(ranks, "delayed", net, optimizer, {}, delay="auto")
     delays = [0, 0, 1, 1, 1, 2, 2, 2, 2]
     for t, delay in enumerate(delays):
         if delay != chosen.delay:
-            chosen.turn(delay, {"exposed": 1.0, "busy": 0.5}, lowered=False)
+            chosen.change(delay)
         x, y = samples(t)
         mine = share(SIZE, ranks.rank, ranks.size)
         chosen.step(t, Batch(x[mine], y[mine], SIZE, mine.start, seed=t))
@@ -177,25 +179,21 @@ def test_an_adaptive_delay_applies_every_gradient_once_at_the_weights_it_says(ra
 @on_ranks(2)
 def test_the_delay_follows_what_is_exposed(ranks):
     """Shares of the time as if measured, and the delay that must follow."""
-    net, trace = build(), Trace()
-    queue = GradientQueue(ranks, trace, Settings())
-    chosen = make("delayed", "auto", "lazy", net, queue, MomentumSGD(
-        net.layers, rate, trace, momentum=MOMENTUM, weight_decay=DECAY))
+    net = build()
+    chosen = made(ranks, "delayed", net, MomentumSGD(net, rate), {}, delay="auto")
     hidden, visible, full = ({"exposed": e, "busy": b} for e, b in ((0.0, 0.5), (0.2, 0.5), (0.2, 0.99)))
     steps = [(visible, 1), (visible, 2), (full, 2), (full, 2), (hidden, 2), (hidden, 1),  # four looks, then a try
              (visible, 2), *[(hidden, 2)] * 7, (hidden, 1), (hidden, 1), (visible, 2), (visible, 3), (visible, 3)]
     for number, (shares, delay) in enumerate(steps):
-        chosen.shares = lambda shares=shares: shares
-        chosen.review()
+        chosen.policy.review(chosen, shares)
         assert chosen.delay == delay, number
 
 
 @on_ranks(2)
 def test_ranks_add_up_other_numbers_while_a_thread_moves_messages(ranks):
     """MPI is initialised for one thread at a time; two at once hang or crash sooner or later."""
-    net, trace = build(), Trace()
-    queue = GradientQueue(ranks, trace, Settings(bucket=0, chunk=2048, progress="thread"))
-    queue.open(net, slots=1)
+    net = build()
+    queue = GradientQueue(ranks, net, settings=Settings(bucket=0, chunk=2048, progress="thread"))
     for step in range(300):
         net.whole.g[:] = 1
         for layer in net.backward_layers:
@@ -211,7 +209,7 @@ def test_ranks_add_up_other_numbers_while_a_thread_moves_messages(ranks):
 def test_delayed_equals_the_published_rule(ranks):
     for delay in (1, 2, 3, 5):
         oracle = serial(delay)
-        assert distance(oracle, parallel(ranks, "delayed", delay)) < ROUNDING, delay
+        assert distance(oracle, parallel(ranks, "delayed", {"delay": delay})) < ROUNDING, delay
         assert distance(oracle, serial(delay - 1)) > 100 * ROUNDING, "the test could not tell delays apart"
 
 
@@ -219,50 +217,44 @@ def test_delayed_equals_the_published_rule(ranks):
 def test_a_drain_applies_what_is_in_flight_and_starts_anew(ranks):
     for drains in [(3,), (0, 4, 5)]:
         oracle = serial(2, drains=drains)
-        assert distance(oracle, parallel(ranks, "delayed", 2, drains=drains)) < ROUNDING, drains
+        assert distance(oracle, parallel(ranks, "delayed", {"delay": 2}, drains=drains)) < ROUNDING, drains
         assert distance(oracle, serial(2)) > 100 * ROUNDING, "the drain made no difference"
 
 
 @on_ranks(2)
 def test_a_beginning_without_delay(ranks):
     oracle = serial([0, 0, 0, 0, 2, 2, 2, 2, 2])
-    assert distance(oracle, parallel(ranks, "delayed", 2, warmup=4)) < ROUNDING
+    assert distance(oracle, parallel(ranks, "delayed", {"delay": 2, "delay_warmup": 4})) < ROUNDING
     assert distance(oracle, serial(2)) > 100 * ROUNDING
-    assert distance(serial(0), parallel(ranks, "delayed", 2, warmup=99)) < ROUNDING
+    assert distance(serial(0), parallel(ranks, "delayed", {"delay": 2, "delay_warmup": 99})) < ROUNDING
 
 
 @on_ranks(2)
 def test_fewer_steps_than_the_delay(ranks):
-    assert distance(serial(3, steps=2), parallel(ranks, "delayed", 3, steps=2)) < ROUNDING
+    assert distance(serial(3, steps=2), parallel(ranks, "delayed", {"delay": 3}, steps=2)) < ROUNDING
 
 
 @on_ranks(2)
 def test_a_delay_of_k_keeps_k_plus_one_gradient_buffers(ranks):
-    assert [len(parallel(ranks, "delayed", k, steps=6).gradients) for k in (0, 1, 3)] == [1, 2, 4]
+    assert [len(parallel(ranks, "delayed", {"delay": k}, steps=6).gradients) for k in (0, 1, 3)] == [1, 2, 4]
 
 
 @on_ranks(2)
 def test_posting_memory_in_flight_is_refused(ranks):
     net = build()
-    queue = GradientQueue(ranks, Trace(), Settings(bucket=0))
-    queue.open(net, slots=1)
-    queue.post(0, net.layers[0])
+    queue = GradientQueue(ranks, net, settings=Settings(bucket=0))
+    for layer in net.backward_layers:
+        queue.post(0, layer)
     with pytest.raises(RuntimeError, match=r"step 1 \| conv1 \| .*k \+ 1 gradient buffers"):
         queue.post(1, net.layers[0])
 
 
 def test_learning_rate_policies_follow_caffe():
-    from types import SimpleNamespace
-
-    from mpilayer.training.optim import learning_rate
-
-    options = SimpleNamespace(lr=0.1, lr_policy="step", lr_step=10, lr_gamma=0.5, lr_power=2.0, warmup=0)
-    step = learning_rate(options, 100)
+    step = learning_rate(0.1, 100, "step", lr_step=10, lr_gamma=0.5)
     assert [step(t) for t in (0, 9, 10, 25)] == [0.1, 0.1, 0.05, 0.025]
-    options.lr_policy = "poly"
-    assert learning_rate(options, 100)(50) == pytest.approx(0.1 * 0.25)
-    options.lr_policy, options.warmup = "fixed", 4
-    assert [learning_rate(options, 100)(t) for t in (0, 1, 3, 4, 99)] == pytest.approx([0.025, 0.05, 0.1, 0.1, 0.1])
+    assert learning_rate(0.1, 100, "poly", lr_power=2.0)(50) == pytest.approx(0.1 * 0.25)
+    warm = learning_rate(0.1, 100, warmup=4)
+    assert [warm(t) for t in (0, 1, 3, 4, 99)] == pytest.approx([0.025, 0.05, 0.1, 0.1, 0.1])
 
 
 # Other nets and optimisers, the serial loop in plain NumPy
@@ -287,15 +279,14 @@ def in_one_process(kind, rule, steps=STEPS):
     return net
 
 
-def on_all_ranks(ranks, kind, name, make_optimizer, delay=0, statistics=None, steps=STEPS, **settings):
-    net, trace = net_of(kind), Trace()
-    queue = GradientQueue(ranks, trace, Settings(**{"bucket": 0, **settings}))
-    chosen = make(name, delay, "lazy", Watched(net, trace), queue, make_optimizer(net, trace, queue))
+def on_all_ranks(ranks, kind, name, make_optimizer, options=None, statistics=None, steps=STEPS, **settings):
+    net = net_of(kind)
+    chosen = made(ranks, name, net, make_optimizer(net), settings, **options or {})
     for t in range(steps):
         (x, y), mine = batch_of(net, t), share(SIZE, ranks.rank, ranks.size)
         chosen.step(t, Batch(x[mine], y[mine], SIZE, mine.start, seed=t, total=statistics))
     chosen.drain()
-    queue.close()
+    chosen.channel.close()
     return net
 
 
@@ -304,11 +295,12 @@ def apart(net, other, kind):
     return np.abs(net.weights - other.weights).max() / np.abs(net.weights - net_of(kind).weights).max()
 
 
-def sgd(net, trace, queue, **more):
-    return MomentumSGD(net.layers, rate, trace, momentum=0.0, weight_decay=0.0, **more)
+def sgd(net, **more):
+    return MomentumSGD(net, rate, momentum=0.0, weight_decay=0.0, **more)
 
 
-EXACT = [("oneshot", {}), ("layerwise", {"chunk": 4096}), ("planned", {"progress": "kernel"}), ("delayed", {})]
+EXACT = [("oneshot", {}), ("layerwise", {"chunk": 4096}), ("planned", {"progress": "kernel"}),
+         ("delayed", {"options": {"delay": 0}})]
 
 
 @on_ranks(1, 3)
@@ -364,8 +356,8 @@ def test_a_gradient_is_clipped_as_a_whole_under_every_schedule(ranks):
     oracle = in_one_process("alexnet-mini", rule)
     assert min(norms) < LIMIT < max(norms), "the test would not see clipping, or its absence"
 
-    def clipping(net, trace, queue):
-        return sgd(net, trace, queue, clip=LIMIT, norm=queue.norm)
+    def clipping(net):
+        return sgd(net, clip=LIMIT)
 
     for name, settings in [*EXACT, ("layerwise", {"reduction": "ordered"}), ("planned", {"progress": "thread"})]:
         assert apart(oracle, on_all_ranks(ranks, "alexnet-mini", name, clipping, **settings), "alexnet-mini") < 1e-4
@@ -384,8 +376,8 @@ def test_late_gradients_are_clipped_by_the_norm_of_their_own_step(ranks):
     for g, t in waiting:
         oracle.weights[:] = rule(oracle.weights.astype(np.float64), g, t)
     assert min(norms) < LIMIT < max(norms)
-    net = on_all_ranks(ranks, "alexnet-mini", "delayed", lambda net, trace, queue: sgd(
-        net, trace, queue, clip=LIMIT, norm=queue.norm), delay=2)
+    net = on_all_ranks(ranks, "alexnet-mini", "delayed", lambda net: sgd(net, clip=LIMIT),
+                       {"delay": 2})
     assert apart(oracle, net, "alexnet-mini") < 1e-4
 
 
@@ -398,8 +390,8 @@ def test_adamw_equals_one_process(ranks):
         first, second = moments[0] / (1 - 0.9 ** (t + 1)), moments[1] / (1 - 0.99 ** (t + 1))
         return w - rate(t) * (first / (np.sqrt(second) + 1e-2) + 0.1 * w)
 
-    def adamw(net, trace, queue):
-        return AdamW(net.layers, rate, trace, beta1=0.9, beta2=0.99, eps=1e-2, weight_decay=0.1)
+    def adamw(net):
+        return AdamW(net, rate, momentum=0.9, beta2=0.99, epsilon=1e-2, weight_decay=0.1)
 
     oracle = in_one_process("alexnet-mini", rule)
     for name, settings in EXACT:
@@ -424,16 +416,13 @@ def test_momentum_correction_brings_along_what_was_missed(ranks):
     for g, t in state["waiting"]:
         oracle.weights[:] = apply(oracle.weights.astype(np.float64), g, t)
 
-    def corrected(net, trace, queue):
-        return MomentumSGD(net.layers, rate, trace, momentum=0.8, weight_decay=0.0, correction=True)
+    def corrected(net):
+        return MomentumSGD(net, rate, momentum=0.8, weight_decay=0.0, momentum_correction=True)
 
-    net = on_all_ranks(ranks, "alexnet-mini", "delayed", corrected, delay=delay)
+    net = on_all_ranks(ranks, "alexnet-mini", "delayed", corrected, {"delay": delay})
     assert apart(oracle, net, "alexnet-mini") < 1e-4
 
 
 def test_the_cosine_ends_at_nothing():
-    from mpilayer.training.optim import learning_rate
-
-    options = SimpleNamespace(lr=0.2, lr_policy="cosine", warmup=0)
-    found = learning_rate(options, 100)
+    found = learning_rate(0.2, 100, "cosine")
     assert [found(0), found(50), found(100)] == pytest.approx([0.2, 0.1, 0])

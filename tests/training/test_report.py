@@ -24,7 +24,7 @@ def test_record(run):
     schedule, record, _ = run
     assert list(record) == ["config", "environment", "epochs", "final"]
     assert record["config"].items() >= {"schedule": schedule, "net": "alexnet-mini", "batch": 64, "steps": STEPS,
-                                        "delay": int(schedule == "delayed"), "seed": 0}.items()
+                                        "delay": 1 if schedule == "delayed" else None, "seed": 0}.items()
     assert record["environment"].items() >= {"ranks": 2, "nodes": 1, "ranks_per_node": 2}.items()
     (epoch,) = record["epochs"]
     assert list(epoch) == ["epoch", "train_loss", "test_loss", "test_accuracy", "seconds", "images_per_second",

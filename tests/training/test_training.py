@@ -30,7 +30,7 @@ def test_schedules_that_are_the_same_give_the_same_bits(tmp_path):
 def test_an_adaptive_delay_trains_and_says_what_it_does():
     done = train(2, "--schedule", "delayed", "--delay", "auto", "--epochs", "4", seconds=100)
     assert done.returncode == 0, done.stderr
-    assert "schedule delayed auto" in done.stdout
+    assert "schedule delayed (delay auto)" in done.stdout
 
 
 def test_every_setting_of_messages_trains(tmp_path):

@@ -1,5 +1,4 @@
 import os
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -7,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpilayer import data
-from mpilayer.data import DataError, batches, open_data, share, stored
+from mpilayer.data import DataError, open_data, stored
+from mpilayer.data.digits import FILE
+from tests.data.errors import refuses
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (40, 5, 4, 3), dtype=np.uint8)
 LABELS = np.arange(40) % 4
-DIGITS = Path(data.__file__).with_name("digits.h5")
 
 
 def write(path, classes=None, **datasets):
@@ -28,58 +27,6 @@ def write(path, classes=None, **datasets):
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "some.h5"
-
-
-def refuses(source, *fragments, **form):
-    """open_data(source) must raise a DataError that names the source, the fragments, and a way out."""
-    with pytest.raises(DataError) as error:
-        open_data(source, **form)
-    for fragment in (str(source), " | try: ", *fragments):
-        assert fragment in str(error.value)
-
-
-# Sources
-
-
-def test_unknown_source_lists_the_choices():
-    refuses("cifar", "unknown source", "digits, synthetic, fashion-mnist, idx:FOLDER, text, text:FILE, FILE.h5")
-
-
-@pytest.mark.parametrize("source", [None, 3, b"digits"])
-def test_source_must_be_a_name(source):
-    refuses(source, "expected a name", "digits")
-
-
-@pytest.mark.parametrize("form", [{"context": 8}, {"classes": 10}, {"classes": 10, "context": 8}])
-def test_stored_data_has_its_own_form(form):
-    refuses("digits", "expected no " + " or ".join(form), "leaving it out", **form)
-
-
-@pytest.mark.parametrize("shape", [(9, 8, 1), (8, 8, 3)])
-def test_a_window_is_no_larger_than_the_images(shape):
-    refuses("digits", "expected a shape of at most (8, 8, 1) and as many channels", "a smaller --shape", shape=shape)
-
-
-def test_digits():
-    with open_data() as digits:
-        assert (digits.name, digits.shape, digits.classes) == ("digits", (8, 8, 1), 10)
-        assert (len(digits.train), len(digits.test)) == (1437, 360)
-        (x, y), (x_test, y_test) = (part.read(np.arange(len(part))) for part in (digits.train, digits.test))
-    assert np.bincount(y).tolist() == [142, 146, 141, 147, 144, 146, 145, 143, 139, 144]
-    assert np.bincount(y_test).tolist() == [36, 36, 36, 36, 37, 36, 36, 36, 35, 36]
-    x = np.concatenate([x, x_test])
-    assert x.min() == -1
-    assert x.max() == 1
-    assert len(np.unique(x)) == 17
-    assert np.rint((x + 1) * 8).sum() == 561718  # of the original pixels, 0..16
-    assert len(np.unique(x.reshape(len(x), -1), axis=0)) == 1797
-
-
-def test_digits_name_their_authors():
-    with h5py.File(DIGITS) as file:
-        assert {"title", "attribution", "made"} <= set(file.attrs)
-        for fact in ("E. Alpaydin, C. Kaynak", "10.24432/C50P49", "CC BY 4.0"):
-            assert fact in file.attrs["attribution"]
 
 
 # Files that are not what they should be
@@ -135,13 +82,13 @@ def test_no_permission(unreadable):
 
 @pytest.mark.parametrize("part", [0.001, 0.002, 0.03, 0.25, 0.5, 0.9, 0.9999])
 def test_truncated_file(path, part):
-    whole = DIGITS.read_bytes()
+    whole = FILE.read_bytes()
     path.write_bytes(whole[:int(part * len(whole))])
     refuses(path, "damaged or cut short", "writing the file again")
 
 
 def test_a_few_bytes_are_not_hdf5(path):
-    path.write_bytes(DIGITS.read_bytes()[:4])
+    path.write_bytes(FILE.read_bytes()[:4])
     refuses(path, "expected an HDF5 file")
 
 
@@ -283,161 +230,6 @@ def test_images_must_be_finite_where_they_are_read(path, value):
         some.train.read([15, 17, 3])  # 9 is in the test part, so train 16 is sample 17 of the file
         with pytest.raises(DataError, match=r"\| x \| expected finite values, .* in samples \[17\]"):
             some.train.read([20, 16, 3])
-
-
-@pytest.mark.parametrize(("indices", "fragment"), [
-    ([1437], r"0\.\.1436, got \[1437\]"),
-    ([0, -1], r"0\.\.1436, got \[-1\]"),
-    ([0.5], "expected integers"),
-    ([True], "expected integers"),
-    (3, "expected integers"),
-    ([[1, 2]], r"expected integers \(n,\)"),
-    ([[1], [1, 2]], r"expected indices \(n,\)"),
-    (["a"], "expected integers"),
-])
-def test_wrong_indices(indices, fragment):
-    with open_data() as digits, pytest.raises(DataError, match=fragment):
-        digits.train.read(indices)
-
-
-# The synthetic source
-
-
-def test_synthetic_defaults():
-    with open_data("synthetic") as some:
-        assert (some.name, some.shape, some.classes) == ("synthetic", (32, 32, 3), 10)
-        assert (len(some.train), len(some.test)) == (4096, 512)
-
-
-@pytest.mark.parametrize(("form", "fragment"), [
-    ({"shape": (8, 8)}, r"shape \(H,W,C\), got \(8, 8\)"),
-    ({"shape": 8}, r"shape \(H,W,C\), got 8"),
-    ({"shape": (8, 0, 1)}, "W to be an integer >= 1, got 0"),
-    ({"shape": (8, 8, 1.0)}, "C to be an integer >= 1, got 1.0"),
-    ({"classes": 0}, "classes to be an integer >= 1, got 0"),
-    ({"classes": "ten"}, "classes to be an integer >= 1, got 'ten'"),
-    ({"seed": -1}, "seed to be an integer >= 0, got -1"),
-])
-def test_wrong_form(form, fragment):
-    with pytest.raises(DataError, match=fragment):
-        open_data("synthetic", **form)
-
-
-@settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 1 << 40), shape=st.tuples(*[st.integers(1, 20)] * 2, st.integers(1, 4)),
-       classes=st.integers(1, 30), indices=st.lists(st.integers(0, 511), max_size=8))
-def test_a_synthetic_sample_is_the_same_in_any_batch(seed, shape, classes, indices):
-    one, other = (open_data("synthetic", seed=seed, shape=shape, classes=classes) for _ in range(2))
-    x, y = one.test.read(indices)
-    assert x.shape == (len(indices), *shape)
-    assert x.dtype == np.float32
-    assert x.flags.c_contiguous
-    assert y.dtype == np.int64
-    for index, image, label in zip(indices, x, y, strict=True):
-        alone, (same,) = other.test.read([index])
-        np.testing.assert_array_equal(image, alone[0])
-        assert label == same == (4096 + index) % classes
-
-
-def test_synthetic_samples_differ():
-    images = [open_data("synthetic", seed=seed).train.read([0, 10])[0] for seed in (0, 1)]
-    assert len(np.unique(np.concatenate(images).reshape(4, -1), axis=0)) == 4
-    assert 0.8 < images[0].std() < 1.2
-
-
-@pytest.mark.parametrize("shape", [(32, 32, 3), (8, 8, 1), (13, 17, 2)])
-def test_synthetic_is_learnable(shape):
-    some = open_data("synthetic", shape=shape)
-    (x, y), (x_test, y_test) = (part.read(np.arange(len(part))) for part in (some.train, some.test))
-    means = np.stack([x[y == label].mean(axis=0).ravel() for label in range(10)])
-    scores = x_test.reshape(len(x_test), -1) @ means.T - (means ** 2).sum(axis=1) / 2
-    assert (scores.argmax(axis=1) == y_test).mean() > 0.9
-
-
-def test_synthetic_of_a_thousand_classes_is_small():
-    some = open_data("synthetic", shape=(227, 227, 3), classes=1000)
-    assert some.train.images.patterns.nbytes + some.train.images.pool.nbytes < 8 << 20
-    assert some.train.read(range(4))[0].shape == (4, 227, 227, 3)
-
-
-# Batches and shares
-
-
-@settings(deadline=None)
-@given(n=st.integers(1, 300), size=st.integers(1, 300), seed=st.integers(0, 1 << 40), epoch=st.integers(0, 9))
-def test_batches_take_each_sample_at_most_once(n, size, seed, epoch):
-    size = min(n, size)
-    order = batches(n, size, seed=seed, epoch=epoch)
-    assert order.shape == (n // size, size)
-    assert order.dtype == np.int64
-    assert len(np.unique(order)) == order.size
-    assert order.min() >= 0
-    assert order.max() < n
-    np.testing.assert_array_equal(order, batches(n, size, seed=seed, epoch=epoch))
-
-
-def test_batches_change_with_epoch_and_seed():
-    orders = [batches(1000, 300, seed=seed, epoch=epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1))]
-    assert len({order.tobytes() for order in orders}) == 4
-    assert len({frozenset(order.ravel().tolist()) for order in orders}) == 4  # other samples sit out
-
-
-def test_a_batch_larger_than_the_data():
-    with pytest.raises(DataError, match="at most 10, the number of samples, got 11"):
-        batches(10, 11, seed=0, epoch=0)
-
-
-@pytest.mark.parametrize(("bad", "fragment"), [
-    ({"n": 0}, "n to be an integer >= 1, got 0"),
-    ({"size": 0}, "size to be an integer >= 1, got 0"),
-    ({"size": 2.0}, "size to be an integer >= 1, got 2.0"),
-    ({"seed": -1}, "seed to be an integer >= 0, got -1"),
-    ({"epoch": None}, "epoch to be an integer >= 0, got None"),
-])
-def test_wrong_batches(bad, fragment):
-    with pytest.raises(DataError, match=fragment):
-        batches(**{"n": 10, "size": 2, "seed": 0, "epoch": 0} | bad)
-
-
-@given(size=st.integers(0, 500), ranks=st.integers(1, 70))
-def test_shares_cover_a_batch_in_order(size, ranks):
-    batch = np.arange(size)
-    parts = [batch[share(size, rank, ranks)] for rank in range(ranks)]
-    np.testing.assert_array_equal(np.concatenate(parts), batch)
-    lengths = [len(part) for part in parts]
-    assert max(lengths) - min(lengths) <= 1
-
-
-@pytest.mark.parametrize(("size", "rank", "ranks", "fragment"), [
-    (8, 2, 2, r"rank in 0\.\.1, got 2"),
-    (8, -1, 2, "rank to be an integer >= 0, got -1"),
-    (8, 0, 0, "ranks to be an integer >= 1, got 0"),
-    (-1, 0, 1, "size to be an integer >= 0, got -1"),
-])
-def test_wrong_share(size, rank, ranks, fragment):
-    with pytest.raises(DataError, match=fragment):
-        share(size, rank, ranks)
-
-
-def test_an_empty_share_reads_nothing():
-    with open_data() as digits:
-        x, y = digits.train.read(batches(1437, 2, seed=0, epoch=0)[0][share(2, 0, 3)])
-    assert x.shape == (0, 8, 8, 1)
-    assert y.shape == (0,)
-
-
-def test_a_validation_part_takes_the_place_of_the_test_part():
-    with open_data() as whole, open_data(validation=0.25) as some:
-        assert (len(some.train), len(some.test)) == (1437 - 359, 359)
-        x, y = (np.concatenate(pair) for pair in zip(*(
-            part.read(np.arange(len(part))) for part in (some.train, some.test)), strict=True))
-        want, labels = whole.train.read(np.arange(1437))
-        rows = [sorted(zip(map(bytes, images), numbers, strict=True)) for images, numbers in ((x, y), (want, labels))]
-        assert rows[0] == rows[1]
-
-
-def test_a_validation_part_leaves_some_to_train_on():
-    refuses("digits", "expected some samples on both sides", "another --validation", validation=1.0)
 
 
 def test_mean_and_deviation_of_a_file(path):

@@ -1,0 +1,54 @@
+"""Which layers were posted in which step, and the errors of those who post or settle out of order."""
+
+from collections import deque
+
+
+class Posting:
+    """Of `layers` (names in order of backward) in `slots` gradient buffers, each of which a later step uses again.
+
+    step       the last one posted, None before the first          unposted   its layers that have not been posted
+    pending    {layer: steps that were posted and not settled, oldest first}
+    """
+
+    def __init__(self, layers, slots):
+        self.layers, self.slots, self.step, self.unposted = list(layers), slots, None, set()
+        self.pending = {name: deque() for name in layers}
+
+    def add(self, step, name):
+        """A layer is posted. Raises RuntimeError if it must not be."""
+        if name not in self.pending:
+            raise RuntimeError(f"step {step} | no layer is called {name!r} | expected one of {', '.join(self.layers)}")
+        if step != self.step:
+            self.begin(step)
+        if name not in self.unposted:
+            raise RuntimeError(f"step {step} | {name} | posted twice | expected once in a step, before it is settled")
+        self.check_free(step, name)
+        self.unposted.remove(name)
+        self.pending[name].append(step)
+
+    def begin(self, step):
+        """Nothing of this step has been posted yet. Raises RuntimeError if its turn has not come."""
+        if self.unposted:
+            raise RuntimeError(f"step {step} | {', '.join(self.missing())} | not posted in step {self.step} yet"
+                               f" | expected every layer to be posted in every step | try: finish({self.step})")
+        if self.step is not None and (step < self.step or (self.slots > 1 and step != self.step + 1)):
+            raise RuntimeError(f"step {step} | posted after step {self.step} | expected step {self.step + 1}")
+        self.step, self.unposted = step, set(self.layers)
+
+    def missing(self):
+        """Layers that have not been posted in this step, in order of backward."""
+        return [name for name in self.layers if name in self.unposted]
+
+    def check_free(self, step, name):
+        """Raise RuntimeError if the layer's memory of that step is in use."""
+        pending = self.pending.get(name)
+        if pending and pending[0] + self.slots <= step:
+            raise RuntimeError(f"step {step} | {name} | posted while another sum in that memory is in flight"
+                               " | expected it to be settled first: a delay of k needs k + 1 gradient buffers")
+
+    def check_complete(self, name, blocking):
+        """Raise RuntimeError if a layer would be waited for without end: others, `blocking` it, were not posted."""
+        missing = [other for other in self.missing() if other in blocking]
+        if missing:
+            raise RuntimeError(f"step {self.step} | {name} | settled before {', '.join(missing)} was posted"
+                               f" | expected every layer to be posted first | try: finish({self.step})")

@@ -1,0 +1,240 @@
+"""The request queue as a library: arrays of the user's, and what happens to those who use it wrongly."""
+
+import contextlib
+
+import numpy as np
+import pytest
+
+import kernels
+import mpilayer
+from mpilayer.base.errors import UserError
+from mpilayer.mpi.progress import PROGRESS
+from tests.ranks import on_ranks
+
+SHAPES = {"a": (3, 5), "b": (7,), "c": (), "d": (40, 10)}
+UNMEASURED = {"bucket": 0, "chunk": None, "progress": "poll"}
+
+
+def parameters():
+    return mpilayer.Parameters({name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()})
+
+
+def gradient(rank, step, name):
+    """Small whole numbers, which no type rounds."""
+    rng = np.random.default_rng([rank, step, *name.encode()])
+    return rng.integers(-8, 9, SHAPES[name]).astype(np.float32)
+
+
+def run(ranks, queue, steps, delay):
+    """{(step, name): what settle gave}, of made-up gradients."""
+    seen = {}
+
+    def settle(name, up_to):
+        for step, total in queue.settle(name, up_to):
+            assert total.shape == SHAPES[name]
+            seen[step, name] = total.copy()
+
+    for step in range(steps):
+        for name in SHAPES:
+            settle(name, step - 1 - delay)
+        for name in reversed(SHAPES):
+            queue.gradient(name, step)[...] = gradient(ranks.rank, step, name)
+            queue.post(step, name)
+    for name in SHAPES:
+        settle(name, steps)
+    assert queue.drained
+    return seen
+
+
+def right(ranks, seen, steps, scale=1.0):
+    return set(seen) == {(step, name) for step in range(steps) for name in SHAPES} and all(
+        np.allclose(total, scale * sum(gradient(rank, step, name) for rank in range(ranks.size)), rtol=1e-6)
+        for (step, name), total in seen.items())
+
+
+@on_ranks(1, 2, 3)
+def test_sums_of_own_arrays_are_right_in_every_way(ranks):
+    for order in ("backward", "need", "split"):
+        for settings in ({}, {"bucket": None}, {"chunk": 64}, {"reduction": "ordered"}, {"wire": "bfloat16"},
+                         {"wire": "topk", "top_share": 1.0}, *({"progress": name} for name in PROGRESS)):
+            if order == "split" and settings.get("wire") == "topk":
+                continue
+            for delay in (0, 2):
+                with mpilayer.GradientQueue(ranks, parameters(), delay=delay, order=order,
+                                            **{**UNMEASURED, **settings}) as queue:
+                    assert right(ranks, run(ranks, queue, 5, delay), 5), (order, settings, delay)
+
+
+@on_ranks(2)
+def test_averages(ranks):
+    with mpilayer.GradientQueue(ranks, parameters(), average=True, **UNMEASURED) as queue:
+        assert right(ranks, run(ranks, queue, 3, 0), 3, scale=0.5)
+
+
+@on_ranks(2)
+def test_what_is_not_said_is_measured(ranks):
+    with mpilayer.GradientQueue(ranks, parameters(), delay=1) as queue:
+        assert queue.settings.progress in PROGRESS
+        assert queue.settings.link.latency > 0
+        assert right(ranks, run(ranks, queue, 3, 1), 3)
+
+
+@on_ranks(2)
+def test_without_next_step_no_events_pile_up(ranks):
+    with mpilayer.GradientQueue(ranks, parameters(), **UNMEASURED) as queue:
+        run(ranks, queue, 50, 0)
+        assert sum(map(len, queue.trace.steps)) == 0
+        assert queue.trace.seconds["exposed"] > 0
+
+
+@on_ranks(2, 3)
+def test_several_queues_of_one_process(ranks):
+    """Each rank posts to them in its own order and waits for the other one first."""
+    x, w = np.ones((64, 512), np.float32), np.ones((512, 512), np.float32)
+    for progress in PROGRESS:
+        with contextlib.ExitStack() as stack:
+            queues = [stack.enter_context(mpilayer.GradientQueue(ranks, parameters(), **{
+                **UNMEASURED, "progress": progress, "chunk": 64})) for _ in range(3)]
+            mine = queues[ranks.rank:] + queues[:ranks.rank]
+            for step in range(10):
+                for queue in mine:
+                    for name in reversed(SHAPES):
+                        queue.gradient(name, step)[...] = gradient(ranks.rank, step, name)
+                        queue.post(step, name)
+                kernels.dense(x, w)
+                for queue in mine[::-1]:
+                    for name in SHAPES:
+                        ((_, total),) = queue.settle(name, step)
+                        assert (total == sum(gradient(r, step, name) for r in range(ranks.size))).all()
+
+
+@on_ranks(2)
+def test_zeros_for_what_a_rank_has_no_gradient_of(ranks):
+    with mpilayer.GradientQueue(ranks, parameters(), **UNMEASURED) as queue:
+        for step in range(2):
+            posted = list(reversed(SHAPES))[:2 if ranks.rank else 4]
+            for name in posted:
+                queue.gradient(name, step)[...] = 1
+                queue.post(step, name)
+            assert queue.finish(step) == [name for name in reversed(SHAPES) if name not in posted]
+            for name in SHAPES:
+                ((_, total),) = queue.settle(name, step)
+                assert (total == (2 if name in ("c", "d") else 1)).all()
+
+
+def opened(ranks, **options):
+    return mpilayer.GradientQueue(ranks, parameters(), **{**UNMEASURED, **options})
+
+
+def all_posted(queue, step):
+    for name in reversed(SHAPES):
+        queue.gradient(name, step)[...] = 0
+        queue.post(step, name)
+
+
+def settled(queue, step):
+    for name in SHAPES:
+        for _ in queue.settle(name, step):
+            pass
+
+
+@on_ranks(1, 2)
+def test_wrong_use_names_layer_and_step(ranks):
+    queue = opened(ranks)
+    queue.post(0, "d")
+    with pytest.raises(RuntimeError, match=r"step 0 \| d \| posted twice"):
+        queue.post(0, "d")
+    with pytest.raises(RuntimeError, match=r"step 0 \| a \| settled before c, b, a was posted"):
+        next(queue.settle("a", 0))
+    with pytest.raises(RuntimeError, match=r"step 1 \| c, b, a \| not posted in step 0 yet .* finish\(0\)"):
+        queue.post(1, "d")
+    with pytest.raises(RuntimeError, match=r"step 0 \| no layer is called 'e' \| expected one of d, c, b, a"):
+        queue.post(0, "e")
+    queue.finish(0)
+    with pytest.raises(RuntimeError, match=r"step 1 \| d \| posted while another sum .* k \+ 1 gradient buffers"):
+        queue.gradient("d", 1)
+    with pytest.raises(RuntimeError, match=r"step 1 \| d \| posted while another sum"):
+        queue.post(1, "d")
+    settled(queue, 0)
+    all_posted(queue, 1)
+    settled(queue, 1)
+    with pytest.raises(RuntimeError, match=r"step 0 \| posted after step 1"):
+        queue.post(0, "d")
+    queue.close()
+    for use in (lambda: queue.post(2, "d"), lambda: queue.gradient("d", 2), lambda: next(queue.settle("d", 2))):
+        with pytest.raises(RuntimeError, match="the request queue is closed"):
+            use()
+
+
+@on_ranks(2)
+def test_a_message_of_several_layers_is_not_waited_for_before_all_are_posted(ranks):
+    """It would be an endless wait."""
+    for options in ({"bucket": None}, {"bucket": 0}, {"bucket": 0, "order": "need"}):
+        queue = opened(ranks, **options)
+        queue.post(0, "c")
+        with pytest.raises(RuntimeError, match=r"step 0 \| c \| settled before .*d.* was posted"):
+            next(queue.settle("c", 0))
+        queue.finish(0)
+        settled(queue, 0)
+        queue.close()
+
+
+@on_ranks(2)
+def test_with_a_delay_steps_follow_one_another(ranks):
+    queue = opened(ranks, delay=1)
+    all_posted(queue, 4)
+    with pytest.raises(RuntimeError, match=r"step 6 \| posted after step 4 \| expected step 5"):
+        queue.post(6, "d")
+    all_posted(queue, 5)
+    settled(queue, 5)
+    queue.close()
+
+
+@on_ranks(2)
+def test_closed_with_sums_in_flight(ranks):
+    queue = opened(ranks)
+    queue.post(0, "d")
+    with pytest.raises(RuntimeError, match="with sums in flight"):
+        queue.close()
+    queue.finish(0)
+    settled(queue, 0)
+    queue.close()
+
+
+@on_ranks(2)
+def test_an_error_inside_is_not_hidden_and_nothing_calls_mpi_after_it(ranks):
+    for progress in PROGRESS:
+        queue = opened(ranks, progress=progress)
+        all_posted(queue, 0)
+        with pytest.raises(ZeroDivisionError), queue:
+            settled(queue, 1 / 0)
+        kernels.dense(np.ones((64, 512), np.float32), np.ones((512, 512), np.float32))
+
+
+@on_ranks(1)
+def test_names_that_do_not_exist(ranks):
+    for options, message in [({"wire": "zip"}, "wire 'zip' | expected one of float32, bfloat16"),
+                             ({"reduction": "fast"}, "reduction 'fast' | expected one of native, ordered"),
+                             ({"progress": "magic"}, "progress 'magic' | expected one of auto, none, poll"),
+                             ({"order": "random"}, "order 'random' | expected one of backward, need, split"),
+                             ({"speed": 1}, "keyword argument 'speed' | expected one of"),
+                             ({"top_share": 1}, "keyword argument 'top_share' | expected one of")]:
+        with pytest.raises(UserError) as found:
+            mpilayer.GradientQueue(ranks, parameters(), **options)
+        assert str(found.value).startswith(message)
+
+
+@on_ranks(1)
+def test_two_layers_of_one_name(ranks):
+    both = parameters()
+    both.layers.append(both.layers[0])
+    with pytest.raises(ValueError, match="two layers are called 'a'"):
+        mpilayer.GradientQueue(ranks, both)
+
+
+@on_ranks(1)
+def test_a_gradient_elsewhere(ranks):
+    queue = opened(ranks)
+    layer = queue.layers["d"]._replace(g=np.zeros(400, np.float32))
+    with pytest.raises(RuntimeError, match=r"step 0 \| d \| its gradient is not in the memory of this step"):
+        queue.post(0, layer)
