@@ -16,11 +16,15 @@ class Schedule:
     staleness      Counter of how many updates old gradients were when applied, or None
     host_only      why it does not go with a net on a GPU, or an empty string
     kept_sums      each step it sums all gradients as they are, so that the link bounds its speed
+    overlaps       whether sums travel while the net computes
+    delay, period  steps that sums are late now, and steps from one exchange to the next
+    measured       steps it observes before it decides how to go on           prediction   of a step's time, or None
     """
 
     channel, options, refuses = GradientQueue, (), {}
     wires, wires_because, host_only = None, "", ""
-    asynchronous, late, staleness, kept_sums = False, False, None, False
+    asynchronous, late, staleness, kept_sums, overlaps = False, False, None, False, True
+    delay, period, measured, prediction = 0, 1, 0, None
 
     def __init__(self, net, channel, optimizer):
         self.net, self.channel, self.optimizer = net, channel, optimizer

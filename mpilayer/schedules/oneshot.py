@@ -10,7 +10,7 @@ class OneShot(Schedule):
         G = Allreduce(all g) ; for every l: w_l -= lr * G_l / P
     """
 
-    kept_sums = True
+    kept_sums, overlaps = True, False
 
     def __init__(self, net, queue, optimizer):
         super().__init__(net, queue, optimizer)

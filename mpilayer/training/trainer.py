@@ -44,8 +44,7 @@ class Trainer:
     @property
     def planned(self):
         """Seconds a step that the schedule has predicted, or None."""
-        prediction = getattr(self.schedule, "prediction", None)
-        return prediction and prediction.seconds
+        return self.schedule.prediction and self.schedule.prediction.seconds
 
     def run(self):
         """Train; return the record of each epoch."""
