@@ -14,7 +14,7 @@ import nets
 from bench import options as shared
 from bench.kernels import open_torch
 from bench.timing import alternate, peak
-from kernels.places import fetch
+from kernels.gpu import fetch
 from mpilayer.base.errors import UserError
 from nets.blocks import Attention, Dropout
 from nets.net import walk

@@ -23,9 +23,9 @@ from kernels.batchnorm import (
 )
 from kernels.compress import (
     lowrank_expand,
+    lowrank_orthonormalize,
+    lowrank_orthonormalize_address,
     lowrank_project,
-    lowrank_turn,
-    lowrank_turn_address,
     topk_decode,
     topk_encode,
 )
@@ -58,8 +58,8 @@ __all__ = [
     "bias_grad", "bias_relu_backward", "compensate_delay", "conv2d", "conv2d_dgrad", "conv2d_wgrad", "decode_bfloat16",
     "dense", "dense_dgrad", "dense_wgrad", "dropout", "dropout_backward", "embedding", "embedding_backward", "empty",
     "encode_bfloat16", "gelu", "gelu_backward", "global_avgpool", "global_avgpool_backward", "layernorm",
-    "layernorm_backward", "lowrank_expand", "lowrank_project", "lowrank_turn", "lowrank_turn_address", "lrn",
-    "lrn_backward", "matmul", "maxpool2d", "maxpool2d_backward", "momentum_update", "num_threads", "ordered_sum",
-    "ordered_sum_address", "pool2d_shape", "relu", "relu_backward", "set_num_threads", "set_precision", "set_progress",
-    "softmax_cross_entropy", "sum_of_squares", "topk_decode", "topk_encode",
+    "layernorm_backward", "lowrank_expand", "lowrank_orthonormalize", "lowrank_orthonormalize_address",
+    "lowrank_project", "lrn", "lrn_backward", "matmul", "maxpool2d", "maxpool2d_backward", "momentum_update",
+    "num_threads", "ordered_sum", "ordered_sum_address", "pool2d_shape", "relu", "relu_backward", "set_num_threads",
+    "set_precision", "set_progress", "softmax_cross_entropy", "sum_of_squares", "topk_decode", "topk_encode",
 ]

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from kernels import gpu, vectors
+from kernels.check_target import HOST, CheckTarget, on_gpu
 from kernels.conv2d import winograd
-from kernels.places import HOST, Place, fetch, on_gpu
 
 BOUND, TRANSFORMED = 2e-6, 2e-5  # the error allowed, and where transforms are (KERNELS_WINOGRAD=0 switches them off)
 PRODUCTS = ("conv2d", "dense", "matmul", "attention")
@@ -35,7 +35,7 @@ def normals(seed=0):
 
 def error(got, want):
     """max |got - want| / max |want|; infinite where one has a NaN."""
-    off = np.abs(fetch(got) - want.astype(np.float64)).max()
+    off = np.abs(gpu.fetch(got) - want.astype(np.float64)).max()
     with np.errstate(divide="ignore"):
         relative = off / np.abs(want).max() if off else 0.0
     return math.inf if math.isnan(relative) else float(relative)
@@ -44,7 +44,7 @@ def error(got, want):
 class Backend(NamedTuple):
     """Where kernels run, what they are called in the last line, and bound(room, result)."""
 
-    place: Place
+    target: CheckTarget
     name: str
     bound: Callable
 
@@ -74,11 +74,11 @@ def cuda(precision):
 def results(room, backend=None, cases=None):
     """Yield (case, pass, error, bound) for all cases of a room, or those given."""
     backend = backend or numba()
-    place = backend.place
+    target = backend.target
     passes = importlib.import_module(f"kernels.{room}.check").passes_of
     for case in cases or importlib.import_module(f"kernels.{room}.cases").CASES:
         name, draw = f"{case.net} {case.name}" if hasattr(case, "net") else case.name, normals()
-        for part, got, want in passes(case, lambda shape: place.rounded(draw(shape)), place):  # noqa: B023
+        for part, got, want in passes(case, lambda shape: target.rounded(draw(shape)), target):  # noqa: B023
             yield name, part, error(got, want), backend.bound(room, got)
 
 

@@ -12,7 +12,7 @@ def _same(array):
     return array
 
 
-class Place(NamedTuple):
+class CheckTarget(NamedTuple):
     """x(array) takes an activation there, w(array) weights and whatever else; rounded(array) is what x keeps of it."""
 
     x: Callable = _same
@@ -20,7 +20,7 @@ class Place(NamedTuple):
     rounded: Callable = _same
 
 
-HOST = Place()
+HOST = CheckTarget()
 
 
 def on_gpu(dtype=np.float32):
@@ -28,10 +28,4 @@ def on_gpu(dtype=np.float32):
     def put(array):
         return gpu.cupy().asarray(array.astype(dtype))
 
-    return Place(put, gpu.cupy().asarray, lambda array: array.astype(dtype).astype(np.float32))
-
-
-def fetch(array):
-    """A NumPy array of what is in an array here or there; bfloat16 as float32."""
-    array = array.get() if gpu.is_array(array) else array
-    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+    return CheckTarget(put, gpu.cupy().asarray, lambda array: array.astype(dtype).astype(np.float32))

@@ -35,7 +35,7 @@ def _key(bits):
 
 
 @jit
-def peak(x):
+def row_max(x):
     """The largest of a row; a NaN may be that or be passed over."""
     most = _key(np.float32(-np.inf).view(np.int32))
     for c in range(x.size):
@@ -44,7 +44,7 @@ def peak(x):
 
 
 @any_order
-def total(x):
+def row_sum(x):
     """The sum of a row."""
     result = ZERO
     for c in range(x.size):

@@ -65,6 +65,12 @@ def address(array):
     return array.data.ptr if is_array(array) else array.ctypes.data
 
 
+def fetch(array):
+    """The array itself if it is NumPy's, else a copy in this computer's memory; bfloat16 becomes float32."""
+    array = array.get() if is_array(array) else array
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
 def bfloat16():
     """The dtype."""
     import ml_dtypes

@@ -44,7 +44,7 @@ def copy(source, target):
             b[e] = a[e]
 
 
-def spread(floats):
+def padded_length(floats):
     """An odd number of cache lines for so many floats: then lines that far apart do not share the sets of a cache."""
     lines = -(-floats // 16)
     return 16 * (lines + 1 - lines % 2)

@@ -57,7 +57,7 @@ def num_threads():
     return _threads
 
 
-def share(count, work):
+def parallel_for(count, work):
     """Call work(begin, end) on parts of range(count), one for each thread, this one among them; return when all have.
 
     What is computed must not depend on where the cuts are.

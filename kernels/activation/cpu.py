@@ -9,7 +9,7 @@ from numba import njit
 
 from kernels.exponential import exp
 from kernels.progress import tick
-from kernels.threads import share
+from kernels.threads import parallel_for
 
 jit = njit(nogil=True, cache=True, error_model="numpy")
 contracted = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
@@ -20,7 +20,7 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 def _each(kernel, *arrays):
     """kernel(part of each array) for every part."""
-    share(arrays[0].size, lambda a, b: kernel(*(array[a:b] for array in arrays)))
+    parallel_for(arrays[0].size, lambda a, b: kernel(*(array[a:b] for array in arrays)))
 
 
 @jit
@@ -88,7 +88,7 @@ def bias_relu_backward(dy, y, dx, db):
     """The same for rows (M,K), and their sums to db."""
     pieces = -(-len(dy) // ROWS)
     sums = np.empty((pieces, db.size), np.float32) if pieces > 1 else db.reshape(1, -1)
-    share(pieces, lambda first, last: _bias_relu_backward(dy, y, dx, sums, first, last))
+    parallel_for(pieces, lambda first, last: _bias_relu_backward(dy, y, dx, sums, first, last))
     if pieces > 1:
         np.sum(sums, axis=0, out=db)
 
@@ -114,7 +114,7 @@ def dropout(x, threshold, scale, seed, first, y, mask):
     def work(a, b):
         _dropout_blocks(x[a:b], threshold, scale, seed, np.uint64((int(first) + a) % 2**64), y[a:b], mask[a:b])
 
-    share(x.size, work)
+    parallel_for(x.size, work)
 
 
 @jit
@@ -136,7 +136,7 @@ def _dropout_backward(dy, mask, scale, dx):
 
 def dropout_backward(dy, mask, scale, dx):
     """dy * mask * scale to dx."""
-    share(dy.size, lambda a, b: _dropout_backward(dy[a:b], mask[a:b], scale, dx[a:b]))
+    parallel_for(dy.size, lambda a, b: _dropout_backward(dy[a:b], mask[a:b], scale, dx[a:b]))
 
 
 ONE, MOST, FAR = np.float32(1), np.float32(80), np.float32(20)  # exp of MOST is finite; beyond FAR gelu is 0 or x

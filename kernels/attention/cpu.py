@@ -9,10 +9,10 @@ import numpy as np
 from numba import njit
 
 from kernels import micro, scratch
-from kernels.exponential import exp, peak, total
-from kernels.matmul.many import pack
+from kernels.exponential import exp, row_max, row_sum
+from kernels.matmul.packed import pack
 from kernels.micro import ACCUMULATE, multiply
-from kernels.threads import share
+from kernels.threads import parallel_for
 
 jit = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 KEYS = 128  # of a block of scores
@@ -22,7 +22,7 @@ ZERO, ONE, INFINITY = np.float32(0), np.float32(1), np.float32(np.inf)
 
 
 class Room(NamedTuple):
-    """Working memory: keys and values turned, a block of scores and one of their gradients."""
+    """Working memory: keys and values transposed, a block of scores and one of their gradients."""
 
     keys: np.ndarray
     values: np.ndarray
@@ -40,7 +40,7 @@ def _for_each_head(function, arrays, lse):
     """Call it for parts of all heads of all sequences."""
     (N, heads, T), tile = lse.shape, micro.tile()
     D = arrays[0].shape[2] // 3 // heads
-    share(N * heads, lambda first, last: function(tile, *arrays, lse, _room(tile, T, D), first, last))
+    parallel_for(N * heads, lambda first, last: function(tile, *arrays, lse, _room(tile, T, D), first, last))
 
 
 def forward(qkv, y, lse):
@@ -87,7 +87,7 @@ def _plain(scores):
 
 
 @jit
-def _turned(scores):
+def _transposed(scores):
     return scores.ctypes.data, FLOAT, scores.strides[0]
 
 
@@ -101,15 +101,15 @@ def _online(row, seen, scale, highest, sum_so_far, out):
     if seen == 0:
         return highest, sum_so_far
     row = row[:seen]
-    top = max(highest, scale * peak(row))
+    top = max(highest, scale * row_max(row))
     for c in range(row.size):
         row[c] = exp(scale * row[c] - top)
     if highest == -INFINITY:
-        return top, total(row)
+        return top, row_sum(row)
     factor = exp(highest - top)
     for d in range(out.size):
         out[d] *= factor
-    return top, sum_so_far * factor + total(row)
+    return top, sum_so_far * factor + row_sum(row)
 
 
 @jit
@@ -167,8 +167,8 @@ def _backward(tile, qkv, y, dy, dqkv, lse, room, first, last):
                     _slopes(room.scores[r, :width], room.slopes[r, :width], seen, scale,
                             lse[item // heads, item % heads, i + r], _dot(out[i + r], dout[i + r]))
                 keys = slice(j, j + width)
-                _product(tile, width, _turned(room.scores), dout[i:i + count], dv[keys], ACCUMULATE)
-                _product(tile, width, _turned(room.slopes), q[i:i + count], dk[keys], ACCUMULATE)
+                _product(tile, width, _transposed(room.scores), dout[i:i + count], dv[keys], ACCUMULATE)
+                _product(tile, width, _transposed(room.slopes), q[i:i + count], dk[keys], ACCUMULATE)
                 _product(tile, count, _plain(room.slopes), k[keys], dq[i:i + count], ACCUMULATE if j > 0 else 0)
 
 

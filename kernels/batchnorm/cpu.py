@@ -8,7 +8,7 @@ from numba import njit
 
 from kernels.hints import restrict
 from kernels.progress import tick
-from kernels.threads import share
+from kernels.threads import parallel_for
 
 jit = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 WIDE = 256
@@ -33,7 +33,7 @@ def _summed(function, C, rows, channels):
     for part, constants in _widened(C, rows, channels):
         x = part[-1]
         sums = np.empty((-(-len(x) // ROWS), 2, x.shape[1]), np.float32)
-        share(len(sums), lambda a, b: function(*part, *constants, sums, a, b))  # noqa: B023
+        parallel_for(len(sums), lambda a, b: function(*part, *constants, sums, a, b))  # noqa: B023
         total += sums.sum(0, dtype=np.float64).reshape(2, -1, C).sum(1)
     return total
 
@@ -61,7 +61,7 @@ def normalize(x, mean, var, gamma, beta, eps, add, relu, y):
     """Write to y."""
     floor, scale = ZERO if relu else np.float32(-np.inf), np.float32(gamma * _rstd(var, eps))
     for part, constants in _widened(len(mean), [x, add, y], [mean, scale, beta]):
-        share(len(part[0]), lambda a, b: _normalize(*part, *constants, floor, a, b))  # noqa: B023
+        parallel_for(len(part[0]), lambda a, b: _normalize(*part, *constants, floor, a, b))  # noqa: B023
 
 
 def wgrad(dy, y, x, mean, var, eps, dgamma, dbeta):
@@ -76,7 +76,7 @@ def dgrad(dy, x, mean, var, gamma, dgamma, dbeta, eps, count, dx):
     scale = gamma * rstd
     factors = map(np.float32, (scale, -scale * rstd * dgamma / count, -scale * dbeta / count))
     for part, constants in _widened(len(mean), [dy, x, dx], [mean, *factors]):
-        share(len(part[0]), lambda a, b: _dgrad(*part, *constants, a, b))  # noqa: B023
+        parallel_for(len(part[0]), lambda a, b: _dgrad(*part, *constants, a, b))  # noqa: B023
 
 
 @jit

@@ -3,7 +3,7 @@
 //     S: type of statistics that join the running ones
 // Blocks are (X,Y), grids (tiles of channels, blocks of rows): a thread has VEC channels, the same in all of its rows.
 #include "device.cuh"
-#include "columns.cuh"
+#include "block_column_sum.cuh"
 
 #define THREADS 256
 #define AT_ONCE 4  // rows whose loads are in flight

@@ -1,9 +1,9 @@
 """What a gradient goes through to take fewer bytes: its largest numbers, or two thin factors of a matrix.
 
     gradient, error (size,) or (n,m) float32: what is to travel, and what of earlier ones has not yet
-    packed (2k,) int32: places of k numbers, then the bits of these float32      P (n,r)  Q (r,m) float32: factors
+    packed (2k,) int32: indices of k numbers, then the bits of these float32      P (n,r)  Q (r,m) float32: factors
 
-All arrays of a call are NumPy's, or but for lowrank_turn on the GPU, where denormal numbers count as zero.
+All arrays of a call are NumPy's, or but for lowrank_orthonormalize on the GPU, where denormal numbers count as zero.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ def _check(operation, axes, dtype=np.float32, **arrays):
 
 
 def topk_encode(gradient, error, packed):
-    """error += gradient; the k numbers of largest magnitude leave it for packed (2k,), places ascending.
+    """error += gradient; the k numbers of largest magnitude leave it for packed (2k,), indices ascending.
 
     Largest to bfloat16's precision: of numbers with the same upper 16 bits the first ones go. NaN counts as largest.
     What is left and what leaves add up to the sum, bit by bit (Aji and Heafield 2017; Stich et al. 2018). Raises
@@ -37,17 +37,17 @@ def topk_encode(gradient, error, packed):
 
 
 def topk_decode(packed, gradient):
-    """gradient = the numbers in packed (P,2k) at their places, added up in the order of rows, and 0 elsewhere.
+    """gradient = the numbers in packed (P,2k) at their indices, added up in the order of rows, and 0 elsewhere.
 
-    Raises ValueError for arrays that do not fit and for places outside. On the GPU numbers with such places are left
-    out, and the places of a row must differ.
+    Raises ValueError for arrays that do not fit and for indices outside. On the GPU numbers with such indices are left
+    out, and the indices of a row must differ.
     """
     _check("topk_decode", "P,2k", np.int32, packed=packed)
     _check("topk_decode", "size", gradient=gradient)
-    places = packed[:, :packed.shape[1] // 2]
-    good = gpu.is_array(packed) or (places.min() >= 0 and places.max() < gradient.size)
+    indices = packed[:, :packed.shape[1] // 2]
+    good = gpu.is_array(packed) or (indices.min() >= 0 and indices.max() < gradient.size)
     require(packed.shape[1] % 2 == 0 and good, "topk_decode",
-            "packed {} must have two words for each number, and places in 0..{}", packed, gradient.size - 1)
+            "packed {} must have two words for each number, and indices in 0..{}", packed, gradient.size - 1)
     implementation("compress", "topk_decode", packed, gradient).topk_decode(packed, gradient)
 
 
@@ -69,25 +69,25 @@ def lowrank_project(gradient, error, Q, P):
     implementation("compress", "lowrank_project", gradient, error, Q, P).lowrank_project(gradient, error, Q, P)
 
 
-def lowrank_turn(gradient, P, Q):
+def lowrank_orthonormalize(gradient, P, Q):
     """Orthonormalize P's columns in place (one that vanishes becomes 0); Q = P^T gradient. NumPy's arrays only.
 
     Raises ValueError for arrays that do not fit.
     """
-    _factors("lowrank_turn", gradient, P, Q)
-    require(not any(map(gpu.is_array, (gradient, P, Q))), "lowrank_turn",
+    _factors("lowrank_orthonormalize", gradient, P, Q)
+    require(not any(map(gpu.is_array, (gradient, P, Q))), "lowrank_orthonormalize",
             "the arrays must be NumPy's: between two messages nothing runs on the GPU")
-    implementation("compress", "lowrank_turn", gradient, P, Q).lowrank_turn(gradient, P, Q)
+    implementation("compress", "lowrank_orthonormalize", gradient, P, Q).lowrank_orthonormalize(gradient, P, Q)
 
 
-def lowrank_turn_address():
-    """Address of a C function that does what lowrank_turn does, for code that has neither Python nor its lock.
+def lowrank_orthonormalize_address():
+    """Address of a C function that does what lowrank_orthonormalize does, for code without Python.
 
         void f(int64 table, int64 rows)      table: address of rows of int64: gradient, n, m, P, Q (addresses), r
     """
     from kernels.compress import cpu
 
-    return cpu.turn_function().address
+    return cpu.orthonormalize_function().address
 
 
 def lowrank_expand(gradient, error, P, Q, ranks):

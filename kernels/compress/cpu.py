@@ -51,12 +51,12 @@ def topk_encode(gradient, error, packed):
 
 
 @jit
-def _topk_decode(places, values, gradient):
+def _topk_decode(indices, values, gradient):
     gradient[:] = 0
-    for p in range(places.shape[0]):
-        for i in range(places.shape[1]):
-            gradient[places[p, i]] += values[p, i]
-        tick(places.shape[1])
+    for p in range(indices.shape[0]):
+        for i in range(indices.shape[1]):
+            gradient[indices[p, i]] += values[p, i]
+        tick(indices.shape[1])
 
 
 def topk_decode(packed, gradient):
@@ -125,7 +125,7 @@ def _turn(gradient, P, Q):
             _add(Q[k], P[i, k], gradient[i])
 
 
-def lowrank_turn(gradient, P, Q):
+def lowrank_orthonormalize(gradient, P, Q):
     """A row of the gradient at a time."""
     _turn(gradient, P, Q)
 
@@ -139,7 +139,7 @@ def _pointer(typing, address):
 
 
 @functools.cache
-def turn_function():
+def orthonormalize_function():
     """As a C function of a table of addresses and sizes."""
     @cfunc(types.void(types.CPointer(types.int64), types.int64), cache=True)
     def turn(table, rows):

@@ -78,7 +78,7 @@ extern "C" __global__ void __launch_bounds__(1024) take(float* error, const int*
     error[i] = 0;
 }
 
-// gradient += k numbers at their places, which differ; places that there are not are skipped.
+// gradient += k numbers at their indices, which differ; indices that there are not are skipped.
 extern "C" __global__ void __launch_bounds__(256) add_packed(const int* packed, float* gradient, int k, int64 size) {
     for (int i = (int)first_thread(); i < k; i += (int)all_threads())
         if (packed[i] >= 0 && packed[i] < size) gradient[packed[i]] += __int_as_float(packed[k + i]);

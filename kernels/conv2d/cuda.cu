@@ -6,9 +6,9 @@
 
 #if PASS == BIAS
 #include "device.cuh"
-#include "strips.cuh"
+#include "row_reduction.cuh"
 
-// By the bias: sums of dy (M,K) over its rows, a strip and a piece of them each block; see strips.cuh.
+// By the bias: sums of dy (M,K) over its rows, a strip and a piece of them each block; see row_reduction.cuh.
 extern "C" __global__ void __launch_bounds__(256) bias_grad(const T* dy, float* sums, int64 M, int K, int width,
                                                             int64 piece) {
     DYN_SMEM(float, scratch);
@@ -135,7 +135,8 @@ struct Pixels {
 
 #if PASS == FORWARD || PASS == DGRAD
 // Forward: y = relu(x * w + bias); x (N,H,W,groups*channels), w (R,S,channels,groups*columns), y (N,OH,OW,groups*columns).
-// By the input: the same of dy with the filters turned, w (R,S,columns,groups*channels); with a stride, one phase of dx:
+// By the input: the same of dy with the filters transposed, w (R,S,columns,groups*channels); with a stride, for one
+// phase of dx:
 // every step-th pixel, of which every step-th tap knows.
 //     grid: see Task       parts (groups, splits, M, columns), or null
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) convolve(

@@ -7,7 +7,7 @@ import numpy as np
 
 from kernels import gpu
 from kernels.arguments import require
-from kernels.cuda import products, strips
+from kernels.cuda import products, row_reduction
 from kernels.matmul import cuda as matmul
 
 LIMIT = 1 << 13  # rows and columns of an image; cuda.cu's OUTSIDE is beyond
@@ -90,7 +90,7 @@ def dgrad(dy, w, dx, stride, padding, groups):
     """Gradient by the input, into dx: a convolution of dy, or one for each phase of the stride."""
     _check(dy, dx)
     if _is_product(w.shape, stride, padding, groups):
-        matmul.times_turned(_rows(dy), w[0, 0], _rows(dx))
+        matmul.times_transposed(_rows(dy), w[0, 0], _rows(dx))
         return
     w = matmul.like(w, dy)
     (N, H, W, _), (R, S, Cg, K), (P, Q) = dx.shape, w.shape, dy.shape[1:3]
@@ -125,4 +125,4 @@ def wgrad(x, dy, dw, stride, padding, groups):
 def bias_grad(dy, db):
     """Sum of dy over all dimensions but the last, into db."""
     dy = _rows(dy)
-    strips.launch("conv2d", "bias_grad", (dy,), db, T=gpu.number(dy), PASS=BIAS)
+    row_reduction.launch("conv2d", "bias_grad", (dy,), db, T=gpu.number(dy), PASS=BIAS)

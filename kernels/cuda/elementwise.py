@@ -1,4 +1,4 @@
-"""Kernels that go over arrays number by number (each.cuh), launched."""
+"""Kernels that go over arrays number by number (elementwise.cuh), launched."""
 
 import numpy as np
 

@@ -1,7 +1,7 @@
 // Layer normalization of tokens x (M,C): `across` threads, a power of two, have a token in registers.
 //     T: type of x, y and their gradients      VEC: numbers a thread moves at once, of which C is a multiple
 #include "device.cuh"
-#include "columns.cuh"
+#include "block_column_sum.cuh"
 
 #define THREADS 512  // of a token at most
 #define PACKS (VEC == 1 ? 8 : 16 / VEC)  // of a thread

@@ -29,7 +29,7 @@ def times(x, w, bias, relu, y):
     _product(x[None], True, like(w, x)[None], False, y[None], bias, relu)
 
 
-def times_turned(x, w, y):
+def times_transposed(x, w, y):
     """y (M,K) = x (M,C) w^T, w (K,C)."""
     _product(x[None], True, like(w, x)[None], True, y[None])
 

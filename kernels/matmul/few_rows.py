@@ -31,7 +31,7 @@ def times(tile, x, w, bias, relu, y, more, first, last):
 
 
 @jit
-def times_turned(tile, panels, w, part, y, first, last):
+def times_transposed(tile, panels, w, part, y, first, last):
     """Columns first to last of y^T = w x^T, tile by tile: so the rows of the tile are rows of w, read where they are.
 
     panels (M/wide, C, wide) is x^T.

@@ -8,7 +8,7 @@ import pytest
 
 import nets
 import tests.emulator
-from kernels.places import fetch
+from kernels.gpu import fetch
 from mpilayer.exchange.channel import Settings
 from mpilayer.exchange.gradient_queue import GradientQueue
 from mpilayer.gpu import staging

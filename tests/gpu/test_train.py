@@ -8,7 +8,7 @@ import pytest
 
 import nets
 import tests.emulator
-from kernels.places import fetch
+from kernels.gpu import fetch
 from mpilayer.base.errors import UserError
 from mpilayer.exchange.channel import Settings
 from mpilayer.gpu import device
