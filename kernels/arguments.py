@@ -20,11 +20,14 @@ def is_array(value):
     return isinstance(value, np.ndarray) or gpu.is_array(value)
 
 
-def implementation(room, operation, *arrays):
-    """kernels.ROOM.cpu, or kernels.ROOM.cuda for arrays on the GPU, where all or none must be; None is no array."""
-    places = {gpu.is_array(array) for array in arrays if array is not None}
-    require(len(places) == 1, operation, "the arrays must all be NumPy's, or all on the GPU")
-    return importlib.import_module(f"kernels.{room}.{'cuda' if places == {True} else 'cpu'}")
+def implementation(package, operation, *arrays):
+    """The module cpu of a room's package, or cuda if the arrays are on the GPU; None is no array.
+
+    Raises ValueError if some arrays are NumPy's and some are on the GPU.
+    """
+    kinds = {gpu.is_array(array) for array in arrays if array is not None}
+    require(len(kinds) == 1, operation, "the arrays must all be NumPy's, or all on the GPU")
+    return importlib.import_module(f"{package}.{'cuda' if kinds == {True} else 'cpu'}")
 
 
 def _show(value):

@@ -1,12 +1,13 @@
 """Vectors of floats as LLVM code, for the instruction set in use, and how a kernel calls what is made of them."""
 
-import os
 from typing import NamedTuple
 
 from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from kernels import env
 
 F32, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 
@@ -22,11 +23,15 @@ class Isa(NamedTuple):
 ISAS = {"avx512": Isa(16, 14, 2), "avx2": Isa(8, 6, 2), "plain": Isa(4, 6, 2)}
 
 
-def isa():
-    """The name of the instruction set in use: KERNELS_ISA, or the best this processor has."""
+def best():
+    """The name of the best instruction set this processor has."""
     features = binding.get_host_cpu_features()
-    best = "avx512" if features.get("avx512f") else "avx2" if features.get("avx2") and features.get("fma") else "plain"
-    name = os.environ.get("KERNELS_ISA", best)
+    return "avx512" if features.get("avx512f") else "avx2" if features.get("avx2") and features.get("fma") else "plain"
+
+
+def isa():
+    """The name of the instruction set in use: KERNELS_ISA, or the best. Raises ValueError for an unknown one."""
+    name = env.get("KERNELS_ISA") or best()
     if name not in ISAS:
         raise ValueError(f"KERNELS_ISA={name}: choose one of {', '.join(ISAS)}")
     return name

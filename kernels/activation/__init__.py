@@ -19,7 +19,7 @@ def _gradient(operation, dy, name, saved, dtype=None):
 def _each(operation, x, out):
     """The operation on every number of x."""
     x = array(operation, "x", x, ACTIVATION)
-    kernel = implementation("activation", operation, x)
+    kernel = implementation(__name__, operation, x)
     y = output(operation, out, x.shape, x.dtype, like=x)
     getattr(kernel, operation)(x.reshape(-1), y.reshape(-1))
     return y
@@ -28,7 +28,7 @@ def _each(operation, x, out):
 def _each_backward(operation, dy, name, saved, out):
     """The operation on every number of dy and of what was saved."""
     dy, saved = _gradient(operation, dy, name, saved)
-    kernel = implementation("activation", operation, dy, saved)
+    kernel = implementation(__name__, operation, dy, saved)
     dx = output(operation, out, dy.shape, dy.dtype, like=dy)
     getattr(kernel, operation)(*(array.reshape(-1) for array in (dy, saved, dx)))
     return dx
@@ -62,7 +62,7 @@ def bias_relu_backward(dy, y, *, out=None, db=None):
     """
     dy, y = _gradient("bias_relu_backward", dy, "y", y)
     require(dy.ndim > 0, "bias_relu_backward", "dy {} has no last dimension", dy)
-    kernel = implementation("activation", "bias_relu_backward", dy, y)
+    kernel = implementation(__name__, "bias_relu_backward", dy, y)
     K = dy.shape[-1]
     dx = output("bias_relu_backward", out, y.shape, y.dtype, like=y)
     db = output("bias_relu_backward", db, (K,), like=y, apart=[dy, y, dx])
@@ -93,7 +93,7 @@ def dropout(x, rate, *, seed, first=0, out=None):
     """
     x, scale = array("dropout", "x", x, ACTIVATION), _scale("dropout", rate)
     seed, first, threshold = _uint64("seed", seed), _uint64("first", first), np.uint64(round(rate * 2**32))
-    kernel, (y, mask) = implementation("activation", "dropout", x), two_outputs("dropout", out)
+    kernel, (y, mask) = implementation(__name__, "dropout", x), two_outputs("dropout", out)
     y = output("dropout", y, x.shape, x.dtype, like=x)
     mask = output("dropout", mask, x.shape, np.uint8, like=x, apart=[x])
     kernel.dropout(x.reshape(-1), threshold, scale, seed, first, y.reshape(-1), mask.reshape(-1))
@@ -103,7 +103,7 @@ def dropout(x, rate, *, seed, first=0, out=None):
 def dropout_backward(dy, mask, rate, out=None):
     """Gradient by the input: dy * mask / (1 - rate); into `out` if given, which may be dy itself."""
     dy, mask = _gradient("dropout_backward", dy, "mask", mask, np.uint8)
-    scale, kernel = _scale("dropout_backward", rate), implementation("activation", "dropout_backward", dy, mask)
+    scale, kernel = _scale("dropout_backward", rate), implementation(__name__, "dropout_backward", dy, mask)
     dx = output("dropout_backward", out, dy.shape, dy.dtype, like=dy, apart=[mask])
     kernel.dropout_backward(dy.reshape(-1), mask.reshape(-1), scale, dx.reshape(-1))
     return dx

@@ -35,7 +35,7 @@ def attention(qkv, heads, out=None):
     y, lse = (None, None) if out is None else out
     y = output("attention", y, y_shape, qkv.dtype, like=qkv, apart=[qkv])
     lse = output("attention", lse, lse_shape, like=qkv, apart=[qkv, y])
-    implementation("attention", "attention", qkv).forward(qkv, y, lse)
+    implementation(__name__, "attention", qkv).forward(qkv, y, lse)
     return y, lse
 
 
@@ -46,7 +46,7 @@ def attention_backward(dy, qkv, y, lse, out=None):
     dy, y = (tensor("attention_backward", name, a, "NTC", qkv.dtype) for name, a in (("dy", dy), ("y", y)))
     require(dy.shape == y.shape == y_shape and lse.shape == lse_shape, "attention_backward",
             "dy {}, y {}, lse {} and qkv {} must agree", dy, y, lse, qkv)
-    kernel = implementation("attention", "attention_backward", dy, qkv, y, lse)
+    kernel = implementation(__name__, "attention_backward", dy, qkv, y, lse)
     dqkv = output("attention_backward", out, qkv.shape, qkv.dtype, like=qkv, apart=[dy, qkv, y, lse])
     kernel.backward(dy, qkv, y, lse, dqkv)
     return dqkv

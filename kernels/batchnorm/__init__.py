@@ -38,7 +38,7 @@ def _channels(operation, C, **values):
 def batchnorm_statistics(x):
     """(mean (C,), var (C,)): of every channel over all rows; the variance is divided by M."""
     rows = _rows("batchnorm_statistics", "x", x)
-    return implementation("batchnorm", "batchnorm_statistics", rows).statistics(rows)
+    return implementation(__name__, "batchnorm_statistics", rows).statistics(rows)
 
 
 def batchnorm_running(state, mean, var, *, count, momentum):
@@ -51,7 +51,7 @@ def batchnorm_running(state, mean, var, *, count, momentum):
     mean, var = tensor(operation, "mean", mean, "C", dtype), tensor(operation, "var", var, "C", dtype)
     require(mean.shape == var.shape, operation, "mean {} and var {} must agree", mean, var)
     require(count >= 1, operation, "count must be at least 1, got {!r}", count)
-    kernel = implementation("batchnorm", operation, state, mean, var)
+    kernel = implementation(__name__, operation, state, mean, var)
     kernel.running(output(operation, state, (1 + 2 * mean.size,), np.float64, like=mean), mean, var, count, momentum)
 
 
@@ -60,7 +60,7 @@ def batchnorm(x, mean, var, gamma, beta, *, eps=1e-5, add=None, relu=False, out=
     rows = _rows("batchnorm", "x", x)
     vectors = _channels("batchnorm", x.shape[-1], mean=mean, var=var, gamma=gamma, beta=beta)
     more = None if add is None else _like("batchnorm", "add", add, x)
-    kernel = implementation("batchnorm", "batchnorm", rows, more, *vectors)
+    kernel = implementation(__name__, "batchnorm", rows, more, *vectors)
     y = output("batchnorm", out, x.shape, x.dtype, like=x, apart=[rows] if more is None else [rows, more])
     kernel.normalize(rows, *vectors, float(eps), more, relu, y.reshape(rows.shape))
     return y
@@ -77,7 +77,7 @@ def batchnorm_wgrad(dy, x, mean, var, *, eps=1e-5, y=None, dgamma=None, dbeta=No
             "dy must be contiguous and writeable: it is changed in place")
     y = None if y is None else _like("batchnorm_wgrad", "y", y, x)
     mean, var = _channels("batchnorm_wgrad", x.shape[-1], mean=mean, var=var)
-    kernel = implementation("batchnorm", "batchnorm_wgrad", masked, rows, y, mean, var)
+    kernel = implementation(__name__, "batchnorm_wgrad", masked, rows, y, mean, var)
     dgamma = output("batchnorm_wgrad", dgamma, mean.shape, like=x)
     dbeta = output("batchnorm_wgrad", dbeta, mean.shape, like=x, apart=[dgamma])
     kernel.wgrad(masked, y, rows, mean, var, float(eps), dgamma, dbeta)
@@ -94,7 +94,7 @@ def batchnorm_dgrad(dy, x, mean, var, gamma, dgamma, dbeta, *, eps=1e-5, count=N
     vectors = _channels("batchnorm_dgrad", x.shape[-1], mean=mean, var=var, gamma=gamma, dgamma=dgamma, dbeta=dbeta)
     count = len(flat) if count is None else count
     require(count >= len(flat), "batchnorm_dgrad", "count must be at least x's {} rows, got {!r}", len(flat), count)
-    kernel = implementation("batchnorm", "batchnorm_dgrad", rows, flat, *vectors)
+    kernel = implementation(__name__, "batchnorm_dgrad", rows, flat, *vectors)
     dx = output("batchnorm_dgrad", out, x.shape, x.dtype, like=x, apart=[flat, rows])
     kernel.dgrad(rows, flat, *vectors, float(eps), count, dx.reshape(flat.shape))
     return dx

@@ -10,9 +10,10 @@ from kernels.batchnorm import (
     batchnorm_wgrad,
     ref,
 )
-from kernels.check_target import HOST
+from kernels.check_target import HOST, Bound
 from kernels.gpu import fetch
 
+BOUND = Bound()
 EPS = 1e-5
 
 

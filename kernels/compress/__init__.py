@@ -33,7 +33,7 @@ def topk_encode(gradient, error, packed):
     require(gradient.shape == error.shape, operation, "gradient {} and error {} must have one size", gradient, error)
     require(packed.size % 2 == 0 and packed.size // 2 <= error.size, operation,
             "packed {} must have two words for each of at most {} numbers", packed, error.size)
-    implementation("compress", operation, gradient, error, packed).topk_encode(gradient, error, packed)
+    implementation(__name__, operation, gradient, error, packed).topk_encode(gradient, error, packed)
 
 
 def topk_decode(packed, gradient):
@@ -48,7 +48,7 @@ def topk_decode(packed, gradient):
     good = gpu.is_array(packed) or (indices.min() >= 0 and indices.max() < gradient.size)
     require(packed.shape[1] % 2 == 0 and good, "topk_decode",
             "packed {} must have two words for each number, and indices in 0..{}", packed, gradient.size - 1)
-    implementation("compress", "topk_decode", packed, gradient).topk_decode(packed, gradient)
+    implementation(__name__, "topk_decode", packed, gradient).topk_decode(packed, gradient)
 
 
 def _factors(operation, gradient, P, Q, **like):
@@ -66,7 +66,7 @@ def lowrank_project(gradient, error, Q, P):
     Raises ValueError for arrays that do not fit.
     """
     _factors("lowrank_project", gradient, P, Q, error=error)
-    implementation("compress", "lowrank_project", gradient, error, Q, P).lowrank_project(gradient, error, Q, P)
+    implementation(__name__, "lowrank_project", gradient, error, Q, P).lowrank_project(gradient, error, Q, P)
 
 
 def lowrank_orthonormalize(gradient, P, Q):
@@ -77,7 +77,7 @@ def lowrank_orthonormalize(gradient, P, Q):
     _factors("lowrank_orthonormalize", gradient, P, Q)
     require(not any(map(gpu.is_array, (gradient, P, Q))), "lowrank_orthonormalize",
             "the arrays must be NumPy's: between two messages nothing runs on the GPU")
-    implementation("compress", "lowrank_orthonormalize", gradient, P, Q).lowrank_orthonormalize(gradient, P, Q)
+    implementation(__name__, "lowrank_orthonormalize", gradient, P, Q).lowrank_orthonormalize(gradient, P, Q)
 
 
 def lowrank_orthonormalize_address():
@@ -96,5 +96,5 @@ def lowrank_expand(gradient, error, P, Q, ranks):
     Raises ValueError for arrays that do not fit.
     """
     _factors("lowrank_expand", gradient, P, Q, error=error)
-    kernel = implementation("compress", "lowrank_expand", gradient, error, P, Q)
+    kernel = implementation(__name__, "lowrank_expand", gradient, error, P, Q)
     kernel.lowrank_expand(gradient, error, P, Q, 1 / ranks)

@@ -2,9 +2,11 @@
 
 import numpy as np
 
-from kernels.check_target import HOST
+from kernels.check_target import HOST, Bound
 from kernels.compress import lowrank_expand, lowrank_orthonormalize, lowrank_project, ref, topk_decode, topk_encode
 from kernels.gpu import fetch
+
+BOUND = Bound()
 
 
 def largest(gradients, errors, k, target=HOST):

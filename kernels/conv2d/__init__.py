@@ -36,7 +36,7 @@ def conv2d(x, w, b=None, *, stride=1, padding=0, groups=1, relu=False, out=None)
     if b is not None:
         b = tensor("conv2d", "b", b, "K")
         require(b.size == w.shape[3], "conv2d", "b must have K={} values, has {}", w.shape[3], b.size)
-    kernel = implementation("conv2d", "conv2d", x, w, b)
+    kernel = implementation(__name__, "conv2d", x, w, b)
     y = arguments.output("conv2d", out, y_shape, x.dtype, like=x)
     kernel.forward(x, w, b, relu, y, stride, padding, groups)
     return y
@@ -48,7 +48,7 @@ def conv2d_dgrad(dy, w, x_shape, *, stride=1, padding=0, groups=1, out=None):
     x_shape = sizes("conv2d_dgrad", "x_shape", x_shape)
     stride, padding, y_shape = _geometry("conv2d_dgrad", x_shape, w.shape, stride, padding, groups)
     require(dy.shape == y_shape, "conv2d_dgrad", "dy must be {} for this convolution, got {}", y_shape, dy)
-    kernel = implementation("conv2d", "conv2d_dgrad", dy, w)
+    kernel = implementation(__name__, "conv2d_dgrad", dy, w)
     dx = arguments.output("conv2d_dgrad", out, x_shape, dy.dtype, like=dy)
     kernel.dgrad(dy, w, dx, stride, padding, groups)
     return dx
@@ -61,7 +61,7 @@ def conv2d_wgrad(x, dy, w_shape, *, stride=1, padding=0, groups=1, out=None):
     w_shape = sizes("conv2d_wgrad", "w_shape", w_shape)
     stride, padding, y_shape = _geometry("conv2d_wgrad", x.shape, w_shape, stride, padding, groups)
     require(dy.shape == y_shape, "conv2d_wgrad", "dy must be {} for this convolution, got {}", y_shape, dy)
-    kernel = implementation("conv2d", "conv2d_wgrad", x, dy)
+    kernel = implementation(__name__, "conv2d_wgrad", x, dy)
     dw = arguments.output("conv2d_wgrad", out, w_shape, like=x)
     kernel.wgrad(x, dy, dw, stride, padding, groups)
     return dw
@@ -72,5 +72,5 @@ def bias_grad(dy, out=None):
     axes = "NPQK" if getattr(dy, "ndim", np.ndim(dy)) == 4 else "NK"
     dy = tensor("bias_grad", "dy", dy, axes, ACTIVATION)
     db = arguments.output("bias_grad", out, dy.shape[-1:], like=dy)
-    implementation("conv2d", "bias_grad", dy).bias_grad(dy, db)
+    implementation(__name__, "bias_grad", dy).bias_grad(dy, db)
     return db

@@ -3,8 +3,11 @@
 import numpy as np
 
 from kernels import arguments
-from kernels.check_target import HOST
-from kernels.conv2d import bias_grad, conv2d, conv2d_dgrad, conv2d_wgrad, ref
+from kernels.check_target import HOST, PRODUCTS
+from kernels.conv2d import bias_grad, conv2d, conv2d_dgrad, conv2d_wgrad, ref, winograd
+
+TRANSFORMED = 2e-5  # where Winograd's transforms are used, which round more
+BOUND = PRODUCTS._replace(cpu=TRANSFORMED if winograd.ENABLED else PRODUCTS.cpu)
 
 
 def geometry(stride=1, padding=0, groups=1):

@@ -5,13 +5,12 @@ points stay in cache. An image with a stride s is one of 1/s the size with s*s t
 """
 
 import functools
-import os
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from kernels import micro, scratch
+from kernels import env, micro, scratch
 from kernels.conv2d.pixels import copy_from, gather
 from kernels.conv2d.transform import DATA, FILTER, GRADIENT, OUTPUT, WEIGHTS, transform
 from kernels.layout import padded_length, transpose
@@ -19,7 +18,7 @@ from kernels.micro import ACCUMULATE, multiply
 from kernels.threads import parallel_for
 from kernels.vectors import call
 
-ENABLED = os.environ.get("KERNELS_WINOGRAD", "1").lower() not in ("0", "no", "off", "false")
+ENABLED = env.get("KERNELS_WINOGRAD").lower() not in ("0", "no", "off", "false")
 OUTPUTS = {3: 4, 4: 5, 5: 4}  # taps r: outputs m, which make 6 points or 8
 FLOAT = 4
 NEAR, FAR = 1 << 20, 24 << 20  # bytes of points in a block: one core's L2, and the L3 it may share

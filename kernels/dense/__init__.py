@@ -18,7 +18,7 @@ def dense(x, w, b=None, *, relu=False, out=None):
     if b is not None:
         b = tensor("dense", "b", b, "K")
         require(b.size == w.shape[1], "dense", "b must have K={} values, has {}", w.shape[1], b.size)
-    kernel = implementation("dense", "dense", x, w, b)
+    kernel = implementation(__name__, "dense", x, w, b)
     y = arguments.output("dense", out, (x.shape[0], w.shape[1]), x.dtype, like=x)
     kernel.forward(x, w, b, relu, y)
     return y
@@ -28,7 +28,7 @@ def dense_dgrad(dy, w, out=None):
     """Gradient by the input, dx (M,C), from dy (M,K)."""
     dy, w = tensor("dense_dgrad", "dy", dy, "MK", ACTIVATION), tensor("dense_dgrad", "w", w, "CK")
     require(dy.shape[1] == w.shape[1], "dense_dgrad", "dy {} and w {} must agree in K", dy, w)
-    kernel = implementation("dense", "dense_dgrad", dy, w)
+    kernel = implementation(__name__, "dense_dgrad", dy, w)
     dx = arguments.output("dense_dgrad", out, (dy.shape[0], w.shape[0]), dy.dtype, like=dy)
     kernel.dgrad(dy, w, dx)
     return dx
@@ -39,7 +39,7 @@ def dense_wgrad(x, dy, out=None):
     x = tensor("dense_wgrad", "x", x, "MC", ACTIVATION)
     dy = tensor("dense_wgrad", "dy", dy, "MK", x.dtype)
     require(x.shape[0] == dy.shape[0], "dense_wgrad", "x {} and dy {} must agree in M", x, dy)
-    kernel = implementation("dense", "dense_wgrad", x, dy)
+    kernel = implementation(__name__, "dense_wgrad", x, dy)
     dw = arguments.output("dense_wgrad", out, (x.shape[1], dy.shape[1]), like=x)
     kernel.wgrad(x, dy, dw)
     return dw

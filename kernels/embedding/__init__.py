@@ -42,7 +42,7 @@ def embedding(tokens, table, positions=None, out=None, *, dtype=np.float32):
     if positions is not None:
         positions = tensor("embedding", "positions", positions, "TC")
         _positions("embedding", positions, table, tokens)
-    kernel = implementation("embedding", "embedding", tokens, table, positions)
+    kernel = implementation(__name__, "embedding", tokens, table, positions)
     y = output("embedding", out, (*tokens.shape, table.shape[1]), out.dtype if gpu.is_array(out) else dtype,
                like=table, apart=[table] if positions is None else [table, positions])
     kernel.embedding(tokens, table, positions, tensor("embedding", "y", y, "NTC", ACTIVATION))
@@ -62,4 +62,4 @@ def embedding_backward(dy, tokens, dtable, dpositions=None):
         tensor(operation, "dpositions", dpositions, "TC")
         _positions(operation, dpositions, dtable, tokens)
         dpositions = output(operation, dpositions, dpositions.shape, like=dy, apart=[dy, dtable])
-    implementation("embedding", operation, dy, tokens).embedding_backward(dy, tokens, dtable, dpositions)
+    implementation(__name__, operation, dy, tokens).embedding_backward(dy, tokens, dtable, dpositions)

@@ -27,7 +27,7 @@ def layernorm(x, gamma, beta, *, eps=1e-5, out=None):
     """(y, mean, rstd) with y = gamma * (x - mean) * rstd + beta, into `out` if given, apart from x."""
     x = tensor("layernorm", "x", x, "MC", ACTIVATION)
     vectors = _vectors("layernorm", x.shape[1], "C", gamma=gamma, beta=beta)
-    kernel = implementation("layernorm", "layernorm", x, *vectors)
+    kernel = implementation(__name__, "layernorm", x, *vectors)
     y = output("layernorm", out, x.shape, x.dtype, like=x, apart=[x])
     return y, *kernel.layernorm(x, *vectors, float(eps), y)
 
@@ -40,7 +40,7 @@ def layernorm_backward(dy, x, mean, rstd, gamma, *, out=None, dgamma=None, dbeta
     require(dy.shape == x.shape, operation, "dy {} and x {} must agree", dy, x)
     M, C = x.shape
     vectors = *_vectors(operation, M, "M", mean=mean, rstd=rstd), *_vectors(operation, C, "C", gamma=gamma)
-    kernel = implementation("layernorm", operation, dy, x, *vectors)
+    kernel = implementation(__name__, operation, dy, x, *vectors)
     dx = output(operation, out, x.shape, x.dtype, like=x, apart=[x] if _same(out, dy) else [dy, x])
     dgamma = output(operation, dgamma, (C,), like=x, apart=[dx])
     dbeta = output(operation, dbeta, (C,), like=x, apart=[dx, dgamma])

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from kernels.check_target import HOST
+from kernels.check_target import HOST, Bound
 from kernels.layernorm import layernorm, layernorm_backward, ref
 
+BOUND = Bound()
 EPS = 1e-5
 
 

@@ -28,7 +28,7 @@ def _labels(operation, labels, logits):
 def softmax(logits, out=None):
     """The probabilities (N,C), each row's exponentials over their sum; into `out` if given, apart from the logits."""
     logits = tensor("softmax", "logits", logits, "NC", ACTIVATION)
-    kernel = implementation("loss", "softmax", logits)
+    kernel = implementation(__name__, "softmax", logits)
     y = output("softmax", out, logits.shape, logits.dtype, like=logits, apart=[logits])
     kernel.softmax(logits, y)
     return y
@@ -43,7 +43,7 @@ def softmax_cross_entropy(logits, labels, out=None, *, smoothing=0.0):
     """
     logits = tensor("softmax_cross_entropy", "logits", logits, "NC", ACTIVATION)
     labels = _labels("softmax_cross_entropy", labels, logits)
-    kernel = implementation("loss", "softmax_cross_entropy", logits, labels)
+    kernel = implementation(__name__, "softmax_cross_entropy", logits, labels)
     require(0 <= smoothing < 1, "softmax_cross_entropy", "smoothing must be in [0, 1), got {!r}", smoothing)
     loss, dlogits = two_outputs("softmax_cross_entropy", out)
     loss = output("softmax_cross_entropy", loss, logits.shape[:1], like=logits, apart=[logits])

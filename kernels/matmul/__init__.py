@@ -20,7 +20,7 @@ def matmul(a, b, *, transpose_a=False, transpose_b=False, out=None):
     depth, N = b.shape[:-3:-1] if transpose_b else b.shape[-2:]
     require(depth == K, "matmul", "a {} and b {} must agree in K, with transpose_a={} and transpose_b={}",
             a, b, transpose_a, transpose_b)
-    kernel = implementation("matmul", "matmul", a, b)
+    kernel = implementation(__name__, "matmul", a, b)
     c = arguments.output("matmul", out, (*a.shape[:-2], M, N), a.dtype, like=a)
     flat = [matrices.reshape(-1, *matrices.shape[-2:]) for matrices in (a, b, c)]
     kernel.matmul(flat[0], transpose_a, flat[1], transpose_b, flat[2])

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from kernels.check_target import HOST
+from kernels.check_target import HOST, PRODUCTS
 from kernels.matmul import matmul, ref
 
+BOUND = PRODUCTS
 FLAGS = [(False, False), (False, True), (True, False), (True, True)]
 
 

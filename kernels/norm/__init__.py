@@ -23,7 +23,7 @@ def _constants(operation, size, *numbers):
 def lrn(x, size, alpha, beta, k, out=None):
     """The normalized y, of x's shape; into `out` if given, which may be x itself."""
     x = tensor("lrn", "x", x, "NHWC", ACTIVATION)
-    kernel = implementation("norm", "lrn", x)
+    kernel = implementation(__name__, "lrn", x)
     y = output("lrn", out, x.shape, x.dtype, like=x)
     kernel.lrn(x, *_constants("lrn", size, alpha, beta, k), y)
     return y
@@ -38,7 +38,7 @@ def lrn_backward(dy, x, y, size, alpha, beta, k, out=None):
     dy, y = (tensor("lrn_backward", name, a, "NHWC", x.dtype) for name, a in (("dy", dy), ("y", y)))
     agree = dy.shape == x.shape == y.shape
     require(agree, "lrn_backward", "dy {}, x {} and y {} must agree", dy, x, y)
-    kernel = implementation("norm", "lrn_backward", dy, x, y)
+    kernel = implementation(__name__, "lrn_backward", dy, x, y)
     dx = output("lrn_backward", out, x.shape, x.dtype, like=x)
     kernel.lrn_backward(dy, x, y, *_constants("lrn_backward", size, alpha, beta, k), dx)
     return dx

@@ -63,7 +63,7 @@ def maxpool2d(x, window, *, stride, padding=0, ceil_mode=False, out=None):
     y, index = two_outputs("maxpool2d", out)
     y = output("maxpool2d", y, y_shape, x.dtype, like=x, apart=[x])
     index = output("maxpool2d", index, y_shape, np.uint8, like=x, apart=[x, y])
-    implementation("pool", "maxpool2d", x).maxpool2d(x, rows, columns, y, index)
+    implementation(__name__, "maxpool2d", x).maxpool2d(x, rows, columns, y, index)
     return y, index
 
 
@@ -73,7 +73,7 @@ def maxpool2d_backward(dy, index, x_shape, window, *, stride, padding=0, ceil_mo
     rows, columns = axes("maxpool2d_backward", x_shape, window, stride, padding, ceil_mode)
     dy = _dy("maxpool2d_backward", dy, x_shape, rows, columns)
     index = _index("maxpool2d_backward", index, dy, rows, columns)
-    kernel = implementation("pool", "maxpool2d_backward", dy, index)
+    kernel = implementation(__name__, "maxpool2d_backward", dy, index)
     dx = output("maxpool2d_backward", out, x_shape, dy.dtype, like=dy, apart=[dy, index])
     kernel.maxpool2d_backward(dy, index, rows, columns, dx)
     return dx
@@ -84,7 +84,7 @@ def avgpool2d(x, window, *, stride, padding=0, ceil_mode=False, count_include_pa
     x = tensor("avgpool2d", "x", x, "NHWC", ACTIVATION)
     rows, columns = axes("avgpool2d", x.shape, window, stride, padding, ceil_mode, count_include_pad)
     y = output("avgpool2d", out, _y_shape(x.shape, rows, columns), x.dtype, like=x, apart=[x])
-    implementation("pool", "avgpool2d", x).avgpool2d(x, rows, columns, y)
+    implementation(__name__, "avgpool2d", x).avgpool2d(x, rows, columns, y)
     return y
 
 
@@ -94,7 +94,7 @@ def avgpool2d_backward(dy, x_shape, window, *, stride, padding=0, ceil_mode=Fals
     rows, columns = axes("avgpool2d_backward", x_shape, window, stride, padding, ceil_mode, count_include_pad)
     dy = _dy("avgpool2d_backward", dy, x_shape, rows, columns)
     dx = output("avgpool2d_backward", out, x_shape, dy.dtype, like=dy, apart=[dy])
-    implementation("pool", "avgpool2d_backward", dy).avgpool2d_backward(dy, rows, columns, dx)
+    implementation(__name__, "avgpool2d_backward", dy).avgpool2d_backward(dy, rows, columns, dx)
     return dx
 
 

@@ -20,7 +20,7 @@ def _check(operation, **arrays):
                 "{} must be contiguous, and all but g writeable: they are changed in place", name)
         require(value.shape == arrays["w"].shape, operation, "w {} and {} {} must have one size", arrays["w"], name,
                 value)
-    return implementation("update", operation, *arrays.values())
+    return implementation(__name__, operation, *arrays.values())
 
 
 def _float32(*constants):
@@ -72,4 +72,4 @@ def compensate_delay(g, w, then, factor):
 def sum_of_squares(x):
     """Of an array of any shape, a float, added in double precision: on the GPU this waits for the result."""
     x = array("sum_of_squares", "x", x)
-    return implementation("update", "sum_of_squares", x).sum_of_squares(x.reshape(-1))
+    return implementation(__name__, "sum_of_squares", x).sum_of_squares(x.reshape(-1))

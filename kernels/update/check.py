@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from kernels.check_target import HOST
+from kernels.check_target import HOST, Bound
 from kernels.update import adamw_update, compensate_delay, momentum_update, ref, sum_of_squares
 
+BOUND = Bound()
 STEPS = 5
 RATES = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4}
 ADAM = {"lr": 0.01, "beta1": 0.9, "beta2": 0.95, "eps": 1e-3, "weight_decay": 0.1}

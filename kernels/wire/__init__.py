@@ -33,7 +33,7 @@ def encode_bfloat16(x, out, error=None):
     operation = "encode_bfloat16"
     _vector(operation, "x", x, np.float32)
     _result(operation, "out", out, np.uint16, x.size)
-    kernel = implementation("wire", operation, x, out, error)
+    kernel = implementation(__name__, operation, x, out, error)
     apart(operation, x, out)
     if error is not None:
         _result(operation, "error", error, np.float32, x.size)
@@ -47,7 +47,7 @@ def decode_bfloat16(x, out):
     """out (float32) = the numbers whose bfloat16 bits are x (uint16). Raises ValueError as encode_bfloat16 does."""
     _vector("decode_bfloat16", "x", x, np.uint16)
     _result("decode_bfloat16", "out", out, np.float32, x.size)
-    kernel = implementation("wire", "decode_bfloat16", x, out)
+    kernel = implementation(__name__, "decode_bfloat16", x, out)
     apart("decode_bfloat16", x, out)
     if x.size:
         kernel.decode_bfloat16(x, out)
@@ -68,7 +68,7 @@ def ordered_sum(parts, out):
     require(good and len(parts) and parts.flags.c_contiguous, "ordered_sum",
             "parts must be a contiguous (P,n) float32 or uint16 array of at least one row")
     _result("ordered_sum", "out", out, parts.dtype, parts.shape[1])
-    kernel = implementation("wire", "ordered_sum", parts, out)
+    kernel = implementation(__name__, "ordered_sum", parts, out)
     apart("ordered_sum", parts, out)
     if out.size:
         kernel.ordered_sum(parts, out)

@@ -3,8 +3,10 @@
 import numpy as np
 
 from kernels import gpu
-from kernels.check_target import HOST
+from kernels.check_target import HOST, Bound
 from kernels.wire import decode_bfloat16, encode_bfloat16, ordered_sum, ref
+
+BOUND = Bound()
 
 
 def _empty(like, dtype):

@@ -3,10 +3,11 @@
 import numpy as np
 
 from kernels import check, check_target, gpu
+from kernels.check_target import Bound
 from tests.emulator.fixtures import forget
 
 MODES = [{"order": 0}, {"order": 1, "early": True}, {"order": 5, "streams": "late"}]
-BFLOAT16 = 4e-3  # of the largest: one rounding
+BOUND, BFLOAT16 = Bound().gpu, Bound().bfloat16
 
 
 def precisions():
@@ -14,7 +15,7 @@ def precisions():
     return [check_target.on_gpu(np.float32), check_target.on_gpu(gpu.bfloat16())]
 
 
-def agree(passes, bound=check.BOUND, least=0):
+def agree(passes, bound=BOUND, least=0):
     """Every (pass, result, reference) up to `bound`, or a rounding if the result is bfloat16, of the largest value.
 
     Or of `least` if that is more: sums may all but cancel.

@@ -3,12 +3,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernels.check import BOUND, normals
+from kernels.check import normals
 from kernels.gpu import fetch
 from kernels.loss import cuda, softmax, softmax_cross_entropy
 from kernels.loss.cases import CASES, Case
 from kernels.loss.check import passes, passes_of, smoothed_passes
-from tests.kernels.cuda.rooms import BFLOAT16, agree, every_way, is_caught, lacks, precisions
+from tests.kernels.cuda.rooms import BFLOAT16, BOUND, agree, every_way, is_caught, lacks, precisions
 
 SMALL = [Case("some warps", 2, 1000), *CASES[2:]]
 

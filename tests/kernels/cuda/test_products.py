@@ -29,10 +29,10 @@ def backend(request, device):
 
 
 def agree(room, backend, passes):
-    """Every (pass, result, reference)."""
+    """Every (pass, result, reference), by the BOUND of a room's check.py."""
     for part, got, want in passes:
-        found, bound = check.error(got, want), backend.bound(room, got)
-        assert found <= bound, f"{backend.name} {room} {part}: {found:.1e} > {bound:.1e}"
+        found, bound = check.error(got, want), room.BOUND.of(backend.precision, got)
+        assert found <= bound, f"{backend.name} {room.__name__} {part}: {found:.1e} > {bound:.1e}"
 
 
 def numbers(backend, seed=0, kind=np.asarray):
@@ -74,19 +74,19 @@ def each_in(name, cases):
 def test_convolutions(case, backend, device):
     mode = MODES[[case for _, case in LAYERS].index(case) % len(MODES)]
     with device.emulator.mode(**mode):
-        agree("conv2d", backend, conv2d.passes_of(case, numbers(backend), backend.target))
+        agree(conv2d, backend, conv2d.passes_of(case, numbers(backend), backend.target))
 
 
 @each_in("shape", SHAPES)
 def test_dense_layers(shape, backend):
     M, C, K = shape
     some = numbers(backend)
-    agree("dense", backend, dense.passes(some((M, C)), some((C, K)), some((K,)), some((M, K)), backend.target))
+    agree(dense, backend, dense.passes(some((M, C)), some((C, K)), some((K,)), some((M, K)), backend.target))
 
 
 @each_in("case", MATRICES)
 def test_matrices_that_lie_either_way(case, backend):
-    agree("matmul", backend, matmul.passes_of(case, numbers(backend), backend.target))
+    agree(matmul, backend, matmul.passes_of(case, numbers(backend), backend.target))
 
 
 @pytest.mark.parametrize("backend", ["float32"], indirect=True)
@@ -100,7 +100,7 @@ def test_any_convolution(backend, data):
     C = groups * channels
     K = groups * data.draw(st.sampled_from([1, 3, channels]))
     some = numbers(backend, kind=np.abs)  # sums of few products that cancel would be off by any share of themselves
-    agree("conv2d", backend, conv2d.passes(some, (N, H, W, C), (R, S, C // groups, K), backend.target, stride=stride,
+    agree(conv2d, backend, conv2d.passes(some, (N, H, W, C), (R, S, C // groups, K), backend.target, stride=stride,
                                            padding=padding, groups=groups))
 
 
@@ -130,7 +130,7 @@ def test_arrays_that_begin_anywhere(backend, device):
 
     x, w = numbers(backend)((16, 64)), numbers(backend, 1)((64, 64))
     want, arrays = x.astype(np.float64) @ w, (backend.target.x(x), backend.target.w(w))
-    agree("dense", backend, [("there", kernels.dense(*arrays), want),
+    agree(dense, backend, [("there", kernels.dense(*arrays), want),
                              ("moved", kernels.dense(*map(moved, arrays)), want)])
 
 
@@ -150,7 +150,7 @@ def test_mutants(precision, statement, instead, device, monkeypatch):
 
     def work():
         got = kernels.dense(backend.target.x(x), backend.target.w(w))
-        agree("dense", backend, [("dense", got, x.astype(np.float64) @ w)])
+        agree(dense, backend, [("dense", got, x.astype(np.float64) @ w)])
 
     caught = is_caught(device, work)
     gpu.set_precision("float32")
