@@ -1,7 +1,9 @@
 """Kernels for training neural networks, channels-last, on NumPy arrays and, on a GPU, on CuPy's.
 
-One room per operation: its public signature, a NumPy reference, the Numba kernel, the CUDA C++ kernel and its launcher,
-and the shapes they are tested on.
+A room is a folder that holds all of one operation or a few related ones: __init__.py has the public signatures, ref.py
+the operation in NumPy, cpu.py in Numba, cuda.cu in CUDA C++ with its launcher cuda.py; cases.py has the shapes it is
+tested and timed on, check.py compares it with ref.py. Rooms are found by their folders (kernels.rooms); docs/kernels.md
+tells how to add one. The public names of all rooms are these:
 """
 
 from kernels.activation import (

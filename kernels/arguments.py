@@ -16,7 +16,7 @@ ACTIVATION = "float32, or on the GPU bfloat16"  # in the place of a dtype
 
 
 def is_array(value):
-    """Whether it is an array at all."""
+    """Whether it is an array, NumPy's or CuPy's."""
     return isinstance(value, np.ndarray) or gpu.is_array(value)
 
 
@@ -42,7 +42,7 @@ def require(condition, operation, message, *values):
 
 
 def _found(value):
-    """What was given, for a message."""
+    """An argument as error messages show it: shape and dtype, or its type."""
     return f"{_show(value)} {value.dtype}" if is_array(value) else type(value).__name__
 
 
@@ -60,7 +60,7 @@ def _dtype_name(dtype):
 
 
 def _contiguous(value):
-    """The array itself, or a copy in C order."""
+    """The array itself, or a copy in C order; on the CPU one that Numba takes for writeable."""
     if gpu.is_array(value):
         return gpu.cupy().ascontiguousarray(value)
     value = np.asarray(value, order="C")

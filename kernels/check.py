@@ -44,7 +44,7 @@ class Backend(NamedTuple):
 
 
 def numba():
-    """This processor."""
+    """Numba's kernels, on this processor."""
     return Backend(HOST, vectors.isa(), "cpu")
 
 
@@ -87,7 +87,7 @@ def _room(text):
 
 
 def parser():
-    """All options."""
+    """The command line's options."""
     p = argparse.ArgumentParser(prog="python -m kernels.check", description=__doc__)
     p.add_argument("rooms", nargs="*", type=_room, metavar="ROOM",
                    help=f"{', '.join(rooms())}, or the path of a folder like them (default: all of ours)")

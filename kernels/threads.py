@@ -62,7 +62,7 @@ def num_threads():
 def parallel_for(count, work):
     """Call work(begin, end) on parts of range(count), one for each thread, this one among them; return when all have.
 
-    What is computed must not depend on where the cuts are.
+    What is computed must not depend on where range(count) is cut. Raises what `work` raises.
     """
     threads = num_threads()
     parts = min(threads, count)

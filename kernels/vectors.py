@@ -13,7 +13,7 @@ F32, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 
 
 class Isa(NamedTuple):
-    """Floats in a vector, and the largest tile: rows * vectors + vectors + 1 must fit the vector registers."""
+    """Floats in a vector, and the largest register tile: rows * vectors + vectors + 1 must fit the vector registers."""
 
     lanes: int
     rows: int
@@ -38,7 +38,7 @@ def isa():
 
 
 def integer(value, kind=I64):
-    """A constant."""
+    """An LLVM constant."""
     return ir.Constant(kind, value)
 
 
@@ -69,7 +69,7 @@ class Vectors(ir.IRBuilder):
         return self.shuffle_vector(one, empty, ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes))
 
     def zero(self):
-        """No floats yet."""
+        """A vector of zeros."""
         return ir.Constant(self.vector, [0.0] * self.lanes)
 
     def at(self, address, number, step):
@@ -105,11 +105,11 @@ class Vectors(ir.IRBuilder):
         return node
 
     def floor(self, relu):
-        """What values are clipped at: zero if `relu`, else nothing is."""
+        """The vector that `clipped` takes: zeros if `relu`, else minus infinity."""
         return self.splat(self.select(relu, ir.Constant(F32, 0.0), ir.Constant(F32, float("-inf"))))
 
     def clipped(self, value, floor):
-        """The larger one; compared so that NaN stays NaN."""
+        """max(value, floor), where NaN stays NaN."""
         return self.select(self.fcmp_ordered("<", value, floor), floor, value)
 
     def flag(self, mode, bit):

@@ -37,7 +37,7 @@ def passes(x, dy, rate, seed, first, target=HOST):
 
 
 def gelu_passes(x, dy, target=HOST):
-    """The same of the smooth rectifier."""
+    """Yield (pass, result, reference) of gelu and its gradient."""
     x64, dy64 = x.astype(np.float64), dy.astype(np.float64)
     x, dy = map(target.x, (x, dy))
     yield "gelu", gelu(x), ref.gelu(x64)

@@ -47,7 +47,7 @@ def _relu(x, y):
 
 
 def relu(x, y):
-    """max(x, 0) to y, which may be x."""
+    """Write y = max(x, 0), which may be x."""
     _each(_relu, x, y)
 
 
@@ -61,7 +61,7 @@ def _relu_backward(dy, y, dx):
 
 
 def relu_backward(dy, y, dx):
-    """dy where y > 0 to dx, which may be dy or y."""
+    """Write dx, dy where y > 0, else 0; dx may be dy or y."""
     _each(_relu_backward, dy, y, dx)
 
 
@@ -85,7 +85,7 @@ def _bias_relu_backward(dy, y, dx, sums, first, last):
 
 
 def bias_relu_backward(dy, y, dx, db):
-    """The same for rows (M,K), and their sums to db."""
+    """Write dx, dy where y > 0, and db (K,), its sums over rows; dy, y and dx (M,K)."""
     pieces = -(-len(dy) // ROWS)
     sums = np.empty((pieces, db.size), np.float32) if pieces > 1 else db.reshape(1, -1)
     parallel_for(pieces, lambda first, last: _bias_relu_backward(dy, y, dx, sums, first, last))
@@ -110,7 +110,7 @@ def _dropout_blocks(x, threshold, scale, seed, first, y, mask):
 
 
 def dropout(x, threshold, scale, seed, first, y, mask):
-    """Write both outputs; see ref.uniform for the random numbers."""
+    """Write y, which may be x, and mask; ref.uniform has the random numbers."""
     def work(a, b):
         _dropout_blocks(x[a:b], threshold, scale, seed, np.uint64((int(first) + a) % 2**64), y[a:b], mask[a:b])
 
@@ -135,7 +135,7 @@ def _dropout_backward(dy, mask, scale, dx):
 
 
 def dropout_backward(dy, mask, scale, dx):
-    """dy * mask * scale to dx."""
+    """Write dx = dy * mask * scale; dx may be dy."""
     parallel_for(dy.size, lambda a, b: _dropout_backward(dy[a:b], mask[a:b], scale, dx[a:b]))
 
 
@@ -176,7 +176,7 @@ def _gelu_blocks(x, y):
 
 
 def gelu(x, y):
-    """Write to y, which may be x."""
+    """Write y, which may be x."""
     _each(_gelu_blocks, x, y)
 
 
@@ -190,5 +190,5 @@ def _gelu_backward(dy, x, dx):
 
 
 def gelu_backward(dy, x, dx):
-    """Write to dx, which may be dy or x."""
+    """Write dx, which may be dy or x."""
     _each(_gelu_backward, dy, x, dx)

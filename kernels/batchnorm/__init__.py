@@ -15,13 +15,14 @@ from kernels.arguments import ACTIVATION, array, implementation, is_array, outpu
 
 
 def _rows(operation, name, value):
-    """The array as (M,C)."""
+    """The activation (...,C) as rows (M,C)."""
     value = array(operation, name, value, ACTIVATION)
     require(value.ndim > 1, operation, "{} must be (...,C), got {}", name, value)
     return value.reshape(-1, value.shape[-1])
 
 
 def _like(operation, name, value, x):
+    """The activation, of x's shape and dtype, as rows (M,C)."""
     value = array(operation, name, value, x.dtype)
     require(value.shape == x.shape, operation, "{} {} and x {} must agree", name, value, x)
     return value.reshape(-1, value.shape[-1])
@@ -36,7 +37,7 @@ def _channels(operation, C, **values):
 
 
 def batchnorm_statistics(x):
-    """(mean (C,), var (C,)): of every channel over all rows; the variance is divided by M."""
+    """(mean (C,), var (C,)) float32: of every channel of x (...,C) over all rows; the variance is divided by M."""
     rows = _rows("batchnorm_statistics", "x", x)
     return implementation(__name__, "batchnorm_statistics", rows).statistics(rows)
 
@@ -56,7 +57,11 @@ def batchnorm_running(state, mean, var, *, count, momentum):
 
 
 def batchnorm(x, mean, var, gamma, beta, *, eps=1e-5, add=None, relu=False, out=None):
-    """The normalized y, of x's shape, with these statistics; into `out` if given, apart from x and `add`."""
+    """y, of the shape and dtype of x (...,C), with the statistics mean and var (C,); gamma and beta are (C,) float32.
+
+    `add` (...,C) is added before the rectifier, which `relu` asks for. Into `out` if given, apart from x and `add`.
+    Raises ValueError for anything that does not fit.
+    """
     rows = _rows("batchnorm", "x", x)
     vectors = _channels("batchnorm", x.shape[-1], mean=mean, var=var, gamma=gamma, beta=beta)
     more = None if add is None else _like("batchnorm", "add", add, x)
@@ -67,9 +72,11 @@ def batchnorm(x, mean, var, gamma, beta, *, eps=1e-5, add=None, relu=False, out=
 
 
 def batchnorm_wgrad(dy, x, mean, var, *, eps=1e-5, y=None, dgamma=None, dbeta=None):
-    """(dgamma (C,), dbeta (C,)): sums over the rows of dy (x - mean) / sqrt(var + eps) and of dy.
+    """(dgamma (C,), dbeta (C,)) float32: sums over the rows of dy (x - mean) / sqrt(var + eps), and of dy.
 
-    With `y`, what a rectifier made of it, dy becomes 0 in place where y is: then it is the gradient of `add`, too.
+    With `y`, which a rectifier made, dy becomes 0 in place where y is 0: then it is the gradient of `add`, too. dy, x
+    and y are (...,C) of one dtype. Into the arrays dgamma and dbeta if given. Raises ValueError for anything that does
+    not fit.
     """
     rows = _rows("batchnorm_wgrad", "x", x)
     masked = _like("batchnorm_wgrad", "dy", dy, x)
@@ -85,9 +92,11 @@ def batchnorm_wgrad(dy, x, mean, var, *, eps=1e-5, y=None, dgamma=None, dbeta=No
 
 
 def batchnorm_dgrad(dy, x, mean, var, gamma, dgamma, dbeta, *, eps=1e-5, count=None, out=None):
-    """Gradient by x, where mean and var are statistics of x: its own, or with others' of `count` rows in all.
+    """dx (...,C), the gradient by x, where mean and var are statistics of x alone, or of `count` rows of which x has
+    some.
 
-    dgamma and dbeta are sums over all those rows, dy is what batchnorm_wgrad left. Into `out` if given, apart from x.
+    dgamma and dbeta (C,) are sums over all those rows, dy (...,C) is what batchnorm_wgrad left. Into `out` if given,
+    apart from x and dy. Raises ValueError for anything that does not fit.
     """
     flat = _rows("batchnorm_dgrad", "x", x)
     rows = _like("batchnorm_dgrad", "dy", dy, x)

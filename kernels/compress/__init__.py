@@ -1,7 +1,7 @@
-"""What a gradient goes through to take fewer bytes: its largest numbers, or two thin factors of a matrix.
+"""Compression of gradients: to the values of largest magnitude, or to two thin factors of a matrix.
 
-    gradient, error (size,) or (n,m) float32: what is to travel, and what of earlier ones has not yet
-    packed (2k,) int32: indices of k numbers, then the bits of these float32      P (n,r)  Q (r,m) float32: factors
+    gradient, error (size,) or (n,m) float32: what is to be sent, and what earlier messages have left out
+    packed (2k,) int32: indices of k values, then the bits of these float32      P (n,r)  Q (r,m) float32: factors
 
 All arrays of a call are NumPy's, or but for lowrank_orthonormalize on the GPU, where denormal numbers count as zero.
 """
@@ -21,10 +21,10 @@ def _check(operation, axes, dtype=np.float32, **arrays):
 
 
 def topk_encode(gradient, error, packed):
-    """error += gradient; the k numbers of largest magnitude leave it for packed (2k,), indices ascending.
+    """error += gradient; its k values of largest magnitude move to packed (2k,), indices ascending, and leave zeros.
 
-    Largest to bfloat16's precision: of numbers with the same upper 16 bits the first ones go. NaN counts as largest.
-    What is left and what leaves add up to the sum, bit by bit (Aji and Heafield 2017; Stich et al. 2018). Raises
+    Largest to bfloat16's precision: of values with the same upper 16 bits the first ones are taken. NaN counts as
+    largest. packed and error add up to the sum, bit by bit (Aji and Heafield 2017; Stich et al. 2018). Raises
     ValueError for arrays that do not fit, and unless 1 <= k <= size.
     """
     operation = "topk_encode"
@@ -37,9 +37,9 @@ def topk_encode(gradient, error, packed):
 
 
 def topk_decode(packed, gradient):
-    """gradient = the numbers in packed (P,2k) at their indices, added up in the order of rows, and 0 elsewhere.
+    """gradient (size,) = the values of packed (P,2k) at their indices, added up in the order of rows, and 0 elsewhere.
 
-    Raises ValueError for arrays that do not fit and for indices outside. On the GPU numbers with such indices are left
+    Raises ValueError for arrays that do not fit and for indices outside. On the GPU values with such indices are left
     out, and the indices of a row must differ.
     """
     _check("topk_decode", "P,2k", np.int32, packed=packed)
@@ -81,7 +81,7 @@ def lowrank_orthonormalize(gradient, P, Q):
 
 
 def lowrank_orthonormalize_address():
-    """Address of a C function that does what lowrank_orthonormalize does, for code without Python.
+    """Address of a C function that does what lowrank_orthonormalize does without Python, so without its global lock.
 
         void f(int64 table, int64 rows)      table: address of rows of int64: gradient, n, m, P, Q (addresses), r
     """
@@ -91,7 +91,7 @@ def lowrank_orthonormalize_address():
 
 
 def lowrank_expand(gradient, error, P, Q, ranks):
-    """M = P Q; error += gradient - M / ranks; gradient = M: each rank is thought to have sent as much.
+    """M = P Q; error += gradient - M / ranks; gradient = M: every rank is taken to have sent an equal part of M.
 
     Raises ValueError for arrays that do not fit.
     """

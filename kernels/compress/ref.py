@@ -14,7 +14,7 @@ def topk_encode(gradient, error, k):
 
 
 def topk_decode(indices, values, size):
-    """The sum, rank after rank."""
+    """The sum (size,) of each rank's values at their indices, rank after rank."""
     total = np.zeros(size, np.float32)
     for where, what in zip(indices, values, strict=True):
         total[where] += what

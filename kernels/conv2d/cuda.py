@@ -26,12 +26,12 @@ def _check(*arrays):
 
 
 def _is_product(w_shape, stride, padding, groups):
-    """Whether every pixel is on its own."""
+    """Whether each output pixel depends on one input pixel: then it is a matrix product."""
     return w_shape[:2] == (1, 1) and stride == (1, 1) and padding == ((0, 0), (0, 0)) and groups == 1
 
 
 def _rows(array):
-    """Pixels, or channels of a filter of one pixel."""
+    """(N,H,W,C) as (pixels,C)."""
     return array.reshape(-1, array.shape[-1])
 
 
@@ -47,7 +47,7 @@ def _padded(array, axis, groups):
 
 
 def _divisor(by):
-    """cuda.cu's Divisor."""
+    """(divisor, factor, shift) of cuda.cu's Divisor, which divides by multiplying."""
     shift = (by - 1).bit_length()
     return by, (((1 << shift) - by) << 32) // by + 1, shift
 

@@ -1,6 +1,6 @@
-"""Convolution on the register tile. Images stay channels-last and in place: there is no im2col buffer.
+"""Convolution by the micro-kernel. Images stay channels-last and in place: there is no im2col buffer.
 
-A row of the tile is a pixel, its stride the distance of neighbouring output pixels. Without groups the S taps of a
+A row of its tile is a pixel, its stride the distance of neighbouring output pixels. Without groups the S taps of a
 filter row are neighbours in memory, so one block of the tile is a whole filter row and R blocks are the filter.
 """
 

@@ -1,4 +1,4 @@
-"""Convolution by transforms (transform.py): a small matrix product for each point, on the register tile.
+"""Convolution by transforms (transform.py): a small matrix product for each point, by the micro-kernel.
 
 The output is cut into squares of m x m pixels; a line is a row of squares. Lines go through in blocks, so that their
 points stay in cache. An image with a stride s is one of 1/s the size with s*s times the channels and no stride.
@@ -62,9 +62,9 @@ def _faster(w_shape, stride, groups, P, Q):
     return squares < 0.8 * P * Q * R * S * w_shape[2] * K
 
 
-def _block(cut, images, channels, room):
-    """Lines whose points, so many channels in all, fill so many bytes."""
-    return min(images * cut.down, max(1, room // (channels * cut.n**2 * cut.across * FLOAT)))
+def _block(cut, images, channels, size):
+    """How many lines have points, of so many channels in all, that fill `size` bytes."""
+    return min(images * cut.down, max(1, size // (channels * cut.n**2 * cut.across * FLOAT)))
 
 
 @jit

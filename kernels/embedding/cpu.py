@@ -14,12 +14,12 @@ ZERO = np.float32(0)
 
 
 def embedding(tokens, table, positions, y):
-    """Write to y."""
+    """Write y (N,T,C)."""
     parallel_for(len(y), lambda a, b: _embedding(tokens[a:b], table, positions, y[a:b]))
 
 
 def embedding_backward(dy, tokens, dtable, dpositions):
-    """Write both sums; the second may be None."""
+    """Write the sums dtable (V,C) and, unless it is None, dpositions."""
     _sum_by(tokens.reshape(-1), dy, dtable)
     if dpositions is not None:
         _sum_by(np.tile(np.arange(tokens.shape[1]), len(tokens)), dy, dpositions)

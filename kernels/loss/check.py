@@ -20,7 +20,7 @@ def passes(logits, labels, target=HOST):
 
 
 def smoothed_passes(logits, labels, smoothing=0.1, target=HOST):
-    """The same with smoothed labels."""
+    """Yield (pass, result, reference) with smoothed labels."""
     want = ref.softmax_cross_entropy(logits.astype(np.float64), labels, smoothing)
     results = softmax_cross_entropy(target.x(logits), target.w(labels), smoothing=smoothing)
     for name, got, expected in zip(("loss", "gradient"), results, want, strict=True):

@@ -32,7 +32,7 @@ def _softmax_rows(logits, y):
 
 
 def softmax(logits, y):
-    """Write the probabilities to y."""
+    """Write the probabilities y (N,C)."""
     parallel_for(len(y), lambda a, b: _softmax_rows(logits[a:b], y[a:b]))
 
 
@@ -53,7 +53,7 @@ def _cross_entropy_rows(logits, labels, smoothing, loss, dlogits):
 
 
 def softmax_cross_entropy(logits, labels, smoothing, loss, dlogits):
-    """Write loss and gradient."""
+    """Write loss (N,) and dlogits (N,C)."""
     arrays = logits, labels, loss, dlogits
 
     def work(a, b):

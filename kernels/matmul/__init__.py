@@ -11,7 +11,10 @@ from kernels.arguments import ACTIVATION, array, implementation, require
 
 
 def matmul(a, b, *, transpose_a=False, transpose_b=False, out=None):
-    """c = a b; a transposed one is given as (...,K,M) or (...,N,K). Into `out` if given."""
+    """c (...,M,N) = a (...,M,K) b (...,K,N); a transposed one is given as (...,K,M) or (...,N,K). Into `out` if given.
+
+    All are float32, or on the GPU all bfloat16. Raises ValueError for other dtypes, and for shapes that do not agree.
+    """
     a = array("matmul", "a", a, ACTIVATION)
     b = array("matmul", "b", b, a.dtype)
     fits = a.ndim == b.ndim >= 2 and a.shape[:-2] == b.shape[:-2]

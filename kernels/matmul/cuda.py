@@ -10,7 +10,7 @@ BUILDS = list(products.builds([{"A_BY_K": 1, "B_BY_K": 0}, {"A_BY_K": 1, "B_BY_K
 
 
 def like(array, x):
-    """Weights as activations are."""
+    """The array in x's dtype: itself, or a copy."""
     return array if array.dtype == x.dtype else array.astype(x.dtype)
 
 

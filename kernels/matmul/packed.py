@@ -1,6 +1,6 @@
 """Products with many rows: panels of weights are packed and stay in cache.
 
-What comes from memory, or goes there, is fetched while the tile computes.
+What comes from memory, or goes there, is prefetched while the micro-kernel computes.
 """
 
 from numba import njit
@@ -43,7 +43,7 @@ def pack(w, transposed, first, last, packed):
 
 @jit
 def sweep(tile, x, packed, bias, mode, y, x_copy, first, last):
-    """Rows first to last of y = x times packed panels; `mode` as the tile knows it."""
+    """Rows first to last of y = x times packed panels; `mode` as micro.py has it."""
     (panels, depth, wide), K = packed.shape, y.shape[1]
     x_row, y_row = x.strides[0], y.strides[0]
     for m in range(first, last, ROWS):
@@ -58,12 +58,12 @@ def sweep(tile, x, packed, bias, mode, y, x_copy, first, last):
             c = y[m, j * wide:].ctypes.data
             if depth < K:  # more is written than read: fetch the next panel of y
                 following = c + wide * FLOAT if j + 1 < panels else y.ctypes.data + (m + rows) * y_row
-                soon = following, y_row, -(-rows // tiles) * y_row
+                prefetch = following, y_row, -(-rows // tiles) * y_row
             else:
-                soon = x.ctypes.data + (m + rows) * x_row + j * tiles * depth * fetched, fetched, depth * fetched
+                prefetch = x.ctypes.data + (m + rows) * x_row + j * tiles * depth * fetched, fetched, depth * fetched
             call(tile.address, (rows, min(wide, K - j * wide), depth, a, a_row, FLOAT,
                                 packed[j].ctypes.data, wide * FLOAT, c, y_row, 1, tile.zero, tile.zero, mode,
-                                bias[j * wide:].ctypes.data if bias.size else 0, *soon))
+                                bias[j * wide:].ctypes.data if bias.size else 0, *prefetch))
 
 
 def times(x, w, transposed, bias, relu, y, more):

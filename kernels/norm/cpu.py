@@ -29,7 +29,7 @@ def _share(kernel, arrays, *constants):
 
 
 def lrn(x, size, share, beta, k, y):
-    """Write x / s^beta to y, which may be x."""
+    """Write y = x / s^beta, which may be x."""
     _share(_lrn, (x, y), *_constants(size, share, beta, k))
 
 

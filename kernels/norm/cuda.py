@@ -27,7 +27,7 @@ def _launch(kernel, inputs, out, size, *constants):
 
 
 def lrn(x, size, share, beta, k, y):
-    """Write x / s^beta to y, which may be x."""
+    """Write y = x / s^beta, which may be x."""
     _launch("lrn", [x], y, size, share, beta, k)
 
 

@@ -64,9 +64,9 @@ def _maxpool2d(x, rows, columns, y, index):
 @jit
 def _lines(count, size):
     """An empty array of rows that begins with a cache line: a vector across two of them costs twice as much."""
-    room = np.empty(count * size + 16, np.float32)
-    skip = -room.ctypes.data % 64 // 4
-    return room[skip:skip + count * size].reshape(count, size)
+    memory = np.empty(count * size + 16, np.float32)
+    skip = -memory.ctypes.data % 64 // 4
+    return memory[skip:skip + count * size].reshape(count, size)
 
 
 @jit

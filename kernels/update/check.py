@@ -24,7 +24,7 @@ def passes(w, g, v, dtype=np.float64, target=HOST, **more):
 
 
 def adam_passes(w, g, target=HOST):
-    """The same of AdamW, from no moments."""
+    """Yield (pass, result, reference) of some steps of AdamW, from moments of zero."""
     wanted = w.astype(np.float64), 0.0, 0.0
     w, there, m, v = target.w(w.copy()), target.w(g), target.w(np.zeros_like(w)), target.w(np.zeros_like(w))
     for step in range(1, STEPS + 1):

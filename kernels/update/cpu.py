@@ -30,7 +30,7 @@ def _momentum_update(w, g, v, lr, momentum, weight_decay, scale, old, new):
 
 
 def momentum_update(w, g, v, *constants):
-    """In place on w and v."""
+    """Change w and v (size,) in place."""
     parallel_for(w.size, lambda a, b: _momentum_update(w[a:b], g[a:b], v[a:b], *constants))
 
 
@@ -52,7 +52,7 @@ def _adamw_update(w, g, m, v, constants):
 
 
 def adamw_update(w, g, m, v, *constants):
-    """In place on w, m and v."""
+    """Change w, m and v (size,) in place."""
     parallel_for(w.size, lambda a, b: _adamw_update(w[a:b], g[a:b], m[a:b], v[a:b], constants))
 
 
@@ -63,7 +63,7 @@ def _compensate(g, w, then, factor):
 
 
 def compensate_delay(g, w, then, factor):
-    """In place on g."""
+    """Change g (size,) in place."""
     parallel_for(g.size, lambda a, b: _compensate(g[a:b], w[a:b], then[a:b], factor))
 
 
@@ -79,7 +79,7 @@ def _squares(x, sums, first, last):
 
 
 def sum_of_squares(x):
-    """The same for any number of threads."""
+    """A float; blocks are summed alike in any number of threads, so the bits are the same."""
     sums = np.empty(-(-x.size // BLOCK))
     parallel_for(len(sums), lambda first, last: _squares(x, sums, first, last))
     return float(sums.sum())

@@ -11,17 +11,17 @@ BLOCKS = 1024  # of a sum at most: the bits depend on it, so it is the same on e
 
 
 def momentum_update(w, g, v, *constants):
-    """In place on w and v."""
+    """Change w and v (size,) in place."""
     elementwise.launch("update", "momentum_update", (w, g, v), *constants)
 
 
 def adamw_update(w, g, m, v, *constants):
-    """In place on w, m and v."""
+    """Change w, m and v (size,) in place."""
     elementwise.launch("update", "adamw_update", (w, g, m, v), *constants)
 
 
 def compensate_delay(g, w, then, factor):
-    """In place on g."""
+    """Change g (size,) in place."""
     elementwise.launch("update", "compensate_delay", (g, w, then), factor)
 
 

@@ -10,26 +10,26 @@ BOUND = Bound()
 
 
 def _empty(like, dtype):
-    """Where `like` is."""
+    """An uninitialised array of that dtype and `like`'s shape, where `like` is."""
     return (gpu.cupy() if gpu.is_array(like) else np).empty(like.shape, dtype)
 
 
 def decoded(bits):
-    """The numbers, in an array of their own."""
+    """decode_bfloat16 into a new array."""
     out = _empty(bits, np.float32)
     decode_bfloat16(bits, out)
     return out
 
 
 def encoded(x, error=None):
-    """The bits, in an array of their own."""
+    """encode_bfloat16 into a new array."""
     out = _empty(x, np.uint16)
     encode_bfloat16(x, out, error)
     return out
 
 
 def summed(parts):
-    """The sum, in an array of its own."""
+    """ordered_sum into a new array."""
     out = _empty(parts[0], parts.dtype)
     ordered_sum(parts, out)
     return out

@@ -143,22 +143,22 @@ def _ordered_sum(parts, out, begin, end):
 
 
 def encode_bfloat16(x, out):
-    """Rounded, to out."""
+    """Write out (n,), x rounded."""
     parallel_for(x.size, lambda a, b: _encode(x[a:b], out[a:b]))
 
 
 def encode_with_feedback(x, out, error):
-    """Rounded, with error added before; what is lost to error."""
+    """Write out (n,), x + error rounded, and error, what rounding lost."""
     parallel_for(x.size, lambda a, b: _feedback(x[a:b], out[a:b], error[a:b]))
 
 
 def decode_bfloat16(x, out):
-    """Widened, to out."""
+    """Write out (n,), the numbers of x's bits."""
     parallel_for(x.size, lambda a, b: _decode(x[a:b], out[a:b]))
 
 
 def ordered_sum(parts, out):
-    """The sum of the rows, to out."""
+    """Write out (n,), the sum of the rows of parts (P,n)."""
     parallel_for(out.size, lambda a, b: _ordered_sum(parts, out, a, b))
 
 
@@ -190,10 +190,10 @@ def _bfloat16_op():
 
 
 def ordered_sum_address(dtype):
-    """Of `void f(parts, P, n, stride, out)`; see the package."""
+    """Address of `void f(parts, P, n, stride, out)`, as kernels.ordered_sum_address says."""
     return _sum_function(dtype).address
 
 
 def bfloat16_op_address():
-    """Of an MPI_User_function."""
+    """Address of the MPI_User_function."""
     return _bfloat16_op().address

@@ -7,21 +7,21 @@ BUILDS = [{"T": T, "VEC": vec} for T, vec in (("float", 4), ("float", 1), ("bflo
 
 
 def encode_bfloat16(x, out):
-    """Rounded, to out."""
+    """Write out (n,), x rounded."""
     elementwise.launch("wire", "encode_bfloat16", (x, out), T="float")
 
 
 def encode_with_feedback(x, out, error):
-    """Rounded, with error added before; what is lost to error."""
+    """Write out (n,), x + error rounded, and error, what rounding lost."""
     elementwise.launch("wire", "encode_with_feedback", (x, out, error), T="float")
 
 
 def decode_bfloat16(x, out):
-    """Widened, to out."""
+    """Write out (n,), the numbers of x's bits."""
     elementwise.launch("wire", "decode_bfloat16", (x, out), T="float")
 
 
 def ordered_sum(parts, out):
-    """The sum of the rows, to out."""
+    """Write out (n,), the sum of the rows of parts (P,n)."""
     kind = "float" if out.dtype == "float32" else "bfloat16"
     elementwise.launch("wire", "ordered_sum", (out, parts), len(parts), T=kind)
