@@ -57,9 +57,10 @@ KERNEL = {
     "__init__.py": '"""x + x."""\nfrom doubled.cpu import double\n\n__all__ = ["double"]\n',
     "ref.py": '"""In NumPy."""\n\ndef double(x):\n    return x + x\n',
     "cpu.py": '"""In Numba."""\nfrom numba import njit\n\n@njit\ndef double(x):\n    return x + x\n',
-    "cases.py": '"""Shapes."""\nfrom typing import NamedTuple\n\nclass Case(NamedTuple):\n    name: str\n    shape: tuple\n\n'
-                'CASES = [Case("small", (3, 5)), Case("one", (1, 1))]\n',
-    "check.py": '"""Kernel against reference."""\nfrom doubled import double\nfrom doubled import ref\n\nBOUND = 1e-6\n\n'
+    "cases.py": '"""Shapes."""\nfrom typing import NamedTuple\n\nclass Case(NamedTuple):\n    name: str\n'
+                '    shape: tuple\n\nCASES = [Case("small", (3, 5)), Case("one", (1, 1))]\n',
+    "check.py": '"""Kernel against reference."""\nfrom doubled import double, ref\n'
+                'from kernels.check_target import Bound\n\nBOUND = Bound(cpu=1e-6)\n\n'
                 'def passes_of(case, draw, place):\n    x = draw(case.shape)\n'
                 '    yield "forward", double(place.x(x)), ref.double(x.astype("float64"))\n',
 }
@@ -84,9 +85,9 @@ def test_four_things_from_outside(tmp_path):
     checked = mpiexec(1, "-m", "kernels.check", tmp_path / "doubled", PYTHONPATH=_path(tmp_path))
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "2 of 2 ok" in checked.stdout
-    done = train(2, "--schedule", f"{tmp_path}/schedule.py:Damped+damping=0.5", "--net", f"{tmp_path}/net.py:two_layers",
-                 "--hidden", "40", "--data", f"{tmp_path}/source.py:halves", "--epochs", "12", "--lr", "0.05",
-                 "--out", tmp_path / "out", PYTHONPATH=_path(tmp_path))
+    done = train(2, "--schedule", f"{tmp_path}/schedule.py:Damped+damping=0.5",
+                 "--net", f"{tmp_path}/net.py:two_layers", "--hidden", "40", "--data", f"{tmp_path}/source.py:halves",
+                 "--epochs", "12", "--lr", "0.05", "--out", tmp_path / "out", PYTHONPATH=_path(tmp_path))
     assert done.returncode == 0, done.stderr
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["config"]["damping"] == 0.5

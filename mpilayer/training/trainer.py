@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from kernels.places import fetch
+from kernels.gpu import fetch
 from mpilayer.base.errors import UserError
 from mpilayer.data import batches, prefetch, share
 from mpilayer.mpi.shared_counter import SharedCounter
