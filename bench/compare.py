@@ -10,9 +10,7 @@ import psutil
 
 from kernels import gpu
 from mpilayer.base.tracing import Watched
-from mpilayer.exchange.settings import AUTO
 from mpilayer.schedules import SCHEDULES, make
-from mpilayer.schedules.oneshot import OneShot
 from mpilayer.train import NET
 from mpilayer.training import options as main_job
 from mpilayer.training import startup
@@ -67,12 +65,6 @@ class Workload:
         """Compile what is needed, and measure the settings."""
         self.settings = startup.prepare(self.ranks, settings, self.net, self.batch.size, say)
 
-    def settings_for(self, options):
-        """The Settings of a candidate: what was measured for the workload stands for what its options leave open."""
-        asked = main_job.settings(options)
-        measured = {name: getattr(self.settings, name) for name in AUTO if getattr(asked, name) == "auto"}
-        return asked._replace(link=self.settings.link, cuda_aware=self.settings.cuda_aware, **measured)
-
     def slowed(self, rest):
         """The net as this rank is to have it; rest(seconds) is how the time passes."""
         return slowed(self.net, self.ranks.rank, *self._stragglers, rest)
@@ -109,8 +101,7 @@ class Workload:
 
     def communication(self, count):
         """Readings of all messages of a step, with nothing computed."""
-        queue = make.make_schedule("layerwise", self.net, self.ranks, self.optimizer, settings=self.settings,
-                                   trace=self.trace).channel
+        queue = make.queue_class(self.net)(self.ranks, self.net, settings=self.settings, trace=self.trace)
         readings = [self._sum(queue, step) for step in range(count + 1)][1:]
         queue.close()
         return readings
@@ -147,7 +138,7 @@ class Candidate:
     def __init__(self, workload, options):
         ranks, keywords = workload.ranks, make.CHOICE.keywords(options)
         self.workload, self.trace = workload, compute_of(workload.net).trace()
-        self.settings = workload.settings_for(options)
+        self.settings = main_job.settings(options).measured_as(workload.settings)
         optimizer = OPTIMIZERS[options.optimizer](workload.net, RATE, **main_job.OPTIMIZER.keywords(options))
         net = Watched(workload.slowed(lambda seconds: self.channel.rest(seconds)), self.trace)
         self.schedule = make.make_schedule(options.schedule, net, ranks, optimizer, settings=self.settings,
@@ -155,14 +146,14 @@ class Candidate:
         self.channel = self.schedule.channel
         self.channel.pause()
         self.serves = ranks.rank >= ranks.size - SCHEDULES[options.schedule].servers(**keywords)
-        self.period = getattr(self.schedule, "period", 1)
-        self.filling = self.period + FILLING * getattr(self.schedule, "delay", 0)
+        self.period = self.schedule.period
+        self.filling = self.period + FILLING * self.schedule.delay
         self.steps, self.bytes = 0, []
 
     def turn(self, count):
         """So many readings, after the steps that fill the pipeline: of a step, or the mean of a period of steps."""
         filling = self.filling
-        filling += 0 if self.steps else getattr(self.schedule, "measured", 0)
+        filling += 0 if self.steps else self.schedule.measured
         self.workload.net.write_gradients_to(0)
         self.channel.resume()
         left = sent()
@@ -195,14 +186,14 @@ class Candidate:
     @property
     def prediction(self):
         """Of the schedule itself, or None."""
-        return getattr(self.schedule, "prediction", None)
+        return self.schedule.prediction
 
     def bound(self, compute, communication):
         """Seconds that a step takes at least, or None where its messages are others than those measured alone."""
         others = any(getattr(self.settings, name) != getattr(self.workload.settings, name) for name in SENT)
         if others or not self.schedule.kept_sums:
             return None
-        return compute + communication if isinstance(self.schedule, OneShot) else max(compute, communication)
+        return max(compute, communication) if self.schedule.overlaps else compute + communication
 
     def staleness(self):
         """Mean over the counts of all ranks; None where there are none."""

@@ -5,7 +5,6 @@ NVRTC compiles, through cuda-bindings or else CuPy; NVIDIA's nvdisasm shows the 
 
 import contextlib
 import functools
-import importlib
 import math
 import os
 import re
@@ -21,7 +20,6 @@ from typing import NamedTuple
 from bench.processes import spread
 from mpilayer.base.errors import UserError
 
-KERNELS = Path(__file__).parents[1] / "kernels"
 ARCHITECTURES = ("sm_90a", "sm_80")
 MOST_REGISTERS = 255  # of a thread
 SIZES = {"BM", "BN", "A_VECTOR", "B_VECTOR", "D_PADDED", "VEC"}  # macros that are sizes: tiles, heads, packs
@@ -52,12 +50,16 @@ class Build(NamedTuple):
 
 def rooms():
     """Those with kernels for a GPU of their own."""
-    return sorted(file.parent.name for file in KERNELS.glob("*/cuda.cu"))
+    from kernels.rooms import rooms
+
+    return rooms(having="cuda.cu")
 
 
 def launcher(room):
     """kernels.ROOM.cuda, which has BUILDS and REGISTERS."""
-    return importlib.import_module(f"kernels.{room}.cuda")
+    from kernels.rooms import part
+
+    return part(room, "cuda")
 
 
 def builds(room, architecture=ARCHITECTURES[0]):

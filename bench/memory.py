@@ -14,11 +14,11 @@ from bench.rows import compared, peer_cells, show
 from bench.timing import alternate, copy_bandwidth
 from kernels.activation.cases import CASES as ACTIVATIONS
 from kernels.batchnorm.cases import CASES as BATCHNORMS
+from kernels.check_target import HOST
 from kernels.embedding.cases import CASES as EMBEDDINGS
 from kernels.layernorm.cases import CASES as LAYERNORMS
 from kernels.loss.cases import CASES as LOSSES
 from kernels.norm.cases import CASES as NORMS
-from kernels.places import HOST
 from kernels.pool.cases import CASES as POOLS
 from kernels.update.cases import CASES as UPDATES
 from mpilayer.base.errors import UserError

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from bench.timing import Events, alternate
 from kernels import gpu
-from kernels.places import fetch
+from kernels.gpu import fetch
 from mpilayer.base.errors import UserError
 from nets.blocks import (
     Attention,

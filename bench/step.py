@@ -13,7 +13,7 @@ from bench import options as shared
 from bench.kernels import open_torch
 from bench.rows import console
 from bench.timing import alternate, peak
-from kernels.places import fetch
+from kernels.gpu import fetch
 from mpilayer.base.errors import UserError
 from mpilayer.training.batch import Batch
 from nets.blocks import Attention, Dropout

@@ -1,7 +1,9 @@
 """Kernels for training neural networks, channels-last, on NumPy arrays and, on a GPU, on CuPy's.
 
-One room per operation: its public signature, a NumPy reference, the Numba kernel, the CUDA C++ kernel and its launcher,
-and the shapes they are tested on.
+A room is a folder that holds all of one operation or a few related ones: __init__.py has the public signatures, ref.py
+the operation in NumPy, cpu.py in Numba, cuda.cu in CUDA C++ with its launcher cuda.py; cases.py has the shapes it is
+tested and timed on, check.py compares it with ref.py. Rooms are found by their folders (kernels.rooms); docs/kernels.md
+tells how to add one. The public names of all rooms are these:
 """
 
 from kernels.activation import (
@@ -23,9 +25,9 @@ from kernels.batchnorm import (
 )
 from kernels.compress import (
     lowrank_expand,
+    lowrank_orthonormalize,
+    lowrank_orthonormalize_address,
     lowrank_project,
-    lowrank_turn,
-    lowrank_turn_address,
     topk_decode,
     topk_encode,
 )
@@ -58,8 +60,8 @@ __all__ = [
     "bias_grad", "bias_relu_backward", "compensate_delay", "conv2d", "conv2d_dgrad", "conv2d_wgrad", "decode_bfloat16",
     "dense", "dense_dgrad", "dense_wgrad", "dropout", "dropout_backward", "embedding", "embedding_backward", "empty",
     "encode_bfloat16", "gelu", "gelu_backward", "global_avgpool", "global_avgpool_backward", "layernorm",
-    "layernorm_backward", "lowrank_expand", "lowrank_project", "lowrank_turn", "lowrank_turn_address", "lrn",
-    "lrn_backward", "matmul", "maxpool2d", "maxpool2d_backward", "momentum_update", "num_threads", "ordered_sum",
-    "ordered_sum_address", "pool2d_shape", "relu", "relu_backward", "set_num_threads", "set_precision", "set_progress",
-    "softmax_cross_entropy", "sum_of_squares", "topk_decode", "topk_encode",
+    "layernorm_backward", "lowrank_expand", "lowrank_orthonormalize", "lowrank_orthonormalize_address",
+    "lowrank_project", "lrn", "lrn_backward", "matmul", "maxpool2d", "maxpool2d_backward", "momentum_update",
+    "num_threads", "ordered_sum", "ordered_sum_address", "pool2d_shape", "relu", "relu_backward", "set_num_threads",
+    "set_precision", "set_progress", "softmax_cross_entropy", "sum_of_squares", "topk_decode", "topk_encode",
 ]

@@ -16,15 +16,18 @@ ACTIVATION = "float32, or on the GPU bfloat16"  # in the place of a dtype
 
 
 def is_array(value):
-    """Whether it is an array at all."""
+    """Whether it is an array, NumPy's or CuPy's."""
     return isinstance(value, np.ndarray) or gpu.is_array(value)
 
 
-def implementation(room, operation, *arrays):
-    """kernels.ROOM.cpu, or kernels.ROOM.cuda for arrays on the GPU, where all or none must be; None is no array."""
-    places = {gpu.is_array(array) for array in arrays if array is not None}
-    require(len(places) == 1, operation, "the arrays must all be NumPy's, or all on the GPU")
-    return importlib.import_module(f"kernels.{room}.{'cuda' if places == {True} else 'cpu'}")
+def implementation(package, operation, *arrays):
+    """The module cpu of a room's package, or cuda if the arrays are on the GPU; None is no array.
+
+    Raises ValueError if some arrays are NumPy's and some are on the GPU.
+    """
+    kinds = {gpu.is_array(array) for array in arrays if array is not None}
+    require(len(kinds) == 1, operation, "the arrays must all be NumPy's, or all on the GPU")
+    return importlib.import_module(f"{package}.{'cuda' if kinds == {True} else 'cpu'}")
 
 
 def _show(value):
@@ -39,7 +42,7 @@ def require(condition, operation, message, *values):
 
 
 def _found(value):
-    """What was given, for a message."""
+    """An argument as error messages show it: shape and dtype, or its type."""
     return f"{_show(value)} {value.dtype}" if is_array(value) else type(value).__name__
 
 
@@ -57,7 +60,7 @@ def _dtype_name(dtype):
 
 
 def _contiguous(value):
-    """The array itself, or a copy in C order."""
+    """The array itself, or a copy in C order; on the CPU one that Numba takes for writeable."""
     if gpu.is_array(value):
         return gpu.cupy().ascontiguousarray(value)
     value = np.asarray(value, order="C")

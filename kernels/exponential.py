@@ -1,4 +1,4 @@
-"""What softmax and its kin are made of, as vector code: exponentials, and a row's largest and sum."""
+"""Exponentials, and a row's maximum and sum, as vector code: what softmax is made of."""
 
 import numpy as np
 from numba import njit
@@ -35,8 +35,8 @@ def _key(bits):
 
 
 @jit
-def peak(x):
-    """The largest of a row; a NaN may be that or be passed over."""
+def row_max(x):
+    """The largest element of a vector; a NaN may be that or be passed over."""
     most = _key(np.float32(-np.inf).view(np.int32))
     for c in range(x.size):
         most = max(most, _key(np.float32(x[c]).view(np.int32)))
@@ -44,8 +44,8 @@ def peak(x):
 
 
 @any_order
-def total(x):
-    """The sum of a row."""
+def row_sum(x):
+    """The sum of a vector, in any order."""
     result = ZERO
     for c in range(x.size):
         result += x[c]

@@ -32,12 +32,12 @@ def set_precision(name):
 
 
 def precision():
-    """What set_precision was told last."""
+    """float32 or tf32: what set_precision was last given."""
     return _precision
 
 
 def cupy():
-    """The module."""
+    """CuPy's module, imported here if it has not been."""
     import cupy
 
     return cupy
@@ -55,28 +55,34 @@ def missing():
 
 
 def is_array(value):
-    """Whether it is in a GPU's memory: nobody has such an array before CuPy is imported."""
+    """Whether it is CuPy's array; if CuPy has not been imported, nobody has one."""
     library = sys.modules.get("cupy")
     return library is not None and isinstance(value, getattr(library, "ndarray", ()))
 
 
 def address(array):
-    """Where an array's memory begins, here or on the GPU."""
+    """The address of an array's first element, in this computer's memory or the GPU's."""
     return array.data.ptr if is_array(array) else array.ctypes.data
 
 
+def fetch(array):
+    """The array itself if it is NumPy's, else a copy in this computer's memory; bfloat16 becomes float32."""
+    array = array.get() if is_array(array) else array
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
 def bfloat16():
-    """The dtype."""
+    """NumPy's dtype bfloat16, from ml_dtypes."""
     import ml_dtypes
 
     return np.dtype(ml_dtypes.bfloat16)
 
 
 def source(room, constants=()):
-    """CUDA C++ of a room, for macros ((name, value), ...): one text, by which CuPy's cache knows it.
+    """The CUDA C++ of a room, for macros ((name, value), ...), as one text, by which CuPy's cache knows it.
 
     What it includes from kernels/cuda is put in its place; macros are defined in it, for -D would define them in the
-    compiler's own headers, too.
+    compiler's own headers, too. For a room elsewhere its absolute path is given.
     """
     def included(match):
         return (HERE / "cuda" / match[1]).read_text()
@@ -115,7 +121,7 @@ def _argument(value):
 
 
 def launch(room, name, grid, block, *arguments, shared=0, **constants):
-    """Run a kernel of kernels/<room>/cuda.cu on the current stream.
+    """Run a kernel of kernels/ROOM/cuda.cu on the current stream; room may also be the absolute path of a folder.
 
     grid, block   blocks and threads, ints or tuples           arguments   None is a null pointer
     shared        bytes of dynamic shared memory of a block    constants   macros that the source is compiled with
@@ -126,7 +132,7 @@ def launch(room, name, grid, block, *arguments, shared=0, **constants):
 
 
 def number(array):
-    """What CUDA C++ calls an array's numbers."""
+    """The C++ type of an array's elements."""
     return {"float32": "float", "float64": "double"}.get(array.dtype.name, array.dtype.name)
 
 
@@ -140,5 +146,5 @@ def pack(size, *arrays):
 
 @functools.cache
 def multiprocessors():
-    """Of the current GPU."""
+    """How many multiprocessors the current GPU has."""
     return cupy().cuda.Device().attributes["MultiProcessorCount"]

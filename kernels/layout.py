@@ -1,4 +1,4 @@
-"""How arrays lie in memory: on cache lines, turned, copied, spread."""
+"""How arrays lie in memory: cache lines, transposition, copies, distances between rows."""
 
 from math import prod
 
@@ -44,8 +44,8 @@ def copy(source, target):
             b[e] = a[e]
 
 
-def spread(floats):
-    """An odd number of cache lines for so many floats: then lines that far apart do not share the sets of a cache."""
+def padded_length(floats):
+    """At least so many floats, an odd number of cache lines: rows that far apart share no set of a cache."""
     lines = -(-floats // 16)
     return 16 * (lines + 1 - lines % 2)
 

@@ -1,14 +1,16 @@
-"""The register tile under convolution and dense layers, emitted as LLVM vector code.
+"""The micro-kernel under convolution, dense layers and attention, emitted as LLVM vector code.
 
     C[i, j]  =  start  +  sum over blocks t, over k < depth of  A[t][i, k] * B[t][k, j]        i < rows, j < columns
 
-A is read one float at a time and broadcast, B by vectors, C stays in registers until the end. `start` is C itself,
-a bias or zero; the end may clip at zero (ReLU). Which strides A, B and C have is the caller's business: rows that are
-neighbouring pixels of a channels-last image and blocks that are filter rows make it a convolution, no copy needed
-(the batch-reduce GEMM of Georganas et al., "High-Performance Deep Learning via a Single Building Block", 2019).
+It computes one register tile of C, rows x columns, by outer products (Goto and van de Geijn 2008; BLIS): a column of A
+is read float by float and broadcast, a row of B by vectors, C stays in registers until the end. docs/kernels.md has a
+picture. `start` is C itself, a bias or zero; the end may clip at zero (ReLU). Which strides A, B and C have is the
+caller's business: rows that are neighbouring pixels of a channels-last image and blocks that are filter rows make it a
+convolution, no copy needed (the batch-reduce GEMM of Georganas et al., "High-Performance Deep Learning via a Single
+Building Block", 2019).
 
-One C function holds the whole family, a variant for each number of rows and of vectors, so remainders run at speed.
-It is compiled once and called through its address: a kernel that uses it stays small and compiles fast.
+One C function holds a variant for each number of rows and of vectors, so remainders run at speed. It is compiled once
+and called through its address: a kernel that uses it stays small and compiles fast.
 """
 
 import functools
@@ -30,13 +32,13 @@ WORK = 64  # products a nanosecond, about
 
 
 def _variant(module, lanes, rows, vectors, masked):
-    """One member of the family as an LLVM function; `masked` if the last vector is a partial one."""
+    """LLVM function of the micro-kernel for a tile of rows x vectors; `masked` if the last vector is a partial one."""
     signature = ir.FunctionType(ir.VoidType(), [I64] * (ARGUMENTS - 2))
     function = ir.Function(module, signature, f"tile_{rows}x{vectors}{'m' if masked else ''}")
     function.linkage = "internal"
     function.attributes.add("noinline")
     (columns, depth, a, a_row, a_k, b, b_k, c, c_row, blocks, a_offsets, b_offsets, mode, bias,
-     soon, soon_k) = function.args
+     prefetch, prefetch_k) = function.args
     enter, given, outer, inner, close, ending, more_of_c, leave = (
         function.append_basic_block(name)
         for name in ("enter", "given", "outer", "inner", "close", "ending", "more_of_c", "leave"))
@@ -55,7 +57,7 @@ def _variant(module, lanes, rows, vectors, masked):
 
     bld.position_at_end(outer)
     t = bld.carried(I64, enter=integer(0), given=integer(0))
-    soon_start = bld.carried(I64, enter=soon, given=soon)
+    prefetch_start = bld.carried(I64, enter=prefetch, given=prefetch)
     total = {cell: bld.carried(bld.vector, enter=bld.zero(), given=start[cell]) for cell in cells}
     a_start = bld.add(a, bld.load(bld.at(a_offsets, t, integer(8)), typ=I64))
     b_start = bld.add(b, bld.load(bld.at(b_offsets, t, integer(8)), typ=I64))
@@ -63,11 +65,11 @@ def _variant(module, lanes, rows, vectors, masked):
 
     bld.position_at_end(inner)
     k = bld.carried(I64, outer=integer(0))
-    a_at, b_at, soon_at = (bld.carried(I64, outer=start) for start in (a_start, b_start, soon_start))
+    a_at, b_at, prefetch_at = (bld.carried(I64, outer=start) for start in (a_start, b_start, prefetch_start))
     sums = {cell: bld.carried(bld.vector, outer=total[cell]) for cell in cells}
     right = [bld.load_vector(b_at, j) for j in range(vectors)]
     for j in range(vectors):
-        line = bld.vector_at(soon_at, j)
+        line = bld.vector_at(prefetch_at, j)
         bld.intrinsic("llvm.prefetch.p0", ir.VoidType(), line, integer(0, I32), integer(3, I32), integer(1, I32))
     new = {}
     for i in range(rows):
@@ -75,15 +77,15 @@ def _variant(module, lanes, rows, vectors, masked):
         for j in range(vectors):
             new[i, j] = bld.intrinsic("llvm.fma.*", bld.vector, left, right[j], sums[i, j])
     more = bld.add(k, integer(1))
-    soon_next = bld.add(soon_at, soon_k)
-    for node, value in [(k, more), (a_at, bld.add(a_at, a_k)), (b_at, bld.add(b_at, b_k)), (soon_at, soon_next),
+    prefetch_next = bld.add(prefetch_at, prefetch_k)
+    for node, value in [(k, more), (a_at, bld.add(a_at, a_k)), (b_at, bld.add(b_at, b_k)), (prefetch_at, prefetch_next),
                         *((sums[cell], new[cell]) for cell in cells)]:
         node.add_incoming(value, inner)
     bld.cbranch(bld.icmp_signed("<", more, depth), inner, close)
 
     bld.position_at_end(close)
     following = bld.add(t, integer(1))
-    for node, value in [(t, following), (soon_start, soon_next), *((total[cell], new[cell]) for cell in cells)]:
+    for node, value in [(t, following), (prefetch_start, prefetch_next), *((total[cell], new[cell]) for cell in cells)]:
         node.add_incoming(value, close)
     bld.cbranch(bld.icmp_signed("<", following, blocks), outer, ending)
 
@@ -130,7 +132,7 @@ def _family(typing, lanes, rows, vectors, arguments):
 
 
 class Tile(NamedTuple):
-    """The address of the family's C function, the rows and columns of its largest tile, and where a zero is."""
+    """Address of the micro-kernel's C function, rows and columns of its largest tile, and address of a zero."""
 
     address: int
     rows: int
@@ -143,29 +145,29 @@ def tile():
     """The Tile for the instruction set in use.
 
     The function takes any number of rows and cuts them into tiles of nearly the same height. While it computes it
-    fetches other memory into L1: a line for each vector at `soon`, `soon_k` further with every k, `soon_tile` further
-    with every tile.
+    fetches other memory into L1: a line for each vector at the address `prefetch`, `prefetch_k` bytes further with
+    every k and `prefetch_tile` bytes further with every tile.
     """
     lanes, rows, vectors = ISAS[isa()]
 
     @cfunc(types.void(*[types.intp] * ARGUMENTS), cache=True)
     def family(count, columns, depth, a, a_row, a_k, b, b_k, c, c_row, blocks, a_offsets, b_offsets, mode, bias,
-               soon, soon_k, soon_tile):
+               prefetch, prefetch_k, prefetch_tile):
         tiles = -(-count // rows)
         for t in range(tiles):
             i, end = count * t // tiles, count * (t + 1) // tiles
             _family(lanes, rows, vectors, (end - i, columns, depth, a + i * a_row, a_row, a_k, b, b_k,
                                            c + i * c_row, c_row, blocks, a_offsets, b_offsets, mode, bias,
-                                           soon + t * soon_tile, soon_k))
+                                           prefetch + t * prefetch_tile, prefetch_k))
             tick((end - i) * columns * depth * blocks // WORK)
 
     return Tile(family.address, rows, vectors * lanes, ZERO.ctypes.data)
 
 
 @njit(nogil=True, cache=True)
-def multiply(tile, rows, columns, depth, a, b, c, mode, soon):
+def multiply(tile, rows, columns, depth, a, b, c, mode, prefetch):
     """C = A B for one block: a is (address, row stride, k stride), b (address, k stride), c (address, row stride).
 
-    At most tile.columns columns; `soon` is (address, k stride, tile stride) of memory to fetch meanwhile.
+    At most tile.columns columns; `prefetch` is (address, k stride, tile stride) of memory to fetch meanwhile.
     """
-    call(tile.address, (rows, columns, depth, *a, *b, *c, 1, tile.zero, tile.zero, mode, 0, *soon))
+    call(tile.address, (rows, columns, depth, *a, *b, *c, 1, tile.zero, tile.zero, mode, 0, *prefetch))

@@ -25,7 +25,7 @@ binding.add_symbol(SYMBOL, _state.ctypes.data)
 
 
 def _word(builder, number):
-    """Pointer to a word of the state."""
+    """LLVM pointer to a word of the state."""
     state = builder.module.globals.get(SYMBOL) or ir.GlobalVariable(builder.module, ir.ArrayType(I64, 9), SYMBOL)
     return builder.gep(state, [ir.Constant(I32, 0), ir.Constant(I32, number)])
 
@@ -78,7 +78,7 @@ def now(typing):
 
 @intrinsic
 def _enter(typing):
-    """Whether this thread is the only one here."""
+    """Take the flag BUSY; whether this thread was the first to."""
     def generate(context, builder, signature, values):
         before = builder.atomic_rmw("xchg", _word(builder, BUSY), ir.Constant(I64, 1), "acquire")
         return builder.icmp_signed("==", before, ir.Constant(I64, 0))

@@ -9,7 +9,9 @@ _local = threading.local()
 
 
 def array(name, shape):
-    """An uninitialised float32 array, this thread's under that name: good until it asks for the name again."""
+    """This thread's uninitialised float32 array of that name and shape: valid until the thread asks for the name
+    again.
+    """
     buffers = _local.__dict__
     size = prod(shape)
     if name not in buffers or buffers[name].size < size:

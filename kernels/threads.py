@@ -6,6 +6,8 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+from kernels import env
+
 _threads = None  # not known yet: KERNELS_NUM_THREADS is read when it is first asked for
 
 
@@ -50,17 +52,17 @@ def set_num_threads(count):
 def num_threads():
     """How many threads kernels run on. Raises ValueError if KERNELS_NUM_THREADS is no positive number."""
     if _threads is None:
-        text = os.environ.get("KERNELS_NUM_THREADS") or "1"
+        text = env.get("KERNELS_NUM_THREADS")
         if not (text.isdecimal() and int(text) >= 1):
             raise ValueError(f"KERNELS_NUM_THREADS={text}: expected a positive whole number")
         set_num_threads(int(text))
     return _threads
 
 
-def share(count, work):
+def parallel_for(count, work):
     """Call work(begin, end) on parts of range(count), one for each thread, this one among them; return when all have.
 
-    What is computed must not depend on where the cuts are.
+    What is computed must not depend on where range(count) is cut. Raises what `work` raises.
     """
     threads = num_threads()
     parts = min(threads, count)

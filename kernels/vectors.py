@@ -1,6 +1,5 @@
 """Vectors of floats as LLVM code, for the instruction set in use, and how a kernel calls what is made of them."""
 
-import os
 from typing import NamedTuple
 
 from llvmlite import binding, ir
@@ -8,11 +7,13 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from kernels import env
+
 F32, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 
 
 class Isa(NamedTuple):
-    """Floats in a vector, and the largest tile: rows * vectors + vectors + 1 must fit the vector registers."""
+    """Floats in a vector, and the largest register tile: rows * vectors + vectors + 1 must fit the vector registers."""
 
     lanes: int
     rows: int
@@ -22,18 +23,22 @@ class Isa(NamedTuple):
 ISAS = {"avx512": Isa(16, 14, 2), "avx2": Isa(8, 6, 2), "plain": Isa(4, 6, 2)}
 
 
-def isa():
-    """The name of the instruction set in use: KERNELS_ISA, or the best this processor has."""
+def best():
+    """The name of the best instruction set this processor has."""
     features = binding.get_host_cpu_features()
-    best = "avx512" if features.get("avx512f") else "avx2" if features.get("avx2") and features.get("fma") else "plain"
-    name = os.environ.get("KERNELS_ISA", best)
+    return "avx512" if features.get("avx512f") else "avx2" if features.get("avx2") and features.get("fma") else "plain"
+
+
+def isa():
+    """The name of the instruction set in use: KERNELS_ISA, or the best. Raises ValueError for an unknown one."""
+    name = env.get("KERNELS_ISA") or best()
     if name not in ISAS:
         raise ValueError(f"KERNELS_ISA={name}: choose one of {', '.join(ISAS)}")
     return name
 
 
 def integer(value, kind=I64):
-    """A constant."""
+    """An LLVM constant."""
     return ir.Constant(kind, value)
 
 
@@ -64,7 +69,7 @@ class Vectors(ir.IRBuilder):
         return self.shuffle_vector(one, empty, ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes))
 
     def zero(self):
-        """No floats yet."""
+        """A vector of zeros."""
         return ir.Constant(self.vector, [0.0] * self.lanes)
 
     def at(self, address, number, step):
@@ -100,11 +105,11 @@ class Vectors(ir.IRBuilder):
         return node
 
     def floor(self, relu):
-        """What values are clipped at: zero if `relu`, else nothing is."""
+        """The vector that `clipped` takes: zeros if `relu`, else minus infinity."""
         return self.splat(self.select(relu, ir.Constant(F32, 0.0), ir.Constant(F32, float("-inf"))))
 
     def clipped(self, value, floor):
-        """The larger one; compared so that NaN stays NaN."""
+        """max(value, floor), where NaN stays NaN."""
         return self.select(self.fcmp_ordered("<", value, floor), floor, value)
 
     def flag(self, mode, bit):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 import kernels
-from kernels.places import fetch
+from kernels.gpu import fetch
 from nets.memory import beside
 
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kernels.gpu import fetch
 from kernels.layout import offsets
-from kernels.places import fetch
 from nets.blocks import Loss
 from nets.layer import Layer
 from nets.memory import Memory

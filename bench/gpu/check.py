@@ -1,11 +1,11 @@
 """Part `check`: every pass of every case of every room against NumPy in float64, in several processes."""
 
-import importlib
 from typing import NamedTuple
 
 from bench.gpu.record import LONGEST
 from bench.processes import spread
 from kernels import check
+from kernels.rooms import part, rooms
 
 AT_ONCE = 8  # cases
 
@@ -24,13 +24,13 @@ class Unit(NamedTuple):
 
 
 def _cases(room):
-    return importlib.import_module(f"kernels.{room}.cases").CASES
+    return part(room, "cases").CASES
 
 
 def units(options):
     """{name: unit}."""
-    found = [Unit(room, precision, first) for room in check.ROOMS if options.room in room
-             for precision in options.precisions if precision != "tf32" or room in check.PRODUCTS
+    found = [Unit(room, precision, first) for room in rooms() if options.room in room
+             for precision in options.precisions if precision != "tf32" or part(room, "check").BOUND.tf32
              for first in range(0, len(_cases(room)), AT_ONCE)]
     return {unit.name: unit for unit in found}
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from bench.gpu.record import told
 from bench.timing import Cold, Events, alternate
-from kernels import gpu, places
+from kernels import check_target, gpu
 from mpilayer.base.errors import UserError
 from mpilayer.gpu import device
 
@@ -64,7 +64,7 @@ def use(precision):
         from bench import peer_torch
 
         peer_torch.set_precision(precision)
-    return places.on_gpu(gpu.bfloat16() if precision == "bfloat16" else np.float32)
+    return check_target.on_gpu(gpu.bfloat16() if precision == "bfloat16" else np.float32)
 
 
 def copy_bandwidth():

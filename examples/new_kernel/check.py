@@ -1,20 +1,21 @@
-"""Every pass of SiLU, with the reference's result: `python -m examples.new_kernel.check`."""
+"""Both passes of the leaky rectifier, each with the reference's result in float64."""
 
 import numpy as np
 
-from examples.new_kernel import ref, silu, silu_backward
-from examples.new_kernel.cases import CASES
-from kernels.check import BOUND, error, normals
+from kernels.check_target import HOST, Bound
+
+from . import leaky_relu, leaky_relu_backward, ref
+
+BOUND = Bound(cpu=1e-7)  # of the largest value: one multiplication is rounded
 
 
-def passes_of(case, some):
-    """Yield (pass, result, reference in float64); `some` makes an array of a shape."""
+def passes_of(case, some, target=HOST):
+    """Yield (pass, result, reference) for a case.
+
+    some(shape) draws a float32 array; target.x puts it where the kernels work, here or on the GPU.
+    """
     x, dy = some(case.shape), some(case.shape)
-    yield "silu", silu(x), ref.silu(x.astype(np.float64))
-    yield "silu_backward", silu_backward(dy, x), ref.silu_backward(dy.astype(np.float64), x.astype(np.float64))
-
-
-if __name__ == "__main__":
-    for case in CASES:
-        for name, got, want in passes_of(case, normals()):
-            print(f"{case.name:20} {name:15} {error(got, want):.1e} of at most {BOUND:.1e}")
+    x64, dy64 = x.astype(np.float64), dy.astype(np.float64)
+    yield "leaky_relu", leaky_relu(target.x(x), case.slope), ref.leaky_relu(x64, case.slope)
+    yield ("leaky_relu_backward", leaky_relu_backward(target.x(dy), target.x(x), case.slope),
+           ref.leaky_relu_backward(dy64, x64, case.slope))

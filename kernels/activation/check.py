@@ -12,13 +12,15 @@ from kernels.activation import (
     relu,
     relu_backward,
 )
-from kernels.places import HOST
+from kernels.check_target import HOST, Bound
+
+BOUND = Bound()
 
 
-def passes(x, dy, rate, seed, first, place=HOST):
+def passes(x, dy, rate, seed, first, target=HOST):
     """Yield (pass, result, reference)."""
     x64, dy64, y64 = x.astype(np.float64), dy.astype(np.float64), ref.relu(x.astype(np.float64))
-    x, dy = map(place.x, (x, dy))
+    x, dy = map(target.x, (x, dy))
     y = relu(x)
     yield "relu", y, y64
     yield "relu_backward", relu_backward(dy, y), ref.relu_backward(dy64, y64)
@@ -34,17 +36,17 @@ def passes(x, dy, rate, seed, first, place=HOST):
     yield "dropout_backward", dropout_backward(dy, mask, rate), ref.dropout_backward(dy64, mask64, rate)
 
 
-def gelu_passes(x, dy, place=HOST):
-    """The same of the smooth rectifier."""
+def gelu_passes(x, dy, target=HOST):
+    """Yield (pass, result, reference) of gelu and its gradient."""
     x64, dy64 = x.astype(np.float64), dy.astype(np.float64)
-    x, dy = map(place.x, (x, dy))
+    x, dy = map(target.x, (x, dy))
     yield "gelu", gelu(x), ref.gelu(x64)
     yield "gelu_backward", gelu_backward(dy, x), ref.gelu_backward(dy64, x64)
 
 
-def passes_of(case, some, place=HOST):
+def passes_of(case, some, target=HOST):
     """Both for two samples of a case at most; `some` makes an array of a shape."""
     shape = tuple(min(size, 2) if axis == 0 else size for axis, size in enumerate(case.shape))
     x, dy = some(shape), some(shape)
-    yield from passes(x, dy, 0.5, 7, 0, place)
-    yield from gelu_passes(x, dy, place)
+    yield from passes(x, dy, 0.5, 7, 0, target)
+    yield from gelu_passes(x, dy, target)

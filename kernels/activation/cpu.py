@@ -9,7 +9,7 @@ from numba import njit
 
 from kernels.exponential import exp
 from kernels.progress import tick
-from kernels.threads import share
+from kernels.threads import parallel_for
 
 jit = njit(nogil=True, cache=True, error_model="numpy")
 contracted = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
@@ -20,7 +20,7 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 def _each(kernel, *arrays):
     """kernel(part of each array) for every part."""
-    share(arrays[0].size, lambda a, b: kernel(*(array[a:b] for array in arrays)))
+    parallel_for(arrays[0].size, lambda a, b: kernel(*(array[a:b] for array in arrays)))
 
 
 @jit
@@ -47,7 +47,7 @@ def _relu(x, y):
 
 
 def relu(x, y):
-    """max(x, 0) to y, which may be x."""
+    """Write y = max(x, 0), which may be x."""
     _each(_relu, x, y)
 
 
@@ -61,7 +61,7 @@ def _relu_backward(dy, y, dx):
 
 
 def relu_backward(dy, y, dx):
-    """dy where y > 0 to dx, which may be dy or y."""
+    """Write dx, dy where y > 0, else 0; dx may be dy or y."""
     _each(_relu_backward, dy, y, dx)
 
 
@@ -85,10 +85,10 @@ def _bias_relu_backward(dy, y, dx, sums, first, last):
 
 
 def bias_relu_backward(dy, y, dx, db):
-    """The same for rows (M,K), and their sums to db."""
+    """Write dx, dy where y > 0, and db (K,), its sums over rows; dy, y and dx (M,K)."""
     pieces = -(-len(dy) // ROWS)
     sums = np.empty((pieces, db.size), np.float32) if pieces > 1 else db.reshape(1, -1)
-    share(pieces, lambda first, last: _bias_relu_backward(dy, y, dx, sums, first, last))
+    parallel_for(pieces, lambda first, last: _bias_relu_backward(dy, y, dx, sums, first, last))
     if pieces > 1:
         np.sum(sums, axis=0, out=db)
 
@@ -110,11 +110,11 @@ def _dropout_blocks(x, threshold, scale, seed, first, y, mask):
 
 
 def dropout(x, threshold, scale, seed, first, y, mask):
-    """Write both outputs; see ref.uniform for the random numbers."""
+    """Write y, which may be x, and mask; ref.uniform has the random numbers."""
     def work(a, b):
         _dropout_blocks(x[a:b], threshold, scale, seed, np.uint64((int(first) + a) % 2**64), y[a:b], mask[a:b])
 
-    share(x.size, work)
+    parallel_for(x.size, work)
 
 
 @jit
@@ -135,8 +135,8 @@ def _dropout_backward(dy, mask, scale, dx):
 
 
 def dropout_backward(dy, mask, scale, dx):
-    """dy * mask * scale to dx."""
-    share(dy.size, lambda a, b: _dropout_backward(dy[a:b], mask[a:b], scale, dx[a:b]))
+    """Write dx = dy * mask * scale; dx may be dy."""
+    parallel_for(dy.size, lambda a, b: _dropout_backward(dy[a:b], mask[a:b], scale, dx[a:b]))
 
 
 ONE, MOST, FAR = np.float32(1), np.float32(80), np.float32(20)  # exp of MOST is finite; beyond FAR gelu is 0 or x
@@ -176,7 +176,7 @@ def _gelu_blocks(x, y):
 
 
 def gelu(x, y):
-    """Write to y, which may be x."""
+    """Write y, which may be x."""
     _each(_gelu_blocks, x, y)
 
 
@@ -190,5 +190,5 @@ def _gelu_backward(dy, x, dx):
 
 
 def gelu_backward(dy, x, dx):
-    """Write to dx, which may be dy or x."""
+    """Write dx, which may be dy or x."""
     _each(_gelu_backward, dy, x, dx)

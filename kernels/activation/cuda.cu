@@ -1,7 +1,7 @@
 // Rectifiers and dropout, and the gradient by a bias on the way.
 #include "device.cuh"
-#include "each.cuh"
-#include "strips.cuh"
+#include "elementwise.cuh"
+#include "row_reduction.cuh"
 
 constexpr int THREADS = 256;
 

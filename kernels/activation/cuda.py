@@ -1,46 +1,46 @@
 """Rectifiers and dropout on the GPU, in one pass over memory each."""
 
 from kernels import gpu
-from kernels.cuda import each, strips
+from kernels.cuda import elementwise, row_reduction
 
 REGISTERS = 72
 BUILDS = [{"T": T, "VEC": vec} for T, vec in (("float", 4), ("float", 1), ("bfloat16", 8), ("bfloat16", 1))]
 
 
 def _each(kernel, *arrays):
-    each.launch("activation", kernel, arrays, T=gpu.number(arrays[0]))
+    elementwise.launch("activation", kernel, arrays, T=gpu.number(arrays[0]))
 
 
 def relu(x, y):
-    """max(x, 0) to y, which may be x."""
+    """Write y = max(x, 0), which may be x."""
     _each("relu", x, y)
 
 
 def relu_backward(dy, y, dx):
-    """dy where y > 0 to dx, which may be dy or y."""
+    """Write dx, dy where y > 0, else 0; dx may be dy or y."""
     _each("relu_backward", dy, y, dx)
 
 
 def bias_relu_backward(dy, y, dx, db):
-    """The same for rows (M,K), and their sums to db."""
-    strips.launch("activation", "bias_relu_backward", (dy, y, dx), db, T=gpu.number(dy))
+    """Write dx, dy where y > 0, and db (K,), its sums over rows; dy, y and dx (M,K)."""
+    row_reduction.launch("activation", "bias_relu_backward", (dy, y, dx), db, T=gpu.number(dy))
 
 
 def gelu(x, y):
-    """To y, which may be x."""
+    """Write y, which may be x."""
     _each("gelu", x, y)
 
 
 def gelu_backward(dy, x, dx):
-    """To dx, which may be dy or x."""
+    """Write dx, which may be dy or x."""
     _each("gelu_backward", dy, x, dx)
 
 
 def dropout(x, threshold, scale, seed, first, y, mask):
-    """To y, which may be x, and mask."""
-    each.launch("activation", "dropout", (x, y, mask), threshold, scale, seed, first, T=gpu.number(x))
+    """Write y, which may be x, and mask."""
+    elementwise.launch("activation", "dropout", (x, y, mask), threshold, scale, seed, first, T=gpu.number(x))
 
 
 def dropout_backward(dy, mask, scale, dx):
-    """dy * mask * scale to dx, which may be dy."""
-    each.launch("activation", "dropout_backward", (dy, mask, dx), scale, T=gpu.number(dy))
+    """Write dx = dy * mask * scale; dx may be dy."""
+    elementwise.launch("activation", "dropout_backward", (dy, mask, dx), scale, T=gpu.number(dy))

@@ -11,7 +11,7 @@ def relu(x):
 
 
 def relu_backward(dy, y):
-    """dy where y > 0."""
+    """dy where y > 0, else 0."""
     return np.where(y > 0, dy, np.zeros_like(dy))
 
 
@@ -22,18 +22,18 @@ def bias_relu_backward(dy, y):
 
 
 def _tanh(x):
-    """(tanh u, du/dx)."""
+    """(tanh u, du/dx) with u = sqrt(2/pi) (x + 0.044715 x^3)."""
     slope = np.sqrt(2 / np.pi)
     return np.tanh(slope * (x + 0.044715 * x**3)), slope * (1 + 3 * 0.044715 * x**2)
 
 
 def gelu(x):
-    """x (1 + tanh u) / 2."""
+    """x (1 + tanh u) / 2 with u = sqrt(2/pi) (x + 0.044715 x^3)."""
     return x * (1 + _tanh(x)[0]) / 2
 
 
 def gelu_backward(dy, x):
-    """By the chain rule."""
+    """dy times the derivative of x (1 + tanh u) / 2."""
     tanh, slope = _tanh(x)
     return dy * ((1 + tanh) / 2 + x * (1 - tanh**2) * slope / 2)
 
@@ -56,11 +56,11 @@ def uniform(seed, first, count):
 
 
 def dropout(x, rate, seed, first):
-    """(y, mask)."""
+    """(y, mask): what uniform numbers of at least rate * 2^32 keep, scaled."""
     mask = (uniform(seed, first, x.size) >= round(rate * 2**32)).astype(np.uint8).reshape(x.shape)
     return dropout_backward(x, mask, rate), mask
 
 
 def dropout_backward(dy, mask, rate):
-    """What was kept, scaled so that its expectation is the whole."""
+    """dy * mask / (1 - rate): scaled, so that the expectation is dy."""
     return dy * mask / (1 - rate)

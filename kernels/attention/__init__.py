@@ -30,23 +30,31 @@ def _qkv(operation, qkv, heads):
 
 
 def attention(qkv, heads, out=None):
-    """(y, lse); into the pair `out` if given, apart from qkv."""
+    """(y, lse): y (N,T,C) of qkv's dtype and lse (N,heads,T) float32, from qkv (N,T,3C).
+
+    Into the pair `out` if given, apart from qkv. Raises ValueError for a qkv that is not float32, or on the GPU
+    bfloat16, unless heads divides C, and on the GPU for heads of more than 128 channels.
+    """
     qkv, y_shape, lse_shape = _qkv("attention", qkv, heads)
     y, lse = (None, None) if out is None else out
     y = output("attention", y, y_shape, qkv.dtype, like=qkv, apart=[qkv])
     lse = output("attention", lse, lse_shape, like=qkv, apart=[qkv, y])
-    implementation("attention", "attention", qkv).forward(qkv, y, lse)
+    implementation(__name__, "attention", qkv).forward(qkv, y, lse)
     return y, lse
 
 
 def attention_backward(dy, qkv, y, lse, out=None):
-    """Gradient by qkv, of its shape; into `out` if given, apart from all others. Scores are computed anew."""
+    """dqkv (N,T,3C), the gradient by qkv, from dy and y (N,T,C) and lse (N,heads,T); scores are computed anew.
+
+    dy, qkv, y and dqkv have one dtype, lse is float32. Into `out` if given, apart from all others. Raises ValueError
+    for shapes and dtypes that do not agree.
+    """
     lse = tensor("attention_backward", "lse", lse, ("N", "heads", "T"))
     qkv, y_shape, lse_shape = _qkv("attention_backward", qkv, lse.shape[1])
     dy, y = (tensor("attention_backward", name, a, "NTC", qkv.dtype) for name, a in (("dy", dy), ("y", y)))
     require(dy.shape == y.shape == y_shape and lse.shape == lse_shape, "attention_backward",
             "dy {}, y {}, lse {} and qkv {} must agree", dy, y, lse, qkv)
-    kernel = implementation("attention", "attention_backward", dy, qkv, y, lse)
+    kernel = implementation(__name__, "attention_backward", dy, qkv, y, lse)
     dqkv = output("attention_backward", out, qkv.shape, qkv.dtype, like=qkv, apart=[dy, qkv, y, lse])
     kernel.backward(dy, qkv, y, lse, dqkv)
     return dqkv

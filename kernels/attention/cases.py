@@ -14,7 +14,7 @@ class Case(NamedTuple):
 
     @property
     def shape(self):
-        """Of qkv."""
+        """The shape of qkv."""
         return self.N, self.T, 3 * self.heads * self.D
 
     @property

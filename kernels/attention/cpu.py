@@ -1,4 +1,4 @@
-"""Causal attention, one head of one sequence at a time: blocks of scores, from the tile, that stay in cache.
+"""Causal attention, one head of one sequence at a time: blocks of scores, from the micro-kernel, that stay in cache.
 
 Forward keeps a running maximum and sum for each query; backward makes the probabilities anew from the saved logarithms.
 """
@@ -9,10 +9,10 @@ import numpy as np
 from numba import njit
 
 from kernels import micro, scratch
-from kernels.exponential import exp, peak, total
-from kernels.matmul.many import pack
+from kernels.exponential import exp, row_max, row_sum
+from kernels.matmul.packed import pack
 from kernels.micro import ACCUMULATE, multiply
-from kernels.threads import share
+from kernels.threads import parallel_for
 
 jit = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 KEYS = 128  # of a block of scores
@@ -21,8 +21,8 @@ FLOAT = 4
 ZERO, ONE, INFINITY = np.float32(0), np.float32(1), np.float32(np.inf)
 
 
-class Room(NamedTuple):
-    """Working memory: keys and values turned, a block of scores and one of their gradients."""
+class Workspace(NamedTuple):
+    """A thread's working memory: packed keys and values, a block of scores and one of their gradients."""
 
     keys: np.ndarray
     values: np.ndarray
@@ -30,26 +30,26 @@ class Room(NamedTuple):
     slopes: np.ndarray
 
 
-def _room(tile, T, D):
+def _workspace(tile, T, D):
     panels, block = (-(-T // tile.columns), D, tile.columns), (TILES * tile.rows, KEYS)
-    return Room(*(scratch.array(f"attention {name}", shape)
-                  for name, shape in zip(Room._fields, (panels, panels, block, block), strict=True)))
+    return Workspace(*(scratch.array(f"attention {name}", shape)
+                  for name, shape in zip(Workspace._fields, (panels, panels, block, block), strict=True)))
 
 
 def _for_each_head(function, arrays, lse):
-    """Call it for parts of all heads of all sequences."""
+    """function(tile, arrays..., lse, working memory, first, last) for parts of all N * heads."""
     (N, heads, T), tile = lse.shape, micro.tile()
     D = arrays[0].shape[2] // 3 // heads
-    share(N * heads, lambda first, last: function(tile, *arrays, lse, _room(tile, T, D), first, last))
+    parallel_for(N * heads, lambda first, last: function(tile, *arrays, lse, _workspace(tile, T, D), first, last))
 
 
 def forward(qkv, y, lse):
-    """Write to y and lse."""
+    """Write y (N,T,C) and lse (N,heads,T), from qkv (N,T,3C)."""
     _for_each_head(_forward, [qkv, y], lse)
 
 
 def backward(dy, qkv, y, lse, dqkv):
-    """Write to dqkv."""
+    """Write dqkv (N,T,3C)."""
     _for_each_head(_backward, [qkv, y, dy, dqkv], lse)
 
 
@@ -87,7 +87,7 @@ def _plain(scores):
 
 
 @jit
-def _turned(scores):
+def _transposed(scores):
     return scores.ctypes.data, FLOAT, scores.strides[0]
 
 
@@ -101,36 +101,36 @@ def _online(row, seen, scale, highest, sum_so_far, out):
     if seen == 0:
         return highest, sum_so_far
     row = row[:seen]
-    top = max(highest, scale * peak(row))
+    top = max(highest, scale * row_max(row))
     for c in range(row.size):
         row[c] = exp(scale * row[c] - top)
     if highest == -INFINITY:
-        return top, total(row)
+        return top, row_sum(row)
     factor = exp(highest - top)
     for d in range(out.size):
         out[d] *= factor
-    return top, sum_so_far * factor + total(row)
+    return top, sum_so_far * factor + row_sum(row)
 
 
 @jit
-def _forward(tile, qkv, y, lse, room, first, last):
+def _forward(tile, qkv, y, lse, space, first, last):
     heads, T = lse.shape[1:]
-    D, rows = y.shape[2] // heads, len(room.scores)
+    D, rows = y.shape[2] // heads, len(space.scores)
     scale, tops, sums = np.float32(1 / np.sqrt(D)), np.empty(rows, np.float32), np.empty(rows, np.float32)
     for item in range(first, last):
         q, k, v, out = (_head(qkv, item, heads, 0, D), _head(qkv, item, heads, 1, D), _head(qkv, item, heads, 2, D),
                         _head(y, item, heads, 0, D))
-        pack(k, True, 0, len(room.keys), room.keys)
+        pack(k, True, 0, len(space.keys), space.keys)
         for i in range(0, T, rows):
             count = min(rows, T - i)
             tops[:], sums[:] = -INFINITY, ZERO
             for j in range(0, i + count, KEYS):
                 width = min(KEYS, i + count - j)
-                _scores(tile, q[i:i + count], room.keys, j, width, room.scores)
+                _scores(tile, q[i:i + count], space.keys, j, width, space.scores)
                 for r in range(count):
                     seen = max(0, min(width, i + r - j + 1))
-                    tops[r], sums[r] = _online(room.scores[r, :width], seen, scale, tops[r], sums[r], out[i + r])
-                _product(tile, count, _plain(room.scores), v[j:j + width], out[i:i + count],
+                    tops[r], sums[r] = _online(space.scores[r, :width], seen, scale, tops[r], sums[r], out[i + r])
+                _product(tile, count, _plain(space.scores), v[j:j + width], out[i:i + count],
                          ACCUMULATE if j > 0 else 0)
             for r in range(count):
                 _finish(out[i + r], sums[r])
@@ -145,31 +145,31 @@ def _finish(row, sum_of_all):
 
 
 @jit
-def _backward(tile, qkv, y, dy, dqkv, lse, room, first, last):
+def _backward(tile, qkv, y, dy, dqkv, lse, space, first, last):
     heads, T = lse.shape[1:]
-    D, rows = y.shape[2] // heads, len(room.scores)
+    D, rows = y.shape[2] // heads, len(space.scores)
     scale = np.float32(1 / np.sqrt(D))
     for item in range(first, last):
         q, k, v = (_head(qkv, item, heads, 0, D), _head(qkv, item, heads, 1, D), _head(qkv, item, heads, 2, D))
         dq, dk, dv = (_head(dqkv, item, heads, 0, D), _head(dqkv, item, heads, 1, D), _head(dqkv, item, heads, 2, D))
         out, dout = _head(y, item, heads, 0, D), _head(dy, item, heads, 0, D)
-        pack(k, True, 0, len(room.keys), room.keys)
-        pack(v, True, 0, len(room.values), room.values)
+        pack(k, True, 0, len(space.keys), space.keys)
+        pack(v, True, 0, len(space.values), space.values)
         dk[:], dv[:] = ZERO, ZERO
         for i in range(0, T, rows):
             count = min(rows, T - i)
             for j in range(0, i + count, KEYS):
                 width = min(KEYS, i + count - j)
-                _scores(tile, q[i:i + count], room.keys, j, width, room.scores)
-                _scores(tile, dout[i:i + count], room.values, j, width, room.slopes)
+                _scores(tile, q[i:i + count], space.keys, j, width, space.scores)
+                _scores(tile, dout[i:i + count], space.values, j, width, space.slopes)
                 for r in range(count):
                     seen = max(0, min(width, i + r - j + 1))
-                    _slopes(room.scores[r, :width], room.slopes[r, :width], seen, scale,
+                    _slopes(space.scores[r, :width], space.slopes[r, :width], seen, scale,
                             lse[item // heads, item % heads, i + r], _dot(out[i + r], dout[i + r]))
                 keys = slice(j, j + width)
-                _product(tile, width, _turned(room.scores), dout[i:i + count], dv[keys], ACCUMULATE)
-                _product(tile, width, _turned(room.slopes), q[i:i + count], dk[keys], ACCUMULATE)
-                _product(tile, count, _plain(room.slopes), k[keys], dq[i:i + count], ACCUMULATE if j > 0 else 0)
+                _product(tile, width, _transposed(space.scores), dout[i:i + count], dv[keys], ACCUMULATE)
+                _product(tile, width, _transposed(space.slopes), q[i:i + count], dk[keys], ACCUMULATE)
+                _product(tile, count, _plain(space.slopes), k[keys], dq[i:i + count], ACCUMULATE if j > 0 else 0)
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})

@@ -92,9 +92,9 @@ struct Columns {
     static constexpr int BEHIND = 2 * COLUMNS * PITCH, SIZE = BEHIND + 2 * COLUMNS * 4 / sizeof(T);
     Rows<const T> a, b;
     const float *lse, *delta;  // of this head, or null
-    T* room;
+    T* scratch;
 
-    __device__ __forceinline__ T* half(int j) const { return room + j / COLUMNS % 2 * SIZE; }
+    __device__ __forceinline__ T* half(int j) const { return scratch + j / COLUMNS % 2 * SIZE; }
 
     __device__ __forceinline__ void fetch(int j) const {
         a.fetch<COLUMNS>(half(j), j);
@@ -242,11 +242,11 @@ __device__ __forceinline__ void gradients(const T* qkv, const T* dy, const float
                                           const Sizes& is, float scale) {
     constexpr int ROWS = 64, R = ROWS / WARPS / STEP;  // more do not fit into registers
     DYN_SMEM(T, rows_a);
-    T *rows_b = rows_a + ROWS * PITCH, *room = rows_b + ROWS * PITCH;
+    T *rows_b = rows_a + ROWS * PITCH, *scratch = rows_b + ROWS * PITCH;
     const int first = (KEYS ? blockIdx.y : gridDim.y - 1 - blockIdx.y) * ROWS, top = first + first_row<R>();
     lse += (int64)blockIdx.x * is.tokens, delta += (int64)blockIdx.x * is.tokens;
     const Rows<const T> q(qkv, 0, 3, is), k(qkv, 1, 3, is), v(qkv, 2, 3, is), dout(dy, 0, 1, is);
-    const Columns columns{KEYS ? q : k, KEYS ? dout : v, KEYS ? lse : nullptr, delta, room};
+    const Columns columns{KEYS ? q : k, KEYS ? dout : v, KEYS ? lse : nullptr, delta, scratch};
     const int begin = KEYS ? first : 0;
     (KEYS ? k : q).template fetch<ROWS>(rows_a, first);
     (KEYS ? v : dout).template fetch<ROWS>(rows_b, first);

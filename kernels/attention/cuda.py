@@ -15,7 +15,7 @@ BUILDS = [{"T": T, "MATH": math, "D_PADDED": padded} for (T, math), padded in it
 
 
 def _constants(qkv, D):
-    """Macros of cuda.cu."""
+    """{macro: value} of cuda.cu, for qkv with heads of D channels."""
     return {"T": gpu.number(qkv), "MATH": products.math() if qkv.dtype == np.float32 else "BF16",
             "D_PADDED": next(padded for padded in PADDED if padded >= D)}
 
@@ -36,14 +36,14 @@ def _launch(name, rows, kept, lse, qkv, *arrays):
 
 
 def forward(qkv, y, lse):
-    """Write to y and lse; in blocks of 128 queries where every multiprocessor gets two of them, else of 64."""
+    """Write y (N,T,C) and lse (N,heads,T); in blocks of 128 queries if each multiprocessor gets two, else of 64."""
     N, heads, T = lse.shape
     rows = 128 if N * heads * -(-T // 128) >= 2 * gpu.multiprocessors() else 64
     _launch(f"forward_{rows}", rows, 1, lse, qkv, y, lse)
 
 
 def backward(dy, qkv, y, lse, dqkv):
-    """Write to dqkv."""
+    """Write dqkv (N,T,3C)."""
     heads, T = lse.shape[1:]
     D, delta = y.shape[2] // heads, gpu.cupy().empty_like(lse)
     gpu.launch("attention", "inner", min(-(-lse.size // 32), 16 * gpu.multiprocessors()), 256, dy, y, delta,

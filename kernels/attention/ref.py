@@ -10,7 +10,7 @@ def _split(qkv, heads):
 
 
 def _joined(*parts):
-    """(N,heads,T,D) each, to (N,T,all)."""
+    """(N,heads,T,D) each, side by side as (N,T,parts * heads * D)."""
     N, heads, T, D = parts[0].shape
     return np.stack(parts).transpose(1, 3, 0, 2, 4).reshape(N, T, len(parts) * heads * D)
 
@@ -24,7 +24,7 @@ def _probabilities(q, k):
 
 
 def attention(qkv, heads):
-    """(y, lse)."""
+    """(y (N,T,C), lse (N,heads,T))."""
     q, k, v = _split(qkv, heads)
     p, lse = _probabilities(q, k)
     return _joined(p @ v), lse

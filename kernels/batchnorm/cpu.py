@@ -8,7 +8,7 @@ from numba import njit
 
 from kernels.hints import restrict
 from kernels.progress import tick
-from kernels.threads import share
+from kernels.threads import parallel_for
 
 jit = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 WIDE = 256
@@ -33,13 +33,13 @@ def _summed(function, C, rows, channels):
     for part, constants in _widened(C, rows, channels):
         x = part[-1]
         sums = np.empty((-(-len(x) // ROWS), 2, x.shape[1]), np.float32)
-        share(len(sums), lambda a, b: function(*part, *constants, sums, a, b))  # noqa: B023
+        parallel_for(len(sums), lambda a, b: function(*part, *constants, sums, a, b))  # noqa: B023
         total += sums.sum(0, dtype=np.float64).reshape(2, -1, C).sum(1)
     return total
 
 
 def statistics(x):
-    """(mean, var)."""
+    """(mean (C,), var (C,)) float32 of x (M,C)."""
     M, C = x.shape
     shift = x[::-(-M // SAMPLE)].mean(0, dtype=np.float64).astype(np.float32)
     square, one = _summed(_moments, C, [x], [shift]) / M
@@ -51,32 +51,32 @@ def _rstd(var, eps):
 
 
 def running(state, mean, var, count, momentum):
-    """One step further."""
+    """Change the state to that after one more batch."""
     state[0] += 1
     rate, unbiased = max(momentum, 1 / state[0]), var.astype(np.float64) * count / max(1, count - 1)
     state[1:] += rate * (np.concatenate([mean, unbiased]) - state[1:])
 
 
 def normalize(x, mean, var, gamma, beta, eps, add, relu, y):
-    """Write to y."""
+    """Write y (M,C) = gamma * (x - mean) / sqrt(var + eps) + beta + add, clipped at zero if `relu`."""
     floor, scale = ZERO if relu else np.float32(-np.inf), np.float32(gamma * _rstd(var, eps))
     for part, constants in _widened(len(mean), [x, add, y], [mean, scale, beta]):
-        share(len(part[0]), lambda a, b: _normalize(*part, *constants, floor, a, b))  # noqa: B023
+        parallel_for(len(part[0]), lambda a, b: _normalize(*part, *constants, floor, a, b))  # noqa: B023
 
 
 def wgrad(dy, y, x, mean, var, eps, dgamma, dbeta):
-    """Write both sums, dy set to 0 first where y is."""
+    """Write dgamma and dbeta (C,); where y is 0, set dy to 0 first."""
     product, total = _summed(_gradients, len(mean), [dy, y, x], [mean])
     dgamma[:], dbeta[:] = product * _rstd(var, eps), total
 
 
 def dgrad(dy, x, mean, var, gamma, dgamma, dbeta, eps, count, dx):
-    """Write to dx: scale * dy + slope * (x - mean) + shift."""
+    """Write dx (M,C) = scale * dy + slope * (x - mean) + shift."""
     rstd = _rstd(var, eps)
     scale = gamma * rstd
     factors = map(np.float32, (scale, -scale * rstd * dgamma / count, -scale * dbeta / count))
     for part, constants in _widened(len(mean), [dy, x, dx], [mean, *factors]):
-        share(len(part[0]), lambda a, b: _dgrad(*part, *constants, a, b))  # noqa: B023
+        parallel_for(len(part[0]), lambda a, b: _dgrad(*part, *constants, a, b))  # noqa: B023
 
 
 @jit

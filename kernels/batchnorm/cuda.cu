@@ -3,7 +3,7 @@
 //     S: type of statistics that join the running ones
 // Blocks are (X,Y), grids (tiles of channels, blocks of rows): a thread has VEC channels, the same in all of its rows.
 #include "device.cuh"
-#include "columns.cuh"
+#include "block_column_sum.cuh"
 
 #define THREADS 256
 #define AT_ONCE 4  // rows whose loads are in flight
@@ -25,14 +25,14 @@ __device__ __forceinline__ void rows_of(float (&into)[count][VEC], const T* x, i
 
 // partial (blocks,2,C): a block's sums of both.
 __device__ void put_sums(const float (&one)[VEC], const float (&other)[VEC], double* partial, int C) {
-    __shared__ __align__(16) float room[2][THREADS * VEC];
+    __shared__ __align__(16) float scratch[2][THREADS * VEC];
     const int width = blockDim.x * VEC, mine = threadIdx.y * width + threadIdx.x * VEC;
-    store(room[0] + mine, one), store(room[1] + mine, other);
+    store(scratch[0] + mine, one), store(scratch[1] + mine, other);
     __syncthreads();
     for (int i = threadIdx.y * blockDim.x + threadIdx.x; i < 2 * width; i += THREADS) {
         const int which = i / width, column = i % width, c = blockIdx.x * width + column;
         double total = 0;
-        for (int y = 0; y < blockDim.y; y++) total += room[which][y * width + column];
+        for (int y = 0; y < blockDim.y; y++) total += scratch[which][y * width + column];
         if (c < C) partial[((int64)blockIdx.y * 2 + which) * C + c] = total;
     }
 }

@@ -22,7 +22,7 @@ def _cut(M, C, vector):
 
 
 def _launch(name, grid, block, vector, x, *arguments):
-    """x is one of the activations."""
+    """Launch a kernel; its macros follow from x, one of the activations."""
     gpu.launch("batchnorm", name, grid, block, *arguments, T=gpu.number(x), VEC=vector, S="float")
 
 
@@ -31,7 +31,7 @@ def _partial(grid, C):
 
 
 def statistics(x):
-    """(mean, var)."""
+    """(mean (C,), var (C,)) float32 of x (M,C)."""
     (M, C), vector = x.shape, gpu.pack(x.shape[1], x)
     grid, block = _cut(M, C, vector)
     partial, mean, var = _partial(grid, C), *gpu.cupy().empty((2, C), np.float32)
@@ -42,14 +42,14 @@ def statistics(x):
 
 
 def normalize(x, mean, var, gamma, beta, eps, add, relu, y):
-    """Write to y."""
+    """Write y (M,C) = gamma * (x - mean) / sqrt(var + eps) + beta + add, clipped at zero if `relu`."""
     (M, C), vector = x.shape, gpu.pack(x.shape[1], x, add, y)
     _launch("normalize", *_cut(M, C, vector), vector, x, x, mean, var, gamma, beta, eps, add, bool(relu), y,
             np.int64(M), C)
 
 
 def wgrad(dy, y, x, mean, var, eps, dgamma, dbeta):
-    """Write both sums, dy set to 0 first where y is."""
+    """Write dgamma and dbeta (C,); where y is 0, set dy to 0 first."""
     (M, C), vector = x.shape, gpu.pack(x.shape[1], dy, y, x)
     grid, block = _cut(M, C, vector)
     partial = _partial(grid, C)
@@ -58,13 +58,13 @@ def wgrad(dy, y, x, mean, var, eps, dgamma, dbeta):
 
 
 def dgrad(dy, x, mean, var, gamma, dgamma, dbeta, eps, count, dx):
-    """Write to dx."""
+    """Write dx (M,C)."""
     (M, C), vector = x.shape, gpu.pack(x.shape[1], dy, x, dx)
     _launch("dgrad", *_cut(M, C, vector), vector, x, dy, x, mean, var, gamma, dgamma, dbeta, eps, float(1 / count), dx,
             np.int64(M), C)
 
 
 def running(state, mean, var, count, momentum):
-    """One step further."""
+    """Change the state to that after one more batch."""
     gpu.launch("batchnorm", "running", 1, 1024, state, mean, var, mean.size, np.float64(count), np.float64(momentum),
                T="float", VEC=1, S=gpu.number(mean))

@@ -42,7 +42,7 @@ def _take(bits, packed, last, spare):
 
 
 def topk_encode(gradient, error, packed):
-    """Count, find the bin of the k-th largest, take."""
+    """Add up and count bfloat16's magnitudes, find the bin of the k-th largest, move what is beyond."""
     bits, counts, k = error.view(np.int32), np.zeros(BINS, np.int64), packed.size // 2
     _add_and_count(gradient, error, bits, counts)
     beyond = counts[::-1].cumsum()
@@ -51,16 +51,16 @@ def topk_encode(gradient, error, packed):
 
 
 @jit
-def _topk_decode(places, values, gradient):
+def _topk_decode(indices, values, gradient):
     gradient[:] = 0
-    for p in range(places.shape[0]):
-        for i in range(places.shape[1]):
-            gradient[places[p, i]] += values[p, i]
-        tick(places.shape[1])
+    for p in range(indices.shape[0]):
+        for i in range(indices.shape[1]):
+            gradient[indices[p, i]] += values[p, i]
+        tick(indices.shape[1])
 
 
 def topk_decode(packed, gradient):
-    """Row by row."""
+    """Write gradient (size,), from one row of packed after the other."""
     k = packed.shape[1] // 2
     _topk_decode(packed[:, :k], packed.view(np.float32)[:, k:], gradient)
 
@@ -81,7 +81,7 @@ def _add(x, factor, y):
 
 @fast
 def lowrank_project(gradient, error, Q, P):
-    """A row of the gradient at a time."""
+    """Change gradient (n,m) and error in place, write P (n,r); row by row, so that a row stays in cache."""
     for i in range(gradient.shape[0]):
         _add(gradient[i], np.float32(1), error[i])
         error[i] = 0
@@ -114,8 +114,8 @@ def _orthonormalize(P):
 
 
 @fast
-def _turn(gradient, P, Q):
-    """No ticks: it may run inside a kernel."""
+def _lowrank_orthonormalize(gradient, P, Q):
+    """Orthonormalize P; Q = P^T gradient. No ticks: it may run inside a kernel."""
     _orthonormalize(P)
     for k in range(Q.shape[0]):
         for j in range(Q.shape[1]):
@@ -125,9 +125,9 @@ def _turn(gradient, P, Q):
             _add(Q[k], P[i, k], gradient[i])
 
 
-def lowrank_turn(gradient, P, Q):
-    """A row of the gradient at a time."""
-    _turn(gradient, P, Q)
+def lowrank_orthonormalize(gradient, P, Q):
+    """Change P (n,r) in place, write Q (r,m)."""
+    _lowrank_orthonormalize(gradient, P, Q)
 
 
 @intrinsic
@@ -139,22 +139,22 @@ def _pointer(typing, address):
 
 
 @functools.cache
-def turn_function():
-    """As a C function of a table of addresses and sizes."""
+def orthonormalize_function():
+    """lowrank_orthonormalize as a C function of a table of addresses and sizes."""
     @cfunc(types.void(types.CPointer(types.int64), types.int64), cache=True)
-    def turn(table, rows):
+    def orthonormalize(table, rows):
         words = carray(table, (rows, 6))
         for row in range(rows):
             n, m, r = words[row, 1], words[row, 2], words[row, 5]
-            _turn(carray(_pointer(words[row, 0]), (n, m)), carray(_pointer(words[row, 3]), (n, r)),
-                  carray(_pointer(words[row, 4]), (r, m)))
+            _lowrank_orthonormalize(carray(_pointer(words[row, 0]), (n, m)), carray(_pointer(words[row, 3]), (n, r)),
+                                    carray(_pointer(words[row, 4]), (r, m)))
 
-    return turn
+    return orthonormalize
 
 
 @fast
 def lowrank_expand(gradient, error, P, Q, share):
-    """A row at a time."""
+    """Change gradient (n,m) and error in place; row by row."""
     share = np.float32(share)
     for i in range(gradient.shape[0]):
         _add(error[i], np.float32(1), gradient[i])

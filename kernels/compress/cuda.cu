@@ -78,7 +78,7 @@ extern "C" __global__ void __launch_bounds__(1024) take(float* error, const int*
     error[i] = 0;
 }
 
-// gradient += k numbers at their places, which differ; places that there are not are skipped.
+// gradient += k numbers at their indices, which differ; indices that there are not are skipped.
 extern "C" __global__ void __launch_bounds__(256) add_packed(const int* packed, float* gradient, int k, int64 size) {
     for (int i = (int)first_thread(); i < k; i += (int)all_threads())
         if (packed[i] >= 0 && packed[i] < size) gradient[packed[i]] += __int_as_float(packed[k + i]);
@@ -87,7 +87,7 @@ extern "C" __global__ void __launch_bounds__(256) add_packed(const int* packed, 
 // gradient += error; error = 0; P (n,r) = gradient Q^T. A block has ROWS rows.
 extern "C" __global__ void __launch_bounds__(256) project(float* gradient, float* error, const float* Q, float* P,
                                                           int n, int m, int r) {
-    __shared__ float room[8][ROWS][RANKS];
+    __shared__ float scratch[8][ROWS][RANKS];
     const int warp = threadIdx.x / 32, top = blockIdx.x * ROWS;
     for (int first = 0; first < r; first += RANKS) {
         float sum[ROWS][RANKS] = {}, row[ROWS], factor[RANKS];
@@ -104,13 +104,13 @@ extern "C" __global__ void __launch_bounds__(256) project(float* gradient, float
         }
         EACH(u, ROWS) EACH(k, RANKS) {
             const float total = warp_sum(sum[u][k]);
-            if (threadIdx.x % 32 == 0) room[warp][u][k] = total;
+            if (threadIdx.x % 32 == 0) scratch[warp][u][k] = total;
         }
         __syncthreads();
         const int u = threadIdx.x / RANKS, k = threadIdx.x % RANKS;
         if (u < ROWS && top + u < n && first + k < r) {
             float total = 0;
-            for (int w = 0; w < 8; w++) total += room[w][u][k];
+            for (int w = 0; w < 8; w++) total += scratch[w][u][k];
             P[(int64)(top + u) * r + first + k] = total;
         }
         __syncthreads();

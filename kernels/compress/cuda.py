@@ -14,7 +14,7 @@ def _launch(name, grid, block, *arguments, **options):
 
 
 def topk_encode(gradient, error, packed):
-    """Count, find the bin of the k-th largest, take."""
+    """Add up and count bfloat16's magnitudes, find the bin of the k-th largest, move what is beyond."""
     cupy, size, k = gpu.cupy(), error.size, packed.size // 2
     blocks, counts, chosen = -(-size // THREADS), cupy.zeros(BINS, np.int32), cupy.empty(2, np.int32)
     found = cupy.empty((2, blocks), np.int32)
@@ -27,7 +27,7 @@ def topk_encode(gradient, error, packed):
 
 
 def topk_decode(packed, gradient):
-    """Row by row."""
+    """Write gradient (size,), from one row of packed after the other."""
     k = packed.shape[1] // 2
     gradient.fill(0)
     for row in packed:
@@ -36,12 +36,12 @@ def topk_decode(packed, gradient):
 
 
 def lowrank_project(gradient, error, Q, P):
-    """A block for a few rows."""
+    """Change gradient (n,m) and error in place, write P (n,r); a block for a few rows."""
     (n, m), r = gradient.shape, len(Q)
     _launch("project", -(-n // ROWS), 256, gradient, error, Q, P, n, m, r)
 
 
 def lowrank_expand(gradient, error, P, Q, share):
-    """A thread for a few rows of a column."""
+    """Change gradient (n,m) and error in place; a thread for a few rows of a column."""
     (n, m), r = gradient.shape, len(Q)
     _launch("expand", (-(-n // ROWS), -(-m // 256)), 256, gradient, error, P, Q, float(share), n, m, r)

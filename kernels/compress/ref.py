@@ -4,19 +4,19 @@ import numpy as np
 
 
 def topk_encode(gradient, error, k):
-    """(places, values, new error)."""
+    """(indices, values, new error)."""
     total = error + gradient
     upper = (total.view(np.uint32) & 0x7FFFFFFF) >> 16
-    places = np.sort(np.argsort(-upper.astype(np.int64), kind="stable")[:k])
+    indices = np.sort(np.argsort(-upper.astype(np.int64), kind="stable")[:k])
     left = total.copy()
-    left[places] = 0
-    return places, total[places], left
+    left[indices] = 0
+    return indices, total[indices], left
 
 
-def topk_decode(places, values, size):
-    """The sum, rank after rank."""
+def topk_decode(indices, values, size):
+    """The sum (size,) of each rank's values at their indices, rank after rank."""
     total = np.zeros(size, np.float32)
-    for where, what in zip(places, values, strict=True):
+    for where, what in zip(indices, values, strict=True):
         total[where] += what
     return total
 

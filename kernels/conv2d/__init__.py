@@ -30,47 +30,63 @@ def _geometry(operation, x_shape, w_shape, stride, padding, groups):
 
 
 def conv2d(x, w, b=None, *, stride=1, padding=0, groups=1, relu=False, out=None):
-    """y = x * w + b, clipped at zero if `relu`; into `out` if given."""
+    """y (N,P,Q,K) = x (N,H,W,C) * w (R,S,C/groups,K) + b (K,), clipped at zero if `relu`; into `out` if given.
+
+    y has x's dtype, float32 or on the GPU bfloat16; w and b are float32. Raises ValueError for shapes and dtypes that
+    do not fit, and for a filter that is larger than the padded image.
+    """
     x, w = tensor("conv2d", "x", x, "NHWC", ACTIVATION), tensor("conv2d", "w", w, "RSCK")
     stride, padding, y_shape = _geometry("conv2d", x.shape, w.shape, stride, padding, groups)
     if b is not None:
         b = tensor("conv2d", "b", b, "K")
         require(b.size == w.shape[3], "conv2d", "b must have K={} values, has {}", w.shape[3], b.size)
-    kernel = implementation("conv2d", "conv2d", x, w, b)
+    kernel = implementation(__name__, "conv2d", x, w, b)
     y = arguments.output("conv2d", out, y_shape, x.dtype, like=x)
     kernel.forward(x, w, b, relu, y, stride, padding, groups)
     return y
 
 
 def conv2d_dgrad(dy, w, x_shape, *, stride=1, padding=0, groups=1, out=None):
-    """Gradient by the input, dx of shape `x_shape`, from dy (N,P,Q,K)."""
+    """dx of shape `x_shape`, the gradient by the input, from dy (N,P,Q,K) and w; into `out` if given.
+
+    dx has dy's dtype, float32 or on the GPU bfloat16. Raises ValueError unless a convolution of such an x with w has
+    dy's shape.
+    """
     dy, w = tensor("conv2d_dgrad", "dy", dy, "NPQK", ACTIVATION), tensor("conv2d_dgrad", "w", w, "RSCK")
     x_shape = sizes("conv2d_dgrad", "x_shape", x_shape)
     stride, padding, y_shape = _geometry("conv2d_dgrad", x_shape, w.shape, stride, padding, groups)
     require(dy.shape == y_shape, "conv2d_dgrad", "dy must be {} for this convolution, got {}", y_shape, dy)
-    kernel = implementation("conv2d", "conv2d_dgrad", dy, w)
+    kernel = implementation(__name__, "conv2d_dgrad", dy, w)
     dx = arguments.output("conv2d_dgrad", out, x_shape, dy.dtype, like=dy)
     kernel.dgrad(dy, w, dx, stride, padding, groups)
     return dx
 
 
 def conv2d_wgrad(x, dy, w_shape, *, stride=1, padding=0, groups=1, out=None):
-    """Gradient by the weights, dw of shape `w_shape`, summed over the images, from dy (N,P,Q,K)."""
+    """dw of shape `w_shape`, float32, the gradient by the weights, summed over the images; into `out` if given.
+
+    x (N,H,W,C) and dy (N,P,Q,K) have one dtype, float32 or on the GPU bfloat16. Raises ValueError unless a convolution
+    of x with such a w has dy's shape.
+    """
     x = tensor("conv2d_wgrad", "x", x, "NHWC", ACTIVATION)
     dy = tensor("conv2d_wgrad", "dy", dy, "NPQK", x.dtype)
     w_shape = sizes("conv2d_wgrad", "w_shape", w_shape)
     stride, padding, y_shape = _geometry("conv2d_wgrad", x.shape, w_shape, stride, padding, groups)
     require(dy.shape == y_shape, "conv2d_wgrad", "dy must be {} for this convolution, got {}", y_shape, dy)
-    kernel = implementation("conv2d", "conv2d_wgrad", x, dy)
+    kernel = implementation(__name__, "conv2d_wgrad", x, dy)
     dw = arguments.output("conv2d_wgrad", out, w_shape, like=x)
     kernel.wgrad(x, dy, dw, stride, padding, groups)
     return dw
 
 
 def bias_grad(dy, out=None):
-    """Gradient by the bias, (K,): the sum over all but the last dimension of dy, (N,P,Q,K) or (M,K)."""
+    """db (K,) float32, the gradient by the bias: the sum over all but the last dimension of dy (N,P,Q,K) or (M,K).
+
+    dy is float32, or on the GPU bfloat16. Into `out` if given. Raises ValueError for another dtype or number of
+    dimensions.
+    """
     axes = "NPQK" if getattr(dy, "ndim", np.ndim(dy)) == 4 else "NK"
     dy = tensor("bias_grad", "dy", dy, axes, ACTIVATION)
     db = arguments.output("bias_grad", out, dy.shape[-1:], like=dy)
-    implementation("conv2d", "bias_grad", dy).bias_grad(dy, db)
+    implementation(__name__, "bias_grad", dy).bias_grad(dy, db)
     return db

@@ -15,7 +15,7 @@ def _way(w_shape, y_shape, stride, padding, groups):
 
 
 def forward(x, w, bias, relu, y, stride, padding, groups):
-    """y = conv(x, w) + bias; a bias of None is none."""
+    """y = conv(x, w) + bias (None: no bias), clipped at zero if `relu`."""
     bias = NONE if bias is None else bias
     _way(w.shape, y.shape, stride, padding, groups).forward(x, w, bias, relu, y, stride, padding, groups)
 

@@ -6,9 +6,9 @@
 
 #if PASS == BIAS
 #include "device.cuh"
-#include "strips.cuh"
+#include "row_reduction.cuh"
 
-// By the bias: sums of dy (M,K) over its rows, a strip and a piece of them each block; see strips.cuh.
+// By the bias: sums of dy (M,K) over its rows, a strip and a piece of them each block; see row_reduction.cuh.
 extern "C" __global__ void __launch_bounds__(256) bias_grad(const T* dy, float* sums, int64 M, int K, int width,
                                                             int64 piece) {
     DYN_SMEM(float, scratch);
@@ -135,12 +135,13 @@ struct Pixels {
 
 #if PASS == FORWARD || PASS == DGRAD
 // Forward: y = relu(x * w + bias); x (N,H,W,groups*channels), w (R,S,channels,groups*columns), y (N,OH,OW,groups*columns).
-// By the input: the same of dy with the filters turned, w (R,S,columns,groups*channels); with a stride, one phase of dx:
+// By the input: the same of dy with the filters transposed, w (R,S,columns,groups*channels); with a stride, for one
+// phase of dx:
 // every step-th pixel, of which every step-th tap knows.
 //     grid: see Task       parts (groups, splits, M, columns), or null
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) convolve(
     const T* x, const T* w, O* y, float* parts, const float* bias, int relu, Phase s) {
-    DYN_SMEM(T, room);
+    DYN_SMEM(T, scratch);
     __shared__ Place positions[BM];
     const int M = s.M, K = s.R * s.S.by * s.channels.by, columns = s.columns;
     const int line = s.groups * s.channels.by, wide = s.groups * columns;
@@ -159,11 +160,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) convolve(
     if (parts) {
         Sink<float, InOrder> sink{parts + task.part * (int64)M * columns, nullptr, 0, task.top, task.left, M, columns,
                                   {columns}};
-        product(room, patches, filters, task.begin, task.end, sink);
+        product(scratch, patches, filters, task.begin, task.end, sink);
     } else {
         const Pixels pixels{s.J, s.I, s.OH, s.OW, wide, s.out_y, s.out_x, s.y0, s.x0};
         Sink<O, Pixels> sink{y + to, bias ? bias + to : nullptr, relu, task.top, task.left, M, columns, pixels};
-        product(room, patches, filters, task.begin, task.end, sink);
+        product(scratch, patches, filters, task.begin, task.end, sink);
     }
 }
 #else
@@ -172,7 +173,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) convolve(
 //     grid: see Task       parts (groups, splits, rows, columns), or null
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weigh(
     const T* x, const T* dy, O* dw, float* parts, const float* bias, int relu, Shape s) {
-    DYN_SMEM(T, room);
+    DYN_SMEM(T, scratch);
     const int M = s.M, rows = s.R * s.S.by * s.channels.by, columns = s.columns;
     const int line = s.groups * s.channels.by, wide = s.groups * columns;
     const Task task(rows, columns, M);
@@ -183,10 +184,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weigh(
     if (parts) {
         Sink<float, InOrder> sink{parts + task.part * (int64)rows * columns, nullptr, 0, task.top, task.left, rows,
                                   columns, {columns}};
-        product(room, patches, gradient, task.begin, task.end, sink);
+        product(scratch, patches, gradient, task.begin, task.end, sink);
     } else {
         Sink<O, InOrder> sink{dw + task.product * columns, bias, relu, task.top, task.left, rows, columns, {wide}};
-        product(room, patches, gradient, task.begin, task.end, sink);
+        product(scratch, patches, gradient, task.begin, task.end, sink);
     }
 }
 #endif

@@ -7,7 +7,7 @@ import numpy as np
 
 from kernels import gpu
 from kernels.arguments import require
-from kernels.cuda import products, strips
+from kernels.cuda import products, row_reduction
 from kernels.matmul import cuda as matmul
 
 LIMIT = 1 << 13  # rows and columns of an image; cuda.cu's OUTSIDE is beyond
@@ -26,12 +26,12 @@ def _check(*arrays):
 
 
 def _is_product(w_shape, stride, padding, groups):
-    """Whether every pixel is on its own."""
+    """Whether each output pixel depends on one input pixel: then it is a matrix product."""
     return w_shape[:2] == (1, 1) and stride == (1, 1) and padding == ((0, 0), (0, 0)) and groups == 1
 
 
 def _rows(array):
-    """Pixels, or channels of a filter of one pixel."""
+    """(N,H,W,C) as (pixels,C)."""
     return array.reshape(-1, array.shape[-1])
 
 
@@ -47,7 +47,7 @@ def _padded(array, axis, groups):
 
 
 def _divisor(by):
-    """cuda.cu's Divisor."""
+    """(divisor, factor, shift) of cuda.cu's Divisor, which divides by multiplying."""
     shift = (by - 1).bit_length()
     return by, (((1 << shift) - by) << 32) // by + 1, shift
 
@@ -90,7 +90,7 @@ def dgrad(dy, w, dx, stride, padding, groups):
     """Gradient by the input, into dx: a convolution of dy, or one for each phase of the stride."""
     _check(dy, dx)
     if _is_product(w.shape, stride, padding, groups):
-        matmul.times_turned(_rows(dy), w[0, 0], _rows(dx))
+        matmul.times_transposed(_rows(dy), w[0, 0], _rows(dx))
         return
     w = matmul.like(w, dy)
     (N, H, W, _), (R, S, Cg, K), (P, Q) = dx.shape, w.shape, dy.shape[1:3]
@@ -125,4 +125,4 @@ def wgrad(x, dy, dw, stride, padding, groups):
 def bias_grad(dy, db):
     """Sum of dy over all dimensions but the last, into db."""
     dy = _rows(dy)
-    strips.launch("conv2d", "bias_grad", (dy,), db, T=gpu.number(dy), PASS=BIAS)
+    row_reduction.launch("conv2d", "bias_grad", (dy,), db, T=gpu.number(dy), PASS=BIAS)

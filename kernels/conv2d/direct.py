@@ -1,6 +1,6 @@
-"""Convolution on the register tile. Images stay channels-last and in place: there is no im2col buffer.
+"""Convolution by the micro-kernel. Images stay channels-last and in place: there is no im2col buffer.
 
-A row of the tile is a pixel, its stride the distance of neighbouring output pixels. Without groups the S taps of a
+A row of its tile is a pixel, its stride the distance of neighbouring output pixels. Without groups the S taps of a
 filter row are neighbours in memory, so one block of the tile is a whole filter row and R blocks are the filter.
 """
 
@@ -12,7 +12,7 @@ from kernels.conv2d.pixels import CACHED, FLOAT, pad, shifted, with_border
 from kernels.layout import transpose
 from kernels.matmul.cpu import NONE, times
 from kernels.micro import ACCUMULATE, RELU
-from kernels.threads import share
+from kernels.threads import parallel_for
 from kernels.vectors import call
 
 WIDE = 128  # channels of which a matrix product for each tap is worth its gathering
@@ -195,7 +195,6 @@ def _wgrad(tile, x, dy, dw, stride, padding, groups, first, last):
                                             ACCUMULATE if pixel > 0 else 0, 0, dy.ctypes.data, 0, 0))
 
 
-
 def _tap_by_tap(x, w, bias, relu, y, stride, padding):
     """A matrix product for each tap, of rows gathered from all images: for lines shorter than a tile."""
     (R, S, C, K), ((top, _), (left, _)) = w.shape, padding
@@ -213,18 +212,18 @@ def forward(x, w, bias, relu, y, stride, padding, groups):
     if groups == 1 and y.shape[2] <= tile.rows // 2 and w.shape[2] >= WIDE:
         _tap_by_tap(x, w, bias, relu, y, stride, padding)
         return
-    share(len(x), lambda first, last: _forward(tile, x[first:last], w, bias, relu, y[first:last], stride, padding,
-                                               groups))
+    parallel_for(len(x), lambda first, last: _forward(tile, x[first:last], w, bias, relu, y[first:last], stride,
+                                                      padding, groups))
 
 
 def dgrad(dy, w, dx, stride, padding, groups):
     """Gradient by the input, into dx."""
     tile = micro.tile()
-    share(len(dy), lambda first, last: _dgrad(tile, dy[first:last], w, dx[first:last], stride, padding, groups))
+    parallel_for(len(dy), lambda first, last: _dgrad(tile, dy[first:last], w, dx[first:last], stride, padding, groups))
 
 
 def wgrad(x, dy, dw, stride, padding, groups):
     """Gradient by the weights, into dw."""
     tile = micro.tile()
     panels = groups * -(-dw.shape[3] // groups // tile.columns)
-    share(panels, lambda first, last: _wgrad(tile, x, dy, dw, stride, padding, groups, first, last))
+    parallel_for(panels, lambda first, last: _wgrad(tile, x, dy, dw, stride, padding, groups, first, last))

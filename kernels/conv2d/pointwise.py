@@ -23,7 +23,7 @@ def dgrad(dy, w, dx, stride, padding, groups):
     """Gradient by the input, into dx."""
     C, (N, P, Q, K) = dx.shape[3], dy.shape
     seen = scratch.array("seen", (N, P, Q, C)) if max(stride) > 1 else dx
-    matmul.times_turned(dy.reshape(-1, K), w[0, 0], seen.reshape(-1, C))
+    matmul.times_transposed(dy.reshape(-1, K), w[0, 0], seen.reshape(-1, C))
     if max(stride) > 1:
         dx[:] = 0
         dx[:, ::stride[0], ::stride[1]] = seen

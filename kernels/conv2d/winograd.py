@@ -1,25 +1,24 @@
-"""Convolution by transforms (transform.py): a small matrix product for each point, on the register tile.
+"""Convolution by transforms (transform.py): a small matrix product for each point, by the micro-kernel.
 
 The output is cut into squares of m x m pixels; a line is a row of squares. Lines go through in blocks, so that their
 points stay in cache. An image with a stride s is one of 1/s the size with s*s times the channels and no stride.
 """
 
 import functools
-import os
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from kernels import micro, scratch
+from kernels import env, micro, scratch
 from kernels.conv2d.pixels import copy_from, gather
 from kernels.conv2d.transform import DATA, FILTER, GRADIENT, OUTPUT, WEIGHTS, transform
-from kernels.layout import spread, transpose
+from kernels.layout import padded_length, transpose
 from kernels.micro import ACCUMULATE, multiply
-from kernels.threads import share
+from kernels.threads import parallel_for
 from kernels.vectors import call
 
-ENABLED = os.environ.get("KERNELS_WINOGRAD", "1").lower() not in ("0", "no", "off", "false")
+ENABLED = env.get("KERNELS_WINOGRAD").lower() not in ("0", "no", "off", "false")
 OUTPUTS = {3: 4, 4: 5, 5: 4}  # taps r: outputs m, which make 6 points or 8
 FLOAT = 4
 NEAR, FAR = 1 << 20, 24 << 20  # bytes of points in a block: one core's L2, and the L3 it may share
@@ -63,9 +62,9 @@ def _faster(w_shape, stride, groups, P, Q):
     return squares < 0.8 * P * Q * R * S * w_shape[2] * K
 
 
-def _block(cut, images, channels, room):
-    """Lines whose points, so many channels in all, fill so many bytes."""
-    return min(images * cut.down, max(1, room // (channels * cut.n**2 * cut.across * FLOAT)))
+def _block(cut, images, channels, size):
+    """How many lines have points, of so many channels in all, that fill `size` bytes."""
+    return min(images * cut.down, max(1, size // (channels * cut.n**2 * cut.across * FLOAT)))
 
 
 @jit
@@ -141,18 +140,18 @@ def _convolve(x, w, bias, relu, y, cut, groups):
     data, filter, output = (transform(kind, m, r) for kind in (DATA, FILTER, OUTPUT))
     panels = -(-K // groups // tile.columns)
     u = scratch.array("u", (n * n, groups, panels, Cg, tile.columns))
-    share(groups * panels, lambda first, last: _filters(filter, w, n, first, last, u))
+    parallel_for(groups * panels, lambda first, last: _filters(filter, w, n, first, last, u))
     bias = bias if bias.size else np.zeros(K, np.float32)
     block = _block(cut, len(x), channels + K, 2 * NEAR if u.nbytes > 4 * NEAR else NEAR)
 
     def work(first, last):
         line = scratch.array("line", (n, cut.across * m + n - m, channels))
-        v = scratch.array("v", (n * n, block * cut.across, spread(channels)))
-        z = scratch.array("z", (n * n, block * cut.across, spread(K)))
+        v = scratch.array("v", (n * n, block * cut.across, padded_length(channels)))
+        z = scratch.array("z", (n * n, block * cut.across, padded_length(K)))
         edge = scratch.array("edge", (m, cut.across * m, K))
         _forward(tile, data, output, x, u, bias, relu, y, cut, SUMMED[n], first, last, line, v, z, edge)
 
-    share(lines, work)
+    parallel_for(lines, work)
 
 
 def _unfold(w, s):
@@ -178,7 +177,7 @@ def forward(x, w, bias, relu, y, stride, padding, groups):
 
 @jit
 def _flip(w, groups, flipped):
-    """Filters turned around, (R,S,C,K) to (R,S,K/groups,C), group by group."""
+    """Filters flipped, (R,S,C,K) to (R,S,K/groups,C), group by group."""
     R, S, C, K = w.shape
     K //= groups
     for r in range(R):
@@ -188,7 +187,7 @@ def _flip(w, groups, flipped):
 
 
 def dgrad(dy, w, dx, stride, padding, groups):
-    """Gradient by the input, into dx: a convolution with the filter turned around. There is no stride."""
+    """Gradient by the input, into dx: a convolution with the filter flipped. There is no stride."""
     (r, _, C, K), ((top, _), (left, _)) = w.shape, padding
     flipped = scratch.array("w", (r, r, K // groups, C * groups))
     _flip(w, groups, flipped)
@@ -270,9 +269,10 @@ def wgrad(x, dy, dw, stride, padding, groups):
         u = scratch.array("u", (n * n, last - first, Cg, tile.columns))
         _wgrad(tile, data, gradient, weights, x, dy, whole, cut, panels, SUMMED[n], first,
                scratch.array("line", (n, cut.across * m + n - m, channels)),
-               scratch.array("edge", (m, cut.across * m, K)), scratch.array("v", (n * n, squares, spread(channels))),
+               scratch.array("edge", (m, cut.across * m, K)),
+               scratch.array("v", (n * n, squares, padded_length(channels))),
                scratch.array("z", (n * n, last - first, squares, tile.columns)), u)
 
-    share(groups * panels[0], work)
+    parallel_for(groups * panels[0], work)
     if s > 1:
         dw[:] = _fold(whole, s, dw.shape)

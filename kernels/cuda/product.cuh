@@ -245,15 +245,15 @@ template <bool A_DEEP, bool B_DEEP> struct Sums {
 };
 #endif
 
-// Sums over k in [k_begin, k_end), which begins with a tile, into the sink. `room`: STAGES * TILE numbers of shared
+// Sums over k in [k_begin, k_end), which begins with a tile, into the sink. `scratch`: STAGES * TILE numbers of shared
 // memory.
 template <class A, class B, class Sink>
-__device__ __forceinline__ void product(T* room, const A& a, const B& b, int k_begin, int k_end, const Sink& sink) {
+__device__ __forceinline__ void product(T* scratch, const A& a, const B& b, int k_begin, int k_end, const Sink& sink) {
     Sums<A::BY_K, B::BY_K> sums;
     const int tiles = k_end > k_begin ? (k_end - k_begin + DEPTH - 1) / DEPTH : 0;
     auto begin = [&](int number) {
         if (number < tiles) {
-            T* tile = room + number % STAGES * TILE;
+            T* tile = scratch + number % STAGES * TILE;
             fill<BM>(tile, a, k_begin + number * DEPTH);
             fill<BN>(tile + BM * DEPTH, b, k_begin + number * DEPTH);
         }
@@ -263,9 +263,9 @@ __device__ __forceinline__ void product(T* room, const A& a, const B& b, int k_b
     for (int number = 0; number < STAGES - 1; number++) begin(number);
     for (int number = 0; number < tiles; number++) {
         cp_async_wait<STAGES - 2>();
-        __syncthreads();  // the tile is there for all, and all are done with the one before, whose room is next
+        __syncthreads();  // the tile is there for all, and all are done with the one before, whose memory is next
         begin(number + STAGES - 1);
-        const T* tile = room + number % STAGES * TILE;
+        const T* tile = scratch + number % STAGES * TILE;
         sums.add(tile, tile + BM * DEPTH);
     }
     cp_async_wait<0>();

@@ -15,7 +15,7 @@ MOST = (1 << 16) - 1  # products of a launch: blocks of a grid along its third d
 
 
 def math():
-    """What multiplies numbers of float32."""
+    """The macro MATH for products of float32 arrays."""
     return "TF32" if gpu.precision() == "tf32" else "FLOAT32"
 
 
@@ -29,21 +29,21 @@ class Cut(NamedTuple):
 
     @property
     def shared(self):
-        """Bytes."""
+        """Bytes of shared memory that a block has."""
         return STAGES * (self.rows + self.columns) * LINE
 
     @property
     def threads(self):
-        """Of a block."""
+        """Threads of a block."""
         return 256 if self.operands["MATH"] == "FLOAT32" else 128
 
     @property
     def constants(self):
-        """Macros."""
+        """{macro: value} of product.cuh."""
         return {"BM": self.rows, "BN": self.columns, **self.operands}
 
     def grid(self, M, N, times):
-        """Blocks."""
+        """Blocks along each dimension, for `times` products of size (M,N)."""
         return -(-M // self.rows) * -(-N // self.columns), self.splits, times
 
 

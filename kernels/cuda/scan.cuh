@@ -3,13 +3,13 @@
 
 // Of a number of each thread of a block of 1024, what those of the threads before it sum to. All threads call it.
 __device__ __forceinline__ int sum_before(int value) {
-    __shared__ int room[1024];
+    __shared__ int scratch[1024];
     int total = value;
     for (int distance = 1; distance < 1024; distance *= 2) {
         __syncthreads();
-        room[threadIdx.x] = total;
+        scratch[threadIdx.x] = total;
         __syncthreads();
-        if (threadIdx.x >= distance) total += room[threadIdx.x - distance];
+        if (threadIdx.x >= distance) total += scratch[threadIdx.x - distance];
     }
     return total - value;
 }

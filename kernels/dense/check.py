@@ -2,15 +2,17 @@
 
 import numpy as np
 
+from kernels.check_target import HOST, PRODUCTS
 from kernels.conv2d import bias_grad
 from kernels.dense import dense, dense_dgrad, dense_wgrad, ref
-from kernels.places import HOST
+
+BOUND = PRODUCTS
 
 
-def passes(x, w, b, dy, place=HOST):
+def passes(x, w, b, dy, target=HOST):
     """Yield (pass, result, reference)."""
     x64, w64, b64, dy64 = (array.astype(np.float64) for array in (x, w, b, dy))
-    x, dy, w, b = *map(place.x, (x, dy)), *map(place.w, (w, b))
+    x, dy, w, b = *map(target.x, (x, dy)), *map(target.w, (w, b))
     yield "dense", dense(x, w), ref.dense(x64, w64, None)
     yield "dense + b", dense(x, w, b), ref.dense(x64, w64, b64)
     yield "dense + b, relu", dense(x, w, b, relu=True), ref.dense(x64, w64, b64, relu=True)
@@ -19,7 +21,7 @@ def passes(x, w, b, dy, place=HOST):
     yield "bias_grad", bias_grad(dy), dy64.sum(0)
 
 
-def passes_of(case, some, place=HOST):
+def passes_of(case, some, target=HOST):
     """The same for two samples of a case; `some` makes an array of a shape."""
     x, w, y = case.shapes(2)
-    return passes(some(x), some(w), some(y[1]), some(y), place)
+    return passes(some(x), some(w), some(y[1]), some(y), target)

@@ -10,7 +10,7 @@ def forward(x, w, bias, relu, y):
 
 def dgrad(dy, w, dx):
     """Gradient by the input, into dx."""
-    matmul.times_turned(dy, w, dx)
+    matmul.times_transposed(dy, w, dx)
 
 
 def wgrad(x, dy, dw):

@@ -30,19 +30,24 @@ def _known(operation, tokens, V):
 
 
 def _positions(operation, positions, table, tokens):
+    """Raise ValueError unless `positions` has a row for each token of a sequence, and the table's channels."""
     fits = positions.shape[1] == table.shape[1] and len(positions) >= tokens.shape[1]
     require(fits, operation, "positions {} must have a row for each of {} places and the channels of the table {}",
             positions, tokens.shape[1], table)
 
 
 def embedding(tokens, table, positions=None, out=None, *, dtype=np.float32):
-    """y[n,t] = table[tokens[n,t]], and + positions[t] if given; into `out` if given, else of that dtype."""
+    """y (N,T,C): y[n,t] = table[tokens[n,t]], and + positions[t] if given; into `out` if given, else of that dtype.
+
+    table (V,C) and positions (at least T,C) are float32, tokens (N,T) of any integer dtype; y is float32, or on the GPU
+    bfloat16. Raises ValueError for anything that does not fit, and on the CPU for a token outside [0, V).
+    """
     table = tensor("embedding", "table", table, "VC")
     tokens = _tokens("embedding", tokens, len(table))
     if positions is not None:
         positions = tensor("embedding", "positions", positions, "TC")
         _positions("embedding", positions, table, tokens)
-    kernel = implementation("embedding", "embedding", tokens, table, positions)
+    kernel = implementation(__name__, "embedding", tokens, table, positions)
     y = output("embedding", out, (*tokens.shape, table.shape[1]), out.dtype if gpu.is_array(out) else dtype,
                like=table, apart=[table] if positions is None else [table, positions])
     kernel.embedding(tokens, table, positions, tensor("embedding", "y", y, "NTC", ACTIVATION))
@@ -50,9 +55,12 @@ def embedding(tokens, table, positions=None, out=None, *, dtype=np.float32):
 
 
 def embedding_backward(dy, tokens, dtable, dpositions=None):
-    """Write the sums of dy (N,T,C) of each token to dtable (V,C), those of each place to dpositions (at least T,C).
+    """Write the sums of dy (N,T,C) over each token to dtable (V,C), over each position to dpositions (at least T,C) if
+    given.
 
-    A row is written once, whether its token occurs or not. Tokens are summed in their order, in any number of threads.
+    Both are float32, dy float32 or on the GPU bfloat16. Every row is written, with zeros where its token does not
+    occur. Tokens are summed in their order, so results do not depend on the number of threads. Raises ValueError as
+    embedding does.
     """
     operation = "embedding_backward"
     dy, tokens = tensor(operation, "dy", dy, "NTC", ACTIVATION), _tokens(operation, tokens, len(dtable))
@@ -62,4 +70,4 @@ def embedding_backward(dy, tokens, dtable, dpositions=None):
         tensor(operation, "dpositions", dpositions, "TC")
         _positions(operation, dpositions, dtable, tokens)
         dpositions = output(operation, dpositions, dpositions.shape, like=dy, apart=[dy, dtable])
-    implementation("embedding", operation, dy, tokens).embedding_backward(dy, tokens, dtable, dpositions)
+    implementation(__name__, operation, dy, tokens).embedding_backward(dy, tokens, dtable, dpositions)

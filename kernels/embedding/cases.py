@@ -22,7 +22,7 @@ class Case(NamedTuple):
         return 2 * 4 * self.N * self.T * self.C
 
     def tokens(self):
-        """(N,T) int64."""
+        """(N,T) int64, `used` different ones, the same each time."""
         return np.random.default_rng(0).integers(0, self.used, (self.N, self.T)) * (self.V // self.used)
 
 

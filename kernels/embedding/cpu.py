@@ -5,7 +5,7 @@ from numba import njit
 
 from kernels.hints import restrict
 from kernels.progress import tick
-from kernels.threads import share
+from kernels.threads import parallel_for
 
 jit = njit(nogil=True, cache=True, error_model="numpy")
 TERMS = 256  # of a sum in one go: the rounding error grows with the longest sum
@@ -14,12 +14,12 @@ ZERO = np.float32(0)
 
 
 def embedding(tokens, table, positions, y):
-    """Write to y."""
-    share(len(y), lambda a, b: _embedding(tokens[a:b], table, positions, y[a:b]))
+    """Write y (N,T,C)."""
+    parallel_for(len(y), lambda a, b: _embedding(tokens[a:b], table, positions, y[a:b]))
 
 
 def embedding_backward(dy, tokens, dtable, dpositions):
-    """Write both sums; the second may be None."""
+    """Write the sums dtable (V,C) and, unless it is None, dpositions."""
     _sum_by(tokens.reshape(-1), dy, dtable)
     if dpositions is not None:
         _sum_by(np.tile(np.arange(tokens.shape[1]), len(tokens)), dy, dpositions)
@@ -93,4 +93,4 @@ def _sum_by(keys, dy, sums):
     """sums[k] = the sum of all rows of dy (...,C) whose key is k."""
     order, begin = _grouped(keys, len(sums))
     rows = dy.reshape(-1, dy.shape[-1])
-    share(len(sums), lambda first, last: _sum(rows, order, begin, sums, first, last))
+    parallel_for(len(sums), lambda first, last: _sum(rows, order, begin, sums, first, last))

@@ -19,7 +19,7 @@ def _cut(rows, C, vector):
 
 
 def embedding(tokens, table, positions, y):
-    """Write to y."""
+    """Write y (N,T,C)."""
     (N, length, C), vector = y.shape, gpu.pack(y.shape[2], y, table, positions)
     gpu.launch("embedding", "embedding", *_cut(N * length, C, vector), tokens, table, positions, y, N * length, length,
                len(table), C, T=gpu.number(y), VEC=vector)
@@ -40,7 +40,7 @@ def _sorted(tokens, V, constants):
 
 
 def embedding_backward(dy, tokens, dtable, dpositions):
-    """Write both sums; the second may be None."""
+    """Write the sums dtable (V,C) and, unless it is None, dpositions."""
     (N, length, C), V = dy.shape, len(dtable)
     vector = gpu.pack(C, dy, dtable, dpositions)
     constants = {"T": gpu.number(dy), "VEC": vector}

@@ -19,28 +19,36 @@ def _vectors(operation, size, axis, **values):
 
 
 def _same(out, dy):
-    """Whether both begin at one place."""
+    """Whether both arrays begin at one address."""
     return type(out) is type(dy) and overlap(out.reshape(-1)[:1], dy.reshape(-1)[:1])
 
 
 def layernorm(x, gamma, beta, *, eps=1e-5, out=None):
-    """(y, mean, rstd) with y = gamma * (x - mean) * rstd + beta, into `out` if given, apart from x."""
+    """(y (M,C), mean (M,), rstd (M,)) with y = gamma * (x - mean) * rstd + beta; y into `out` if given, apart from x.
+
+    y has the dtype of x (M,C), float32 or on the GPU bfloat16; all else is float32. Raises ValueError for anything that
+    does not fit.
+    """
     x = tensor("layernorm", "x", x, "MC", ACTIVATION)
     vectors = _vectors("layernorm", x.shape[1], "C", gamma=gamma, beta=beta)
-    kernel = implementation("layernorm", "layernorm", x, *vectors)
+    kernel = implementation(__name__, "layernorm", x, *vectors)
     y = output("layernorm", out, x.shape, x.dtype, like=x, apart=[x])
     return y, *kernel.layernorm(x, *vectors, float(eps), y)
 
 
 def layernorm_backward(dy, x, mean, rstd, gamma, *, out=None, dgamma=None, dbeta=None):
-    """(dx, dgamma, dbeta): gradients by x, gamma and beta; into `out`, which may be dy, and the others if given."""
+    """(dx (M,C), dgamma (C,), dbeta (C,)): gradients by x, gamma and beta, from dy and x (M,C), mean and rstd (M,).
+
+    dx has the dtype of dy and x, float32 or on the GPU bfloat16; all else is float32. Into `out`, which may be dy,
+    dgamma and dbeta if given. Raises ValueError for anything that does not fit.
+    """
     operation = "layernorm_backward"
     dy = tensor(operation, "dy", dy, "MC", ACTIVATION)
     x = tensor(operation, "x", x, "MC", dy.dtype)
     require(dy.shape == x.shape, operation, "dy {} and x {} must agree", dy, x)
     M, C = x.shape
     vectors = *_vectors(operation, M, "M", mean=mean, rstd=rstd), *_vectors(operation, C, "C", gamma=gamma)
-    kernel = implementation("layernorm", operation, dy, x, *vectors)
+    kernel = implementation(__name__, operation, dy, x, *vectors)
     dx = output(operation, out, x.shape, x.dtype, like=x, apart=[x] if _same(out, dy) else [dy, x])
     dgamma = output(operation, dgamma, (C,), like=x, apart=[dx])
     dbeta = output(operation, dbeta, (C,), like=x, apart=[dx, dgamma])

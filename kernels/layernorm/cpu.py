@@ -5,7 +5,7 @@ from numba import njit
 
 from kernels.hints import restrict
 from kernels.progress import tick
-from kernels.threads import share
+from kernels.threads import parallel_for
 
 jit = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
 # Fused, a value less itself would be what rounding took.
@@ -31,17 +31,17 @@ def _variance(x, mean):
 
 
 def layernorm(x, gamma, beta, eps, y):
-    """Write y; (mean, rstd)."""
+    """Write y (M,C); return (mean (M,), rstd (M,))."""
     eps, (mean, rstd) = np.float32(eps), np.empty((2, len(x)), np.float32)
-    share(len(x), lambda a, b: _layernorm(x[a:b], gamma, beta, eps, y[a:b], mean[a:b], rstd[a:b]))
+    parallel_for(len(x), lambda a, b: _layernorm(x[a:b], gamma, beta, eps, y[a:b], mean[a:b], rstd[a:b]))
     return mean, rstd
 
 
 def layernorm_backward(dy, x, means, rstds, gamma, dx, dgamma, dbeta):
-    """Write all three; dx may be dy."""
+    """Write dx (M,C), which may be dy, dgamma (C,) and dbeta (C,)."""
     sums = np.empty((-(-len(x) // ROWS), 2, gamma.size), np.float32)
     given = None if dy.ctypes.data == dx.ctypes.data else dy
-    share(len(sums), lambda a, b: _pieces(given, x, means, rstds, gamma, dx, sums, a, b))
+    parallel_for(len(sums), lambda a, b: _pieces(given, x, means, rstds, gamma, dx, sums, a, b))
     dgamma[:], dbeta[:] = sums.sum(0, dtype=np.float64)
 
 

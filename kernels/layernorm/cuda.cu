@@ -1,7 +1,7 @@
 // Layer normalization of tokens x (M,C): `across` threads, a power of two, have a token in registers.
 //     T: type of x, y and their gradients      VEC: numbers a thread moves at once, of which C is a multiple
 #include "device.cuh"
-#include "columns.cuh"
+#include "block_column_sum.cuh"
 
 #define THREADS 512  // of a token at most
 #define PACKS (VEC == 1 ? 8 : 16 / VEC)  // of a thread
@@ -23,17 +23,17 @@ __device__ __forceinline__ void row_of(float (&into)[PACKS][VEC], const T* x, bo
 
 // Sums over the threads of a group, to all of them.
 template <int count> __device__ __forceinline__ void sum_up(float (&values)[count], int across) {
-    __shared__ float room[count][32];
+    __shared__ float scratch[count][32];
     for (int d = min(across, 32) / 2; d > 0; d /= 2)
         EACH(i, count) values[i] += __shfl_xor_sync(WHOLE_WARP, values[i], d);
     if (across <= 32) return;
     const int warp = threadIdx.x / 32, warps = across / 32;
     __syncthreads();  // the last sums have been read
-    if (threadIdx.x % 32 == 0) EACH(i, count) room[i][warp] = values[i];
+    if (threadIdx.x % 32 == 0) EACH(i, count) scratch[i][warp] = values[i];
     __syncthreads();
     EACH(i, count) {
         values[i] = 0;
-        for (int w = warp / warps * warps; w < (warp / warps + 1) * warps; w++) values[i] += room[i][w];
+        for (int w = warp / warps * warps; w < (warp / warps + 1) * warps; w++) values[i] += scratch[i][w];
     }
 }
 
@@ -67,7 +67,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) layernorm_backward(const T
                                                                          const float* rstds, const float* gamma, T* dx,
                                                                          float* partial, int64 M, int C, float part,
                                                                          int across) {
-    DYN_SMEM(float, room);  // (groups,2,C)
+    DYN_SMEM(float, scratch);  // (groups,2,C)
     float dgamma[PACKS][VEC] = {}, dbeta[PACKS][VEC] = {};
     EACH_TOKEN(token) {
         float row[PACKS][VEC], by[PACKS][VEC], scale[VEC], sums[2] = {};
@@ -90,13 +90,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) layernorm_backward(const T
         }
     }
     EACH(k, PACKS) if (CHANNEL(k) < C) {
-        store(room + (2 * group) * C + CHANNEL(k), dgamma[k]);
-        store(room + (2 * group + 1) * C + CHANNEL(k), dbeta[k]);
+        store(scratch + (2 * group) * C + CHANNEL(k), dgamma[k]);
+        store(scratch + (2 * group + 1) * C + CHANNEL(k), dbeta[k]);
     }
     __syncthreads();
     for (int i = threadIdx.x; i < 2 * C; i += blockDim.x) {
         float total = 0;
-        for (int g = 0; g < groups; g++) total += room[2 * g * C + i];
+        for (int g = 0; g < groups; g++) total += scratch[2 * g * C + i];
         partial[2 * (int64)blockIdx.x * C + i] = total;
     }
 }

@@ -20,7 +20,7 @@ def _cut(operation, M, C, vector, blocks):
 
 
 def layernorm(x, gamma, beta, eps, y):
-    """Write y; (mean, rstd)."""
+    """Write y (M,C); return (mean (M,), rstd (M,))."""
     (M, C), vector = x.shape, gpu.pack(x.shape[1], x, y, gamma, beta)
     across, threads, blocks = _cut("layernorm", M, C, vector, 8)
     means, rstds = gpu.cupy().empty((2, M), np.float32)
@@ -30,7 +30,7 @@ def layernorm(x, gamma, beta, eps, y):
 
 
 def layernorm_backward(dy, x, means, rstds, gamma, dx, dgamma, dbeta):
-    """Write all three; dx may be dy."""
+    """Write dx (M,C), which may be dy, dgamma (C,) and dbeta (C,)."""
     (M, C), vector = x.shape, gpu.pack(x.shape[1], dy, x, dx, gamma)
     across, threads, blocks = _cut("layernorm_backward", M, C, vector, 2)
     partial, constants = gpu.cupy().empty((blocks, 2, C), np.float32), {"T": gpu.number(x), "VEC": vector}

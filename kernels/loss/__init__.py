@@ -26,24 +26,29 @@ def _labels(operation, labels, logits):
 
 
 def softmax(logits, out=None):
-    """The probabilities (N,C), each row's exponentials over their sum; into `out` if given, apart from the logits."""
+    """The probabilities (N,C), each row's exponentials over their sum; into `out` if given, apart from the logits.
+
+    They have the dtype of logits (N,C), float32 or on the GPU bfloat16. Raises ValueError for anything that does not
+    fit.
+    """
     logits = tensor("softmax", "logits", logits, "NC", ACTIVATION)
-    kernel = implementation("loss", "softmax", logits)
+    kernel = implementation(__name__, "softmax", logits)
     y = output("softmax", out, logits.shape, logits.dtype, like=logits, apart=[logits])
     kernel.softmax(logits, y)
     return y
 
 
 def softmax_cross_entropy(logits, labels, out=None, *, smoothing=0.0):
-    """(loss (N,), dlogits (N,C)): each sample's -log softmax(logits)[label] and gradient softmax - onehot.
+    """(loss (N,) float32, dlogits (N,C)): each sample's -log softmax(logits)[label] and gradient softmax - onehot.
 
     With `smoothing` s in [0,1) the target is (1 - s) onehot + s / C (Szegedy et al. 2016, label smoothing). Neither is
-    divided by N. A NaN, or an infinity that leaves the softmax undefined, makes the loss NaN.
-    Into the pair `out` if given, apart from the logits.
+    divided by N. A NaN, or an infinity that leaves the softmax undefined, makes the loss NaN. Into the pair `out` if
+    given, apart from the logits. Raises ValueError for anything that does not fit, and on the CPU for a label outside
+    [0, C).
     """
     logits = tensor("softmax_cross_entropy", "logits", logits, "NC", ACTIVATION)
     labels = _labels("softmax_cross_entropy", labels, logits)
-    kernel = implementation("loss", "softmax_cross_entropy", logits, labels)
+    kernel = implementation(__name__, "softmax_cross_entropy", logits, labels)
     require(0 <= smoothing < 1, "softmax_cross_entropy", "smoothing must be in [0, 1), got {!r}", smoothing)
     loss, dlogits = two_outputs("softmax_cross_entropy", out)
     loss = output("softmax_cross_entropy", loss, logits.shape[:1], like=logits, apart=[logits])

@@ -3,9 +3,9 @@
 import numpy as np
 from numba import njit
 
-from kernels.exponential import exp, peak, total
+from kernels.exponential import exp, row_max, row_sum
 from kernels.progress import tick
-from kernels.threads import share
+from kernels.threads import parallel_for
 
 jit = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
 ONE = np.float32(1)
@@ -14,10 +14,10 @@ ONE = np.float32(1)
 @jit
 def _softmax(x, y):
     """Write a row's softmax to y; return (peak, sum of exp(x - peak))."""
-    top = peak(x)
+    top = row_max(x)
     for c in range(x.size):
         y[c] = exp(x[c] - top)
-    everything = total(y)
+    everything = row_sum(y)
     scale = ONE / everything
     for c in range(x.size):
         y[c] *= scale
@@ -32,8 +32,8 @@ def _softmax_rows(logits, y):
 
 
 def softmax(logits, y):
-    """Write the probabilities to y."""
-    share(len(y), lambda a, b: _softmax_rows(logits[a:b], y[a:b]))
+    """Write the probabilities y (N,C)."""
+    parallel_for(len(y), lambda a, b: _softmax_rows(logits[a:b], y[a:b]))
 
 
 @jit
@@ -44,7 +44,7 @@ def _cross_entropy_rows(logits, labels, smoothing, loss, dlogits):
         top, everything = _softmax(logits[n], dlogits[n])
         at = logits[n, labels[n]] - top
         if smoothing > 0:
-            at += smoothing * (total(logits[n]) / C - logits[n, labels[n]])
+            at += smoothing * (row_sum(logits[n]) / C - logits[n, labels[n]])
             for c in range(C):
                 dlogits[n, c] -= smoothing / C
         dlogits[n, labels[n]] -= ONE - smoothing
@@ -53,11 +53,11 @@ def _cross_entropy_rows(logits, labels, smoothing, loss, dlogits):
 
 
 def softmax_cross_entropy(logits, labels, smoothing, loss, dlogits):
-    """Write loss and gradient."""
+    """Write loss (N,) and dlogits (N,C)."""
     arrays = logits, labels, loss, dlogits
 
     def work(a, b):
         logits, labels, loss, dlogits = (array[a:b] for array in arrays)
         _cross_entropy_rows(logits, labels, smoothing, loss, dlogits)
 
-    share(len(loss), work)
+    parallel_for(len(loss), work)

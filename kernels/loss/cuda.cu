@@ -34,13 +34,13 @@ template <class Work> __device__ __forceinline__ void each_column(const T* row, 
     work(single, one);
 }
 
-// The sum over a block, or the largest, on all its threads. room: a float for each warp.
-template <bool LARGEST> __device__ __forceinline__ float of_block(float x, float* room) {
+// The sum over a block, or the largest, on all its threads. scratch: a float for each warp.
+template <bool LARGEST> __device__ __forceinline__ float of_block(float x, float* scratch) {
     x = LARGEST ? warp_max(x) : warp_sum(x);
     __syncthreads();  // what was there has been read
-    if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = x;
+    if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = x;
     __syncthreads();
-    x = threadIdx.x % 32 < blockDim.x / 32 ? room[threadIdx.x % 32] : LARGEST ? -infinity() : 0;
+    x = threadIdx.x % 32 < blockDim.x / 32 ? scratch[threadIdx.x % 32] : LARGEST ? -infinity() : 0;
     return LARGEST ? warp_max(x) : warp_sum(x);
 }
 
@@ -50,7 +50,7 @@ struct Row {
 
 // Of all -inf the peak is, too, so that whatever is made of x - peak is NaN; before the first number, exponentials are
 // none: LOWEST in its place sees to that.
-__device__ __forceinline__ Row row_of(const T* logits, int C, float* room) {
+__device__ __forceinline__ Row row_of(const T* logits, int C, float* scratch) {
     float peak = LOWEST, largest = -infinity(), exponentials = 0, total = 0;
     each_column(logits, C, [&](int, auto& x) {
         const float old = peak;
@@ -62,15 +62,15 @@ __device__ __forceinline__ Row row_of(const T* logits, int C, float* room) {
             total += number;
         }
     });
-    largest = of_block<true>(largest, room);
+    largest = of_block<true>(largest, scratch);
     exponentials *= __expf(peak - fmaxf(largest, LOWEST));
-    return {largest, of_block<false>(exponentials, room), of_block<false>(total, room)};
+    return {largest, of_block<false>(exponentials, scratch), of_block<false>(total, scratch)};
 }
 
 extern "C" __global__ void __launch_bounds__(1024) softmax(const T* __restrict__ logits, T* __restrict__ y, int C) {
-    __shared__ float room[32];
+    __shared__ float scratch[32];
     const int64 start = (int64)blockIdx.x * C;
-    const Row row = row_of(logits + start, C, room);
+    const Row row = row_of(logits + start, C, scratch);
     const float scale = __fdividef(1, row.exponentials);
     each_column(logits + start, C, [&](int c, auto& x) {
         for (float& number : x) number = __expf(number - row.peak) * scale;
@@ -82,10 +82,10 @@ extern "C" __global__ void __launch_bounds__(1024) softmax(const T* __restrict__
 extern "C" __global__ void __launch_bounds__(1024)
 softmax_cross_entropy(const T* __restrict__ logits, const int64* labels, float* loss, T* __restrict__ dlogits, int C,
                       float smoothing, float everywhere) {
-    __shared__ float room[32];
+    __shared__ float scratch[32];
     const int64 start = (int64)blockIdx.x * C, label = labels[blockIdx.x];
     const bool legal = label >= 0 && label < C;
-    const Row row = row_of(logits + start, C, room);
+    const Row row = row_of(logits + start, C, scratch);
     const float scale = legal ? __fdividef(1, row.exponentials) : nan();
     if (threadIdx.x == 0) {
         const float x = legal ? to_float(logits[start + label]) : nan();

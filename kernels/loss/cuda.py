@@ -21,12 +21,12 @@ def _launch(kernel, logits, *arguments, out):
 
 
 def softmax(logits, y):
-    """Write the probabilities to y."""
+    """Write the probabilities y (N,C)."""
     _launch("softmax", logits, y, logits.shape[1], out=y)
 
 
 def softmax_cross_entropy(logits, labels, smoothing, loss, dlogits):
-    """Write loss and gradient."""
+    """Write loss (N,) and dlogits (N,C)."""
     C = logits.shape[1]
     _launch("softmax_cross_entropy", logits, labels, loss, dlogits, C, smoothing, smoothing / np.float32(C),
             out=dlogits)

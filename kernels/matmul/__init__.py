@@ -11,7 +11,10 @@ from kernels.arguments import ACTIVATION, array, implementation, require
 
 
 def matmul(a, b, *, transpose_a=False, transpose_b=False, out=None):
-    """c = a b; a transposed one is given as (...,K,M) or (...,N,K). Into `out` if given."""
+    """c (...,M,N) = a (...,M,K) b (...,K,N); a transposed one is given as (...,K,M) or (...,N,K). Into `out` if given.
+
+    All are float32, or on the GPU all bfloat16. Raises ValueError for other dtypes, and for shapes that do not agree.
+    """
     a = array("matmul", "a", a, ACTIVATION)
     b = array("matmul", "b", b, a.dtype)
     fits = a.ndim == b.ndim >= 2 and a.shape[:-2] == b.shape[:-2]
@@ -20,7 +23,7 @@ def matmul(a, b, *, transpose_a=False, transpose_b=False, out=None):
     depth, N = b.shape[:-3:-1] if transpose_b else b.shape[-2:]
     require(depth == K, "matmul", "a {} and b {} must agree in K, with transpose_a={} and transpose_b={}",
             a, b, transpose_a, transpose_b)
-    kernel = implementation("matmul", "matmul", a, b)
+    kernel = implementation(__name__, "matmul", a, b)
     c = arguments.output("matmul", out, (*a.shape[:-2], M, N), a.dtype, like=a)
     flat = [matrices.reshape(-1, *matrices.shape[-2:]) for matrices in (a, b, c)]
     kernel.matmul(flat[0], transpose_a, flat[1], transpose_b, flat[2])

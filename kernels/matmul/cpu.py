@@ -7,11 +7,11 @@ import numpy as np
 from numba import njit
 
 from kernels import micro, scratch
-from kernels.layout import spread, transpose
-from kernels.matmul import few, many
-from kernels.matmul.few import CROWDED, SUMMED
+from kernels.layout import padded_length, transpose
+from kernels.matmul import few_rows, packed
+from kernels.matmul.few_rows import CROWDED, SUMMED
 from kernels.micro import ACCUMULATE
-from kernels.threads import share
+from kernels.threads import parallel_for
 
 FEW = 64  # rows for which packing weights costs more than it brings
 
@@ -23,26 +23,26 @@ def times(x, w, bias, relu, y, more=False):
     """y (M,K) = x (M,C) w (C,K) + bias, and + y if `more`, clipped at zero if `relu`; an empty bias is none."""
     tile = micro.tile()
     if len(x) > FEW:
-        many.times(x, w, False, bias, relu, y, more)
+        packed.times(x, w, False, bias, relu, y, more)
     else:
         panels = -(-w.shape[1] // tile.columns)
-        share(panels, lambda first, last: few.times(tile, x, w, bias, relu, y, more, first, last))
+        parallel_for(panels, lambda first, last: few_rows.times(tile, x, w, bias, relu, y, more, first, last))
 
 
-def times_turned(x, w, y):
+def times_transposed(x, w, y):
     """y (M,K) = x (M,C) w^T, w (K,C)."""
     (M, C), tile = x.shape, micro.tile()
     if M > FEW:
-        many.times(x, w, True, NONE, False, y, False)
+        packed.times(x, w, True, NONE, False, y, False)
         return
     panels = scratch.array("panels", (-(-M // tile.columns), C, tile.columns))
-    many.pack(x, True, 0, len(panels), panels)
+    packed.pack(x, True, 0, len(panels), panels)
 
     def work(first, last):
         part = scratch.array("part", (tile.rows, tile.columns))
-        few.times_turned(tile, panels, w, part, y, first, last)
+        few_rows.times_transposed(tile, panels, w, part, y, first, last)
 
-    share(len(w), work)
+    parallel_for(len(w), work)
 
 
 def summed(x, dy, dw):
@@ -51,40 +51,40 @@ def summed(x, dy, dw):
 
     def work(first, last):
         if M > FEW:
-            many.summed(tile, x, dy, dw, *many.copies(C, K), first, last)
+            packed.summed(tile, x, dy, dw, *packed.copies(C, K), first, last)
         else:
-            few.summed(tile, x, dy, dw, first, last)
+            few_rows.summed(tile, x, dy, dw, first, last)
 
     if M > FEW and x.strides[0] * 2 % CROWDED == 0 and K * 4 <= C:  # then the narrow one had better be the rows
-        turned = scratch.array("turned", (K, C))
-        summed(dy, x, turned)
-        transpose(turned, dw)
+        transposed = scratch.array("transposed", (K, C))
+        summed(dy, x, transposed)
+        transpose(transposed, dw)
     else:
-        share(C, work)
+        parallel_for(C, work)
 
 
 @jit
-def _batch(tile, a, b, turned, c, packed, a_copy, first, last):
+def _batch(tile, a, b, transposed, c, panels, a_copy, first, last):
     """Matrices first to last of c = a b, or a b^T."""
     K = a.shape[2]
     for i in range(first, last):
         for k in range(0, K, SUMMED):
-            part = b[i, :, k:k + SUMMED] if turned else b[i, k:k + SUMMED]
-            panels = packed[:, :min(SUMMED, K - k)]
-            many.pack(part, turned, 0, len(packed), panels)
+            part = b[i, :, k:k + SUMMED] if transposed else b[i, k:k + SUMMED]
+            filled = panels[:, :min(SUMMED, K - k)]
+            packed.pack(part, transposed, 0, len(filled), filled)
             mode = ACCUMULATE if k > 0 else 0
-            many.sweep(tile, a[i, :, k:k + SUMMED], panels, NONE, mode, c[i], a_copy, 0, c.shape[1])
+            packed.sweep(tile, a[i, :, k:k + SUMMED], filled, NONE, mode, c[i], a_copy, 0, c.shape[1])
 
 
 @jit
-def _batch_summed(tile, a, b, turned, c, flat, a_copy, b_copy, first, last):
+def _batch_summed(tile, a, b, transposed, c, flat, a_copy, b_copy, first, last):
     """Matrices first to last of c = a^T b, or a^T b^T."""
     for i in range(first, last):
-        if turned:
+        if transposed:
             transpose(b[i], flat)
-            many.summed(tile, a[i], flat, c[i], a_copy, b_copy, 0, c.shape[1])
+            packed.summed(tile, a[i], flat, c[i], a_copy, b_copy, 0, c.shape[1])
         else:
-            many.summed(tile, a[i], b[i], c[i], a_copy, b_copy, 0, c.shape[1])
+            packed.summed(tile, a[i], b[i], c[i], a_copy, b_copy, 0, c.shape[1])
 
 
 def matmul(a, transpose_a, b, transpose_b, c):
@@ -93,17 +93,17 @@ def matmul(a, transpose_a, b, transpose_b, c):
     K = a.shape[1] if transpose_a else a.shape[2]
 
     def forward(first, last):
-        packed = scratch.array("packed", (-(-N // tile.columns), min(SUMMED, K), tile.columns))
-        a_copy = scratch.array("x", (many.ROWS, spread(min(SUMMED, K))))
-        _batch(tile, a, b, transpose_b, c, packed, a_copy, first, last)
+        panels = scratch.array("packed", (-(-N // tile.columns), min(SUMMED, K), tile.columns))
+        a_copy = scratch.array("x", (packed.ROWS, padded_length(min(SUMMED, K))))
+        _batch(tile, a, b, transpose_b, c, panels, a_copy, first, last)
 
     def backward(first, last):
         flat = scratch.array("flat", (K, N) if transpose_b else (1, 1))
-        _batch_summed(tile, a, b, transpose_b, c, flat, *many.copies(M, N), first, last)
+        _batch_summed(tile, a, b, transpose_b, c, flat, *packed.copies(M, N), first, last)
 
     if count == 1 and not transpose_a:
-        times_turned(a[0], b[0], c[0]) if transpose_b else times(a[0], b[0], NONE, False, c[0])
+        times_transposed(a[0], b[0], c[0]) if transpose_b else times(a[0], b[0], NONE, False, c[0])
     elif count == 1 and not transpose_b:
         summed(a[0], b[0], c[0])
     else:
-        share(count, backward if transpose_a else forward)
+        parallel_for(count, backward if transpose_a else forward)

@@ -10,7 +10,7 @@ BUILDS = list(products.builds([{"A_BY_K": 1, "B_BY_K": 0}, {"A_BY_K": 1, "B_BY_K
 
 
 def like(array, x):
-    """Weights as activations are."""
+    """The array in x's dtype: itself, or a copy."""
     return array if array.dtype == x.dtype else array.astype(x.dtype)
 
 
@@ -29,7 +29,7 @@ def times(x, w, bias, relu, y):
     _product(x[None], True, like(w, x)[None], False, y[None], bias, relu)
 
 
-def times_turned(x, w, y):
+def times_transposed(x, w, y):
     """y (M,K) = x (M,C) w^T, w (K,C)."""
     _product(x[None], True, like(w, x)[None], True, y[None])
 

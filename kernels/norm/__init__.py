@@ -21,24 +21,28 @@ def _constants(operation, size, *numbers):
 
 
 def lrn(x, size, alpha, beta, k, out=None):
-    """The normalized y, of x's shape; into `out` if given, which may be x itself."""
+    """The normalized y, of the shape and dtype of x (N,H,W,C); into `out` if given, which may be x itself.
+
+    Raises ValueError unless x is float32, or on the GPU bfloat16, and size a positive int.
+    """
     x = tensor("lrn", "x", x, "NHWC", ACTIVATION)
-    kernel = implementation("norm", "lrn", x)
+    kernel = implementation(__name__, "lrn", x)
     y = output("lrn", out, x.shape, x.dtype, like=x)
     kernel.lrn(x, *_constants("lrn", size, alpha, beta, k), y)
     return y
 
 
 def lrn_backward(dy, x, y, size, alpha, beta, k, out=None):
-    """Gradient by the input: dy / s^beta - 2 alpha beta / size * x * (sum of dy y / s over x's windows).
+    """dx, the gradient by the input: dy / s^beta - 2 alpha beta / size * x * (sum of dy y / s over x's windows).
 
-    Into `out` if given, which may be dy, x or y itself. The GPU computes y anew.
+    dy, x, y and dx are (N,H,W,C) of one dtype, float32 or on the GPU bfloat16. Into `out` if given, which may be dy, x
+    or y itself. The GPU computes y anew. Raises ValueError as lrn does, and for shapes that differ.
     """
     x = tensor("lrn_backward", "x", x, "NHWC", ACTIVATION)
     dy, y = (tensor("lrn_backward", name, a, "NHWC", x.dtype) for name, a in (("dy", dy), ("y", y)))
     agree = dy.shape == x.shape == y.shape
     require(agree, "lrn_backward", "dy {}, x {} and y {} must agree", dy, x, y)
-    kernel = implementation("norm", "lrn_backward", dy, x, y)
+    kernel = implementation(__name__, "lrn_backward", dy, x, y)
     dx = output("lrn_backward", out, x.shape, x.dtype, like=x)
     kernel.lrn_backward(dy, x, y, *_constants("lrn_backward", size, alpha, beta, k), dx)
     return dx

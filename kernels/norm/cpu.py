@@ -25,11 +25,11 @@ def _constants(size, share, beta, k):
 def _share(kernel, arrays, *constants):
     """kernel(part of each array as pixels, constants...) for every part."""
     pixels = [array.reshape(-1, array.shape[3]) for array in arrays]
-    threads.share(len(pixels[0]), lambda a, b: kernel(*(array[a:b] for array in pixels), *constants))
+    threads.parallel_for(len(pixels[0]), lambda a, b: kernel(*(array[a:b] for array in pixels), *constants))
 
 
 def lrn(x, size, share, beta, k, y):
-    """Write x / s^beta to y, which may be x."""
+    """Write y = x / s^beta, which may be x."""
     _share(_lrn, (x, y), *_constants(size, share, beta, k))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from kernels import gpu
 from kernels.arguments import overlap
-from kernels.cuda import each
+from kernels.cuda import elementwise
 
 REGISTERS = 64
 PACKS = (("float", 4), ("float", 1), ("bfloat16", 8), ("bfloat16", 1))
@@ -19,15 +19,15 @@ def _launch(kernel, inputs, out, size, *constants):
     inputs = [array.copy() if overlap(array, out) else array for array in inputs]
     C = out.shape[3]
     vec, pixels = gpu.pack(C, *inputs, out), out.size // C
-    width = min(C // vec, each.THREADS)
-    blocks = min(-(-pixels // (each.THREADS // width)), each.BLOCKS * gpu.multiprocessors())
-    gpu.launch("norm", kernel, blocks, each.THREADS, *inputs, out, np.int64(pixels), C, width, *constants,
+    width = min(C // vec, elementwise.THREADS)
+    blocks = min(-(-pixels // (elementwise.THREADS // width)), elementwise.BLOCKS * gpu.multiprocessors())
+    gpu.launch("norm", kernel, blocks, elementwise.THREADS, *inputs, out, np.int64(pixels), C, width, *constants,
                T=gpu.number(out), VEC=vec, BEFORE=min((size - 1) // 2, C - 1), AFTER=min(size // 2, C - 1),
                THREE_QUARTERS=int(constants[1] == np.float32(0.75)))
 
 
 def lrn(x, size, share, beta, k, y):
-    """Write x / s^beta to y, which may be x."""
+    """Write y = x / s^beta, which may be x."""
     _launch("lrn", [x], y, size, share, beta, k)
 
 

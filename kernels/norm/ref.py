@@ -14,7 +14,7 @@ def _scale(x, size, share, k):
 
 
 def lrn(x, size, share, beta, k):
-    """x / s^beta."""
+    """x / s^beta; share is alpha / size."""
     return x / _scale(x, size, share, k) ** beta
 
 

@@ -47,14 +47,16 @@ def _index(operation, index, dy, rows, columns):
 
 
 def pool2d_shape(x_shape, window, *, stride, padding=0, ceil_mode=False):
-    """The shape (N,P,Q,C) of y for an x of shape (N,H,W,C)."""
+    """The shape (N,P,Q,C) of y for an x of shape (N,H,W,C). Raises ValueError if no window fits."""
     return _y_shape(x_shape, *axes("pool2d_shape", x_shape, window, stride, padding, ceil_mode))
 
 
 def maxpool2d(x, window, *, stride, padding=0, ceil_mode=False, out=None):
     """(y, index): the maximum of each window, and the tap r * S + s (of 256 at most) where it is.
 
-    Of equals the first in row-major order wins; a NaN counts as the largest; padding never wins. `out` is a pair.
+    y (N,P,Q,C) has the dtype of x (N,H,W,C), float32 or on the GPU bfloat16; index (N,P,Q,C) is uint8. Of equals the
+    first in row-major order wins; a NaN counts as the largest; padding never wins. Into the pair `out` if given. Raises
+    ValueError for anything that does not fit.
     """
     x = tensor("maxpool2d", "x", x, "NHWC", ACTIVATION)
     rows, columns = axes("maxpool2d", x.shape, window, stride, padding, ceil_mode)
@@ -63,43 +65,58 @@ def maxpool2d(x, window, *, stride, padding=0, ceil_mode=False, out=None):
     y, index = two_outputs("maxpool2d", out)
     y = output("maxpool2d", y, y_shape, x.dtype, like=x, apart=[x])
     index = output("maxpool2d", index, y_shape, np.uint8, like=x, apart=[x, y])
-    implementation("pool", "maxpool2d", x).maxpool2d(x, rows, columns, y, index)
+    implementation(__name__, "maxpool2d", x).maxpool2d(x, rows, columns, y, index)
     return y, index
 
 
 def maxpool2d_backward(dy, index, x_shape, window, *, stride, padding=0, ceil_mode=False, out=None):
-    """Gradient by the input, dx of shape `x_shape`: each dy (N,P,Q,C) goes to the tap that won."""
+    """dx of shape `x_shape` and dy's dtype, the gradient by the input: each dy (N,P,Q,C) goes to the tap that won.
+
+    index (N,P,Q,C) is maxpool2d's. Into `out` if given. Raises ValueError for anything that does not fit, and on the
+    CPU for an index beyond the window.
+    """
     x_shape = sizes("maxpool2d_backward", "x_shape", x_shape)
     rows, columns = axes("maxpool2d_backward", x_shape, window, stride, padding, ceil_mode)
     dy = _dy("maxpool2d_backward", dy, x_shape, rows, columns)
     index = _index("maxpool2d_backward", index, dy, rows, columns)
-    kernel = implementation("pool", "maxpool2d_backward", dy, index)
+    kernel = implementation(__name__, "maxpool2d_backward", dy, index)
     dx = output("maxpool2d_backward", out, x_shape, dy.dtype, like=dy, apart=[dy, index])
     kernel.maxpool2d_backward(dy, index, rows, columns, dx)
     return dx
 
 
 def avgpool2d(x, window, *, stride, padding=0, ceil_mode=False, count_include_pad=True, out=None):
-    """The mean y of each window, clipped to the padded input, or without `count_include_pad` to the input."""
+    """y (N,P,Q,C), the mean of each window of x (N,H,W,C), of its dtype, float32 or on the GPU bfloat16.
+
+    Windows are clipped to the padded input, or without `count_include_pad` to the input. Into `out` if given. Raises
+    ValueError for anything that does not fit.
+    """
     x = tensor("avgpool2d", "x", x, "NHWC", ACTIVATION)
     rows, columns = axes("avgpool2d", x.shape, window, stride, padding, ceil_mode, count_include_pad)
     y = output("avgpool2d", out, _y_shape(x.shape, rows, columns), x.dtype, like=x, apart=[x])
-    implementation("pool", "avgpool2d", x).avgpool2d(x, rows, columns, y)
+    implementation(__name__, "avgpool2d", x).avgpool2d(x, rows, columns, y)
     return y
 
 
 def avgpool2d_backward(dy, x_shape, window, *, stride, padding=0, ceil_mode=False, count_include_pad=True, out=None):
-    """Gradient by the input, dx of shape `x_shape`: each dy (N,P,Q,C) is shared out equally in its window."""
+    """dx of shape `x_shape` and dy's dtype, the gradient by the input: each dy (N,P,Q,C) is divided equally among its
+    window.
+
+    Into `out` if given. Raises ValueError for anything that does not fit.
+    """
     x_shape = sizes("avgpool2d_backward", "x_shape", x_shape)
     rows, columns = axes("avgpool2d_backward", x_shape, window, stride, padding, ceil_mode, count_include_pad)
     dy = _dy("avgpool2d_backward", dy, x_shape, rows, columns)
     dx = output("avgpool2d_backward", out, x_shape, dy.dtype, like=dy, apart=[dy])
-    implementation("pool", "avgpool2d_backward", dy).avgpool2d_backward(dy, rows, columns, dx)
+    implementation(__name__, "avgpool2d_backward", dy).avgpool2d_backward(dy, rows, columns, dx)
     return dx
 
 
 def global_avgpool(x, out=None):
-    """The mean (N,C) of every channel over the whole image."""
+    """y (N,C), the mean of every channel of x (N,H,W,C), of its dtype, float32 or on the GPU bfloat16.
+
+    Into `out` if given. Raises ValueError for anything that does not fit.
+    """
     x = tensor("global_avgpool", "x", x, "NHWC", ACTIVATION)
     N, H, W, C = x.shape
     y = output("global_avgpool", out, (N, C), x.dtype, like=x, apart=[x])
@@ -108,7 +125,10 @@ def global_avgpool(x, out=None):
 
 
 def global_avgpool_backward(dy, x_shape, out=None):
-    """Gradient by the input, dx of shape `x_shape`, from dy (N,C)."""
+    """dx of shape `x_shape` and dy's dtype, the gradient by the input, from dy (N,C); into `out` if given.
+
+    Raises ValueError for shapes that do not agree.
+    """
     dy = tensor("global_avgpool_backward", "dy", dy, "NC", ACTIVATION)
     N, H, W, C = x_shape = sizes("global_avgpool_backward", "x_shape", x_shape)
     fits = dy.shape == (N, C)

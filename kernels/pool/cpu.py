@@ -9,7 +9,7 @@ from numba import njit
 
 from kernels.hints import prefetch, restrict
 from kernels.progress import tick
-from kernels.threads import share
+from kernels.threads import parallel_for
 
 jit = njit(nogil=True, cache=True, error_model="numpy")
 NANS = True  # what is passed where there may be NaNs; else None, a type of its own, so that there is code for each
@@ -19,22 +19,22 @@ NUMBER, INFINITY = np.int32(2**31 - 1), np.int32(0x7F800000)  # all bits but the
 
 def maxpool2d(x, rows, columns, y, index):
     """Write the maximum of each window to y and the number of its tap to index."""
-    share(len(x), lambda a, b: _maxpool2d(x[a:b], rows, columns, y[a:b], index[a:b]))
+    parallel_for(len(x), lambda a, b: _maxpool2d(x[a:b], rows, columns, y[a:b], index[a:b]))
 
 
 def maxpool2d_backward(dy, index, rows, columns, dx):
     """Write to dx the sum of the dy of the windows each input won: it reads much to write once, and in order."""
-    share(len(dy), lambda a, b: _maxpool2d_backward(dy[a:b], index[a:b], rows, columns, dx[a:b]))
+    parallel_for(len(dy), lambda a, b: _maxpool2d_backward(dy[a:b], index[a:b], rows, columns, dx[a:b]))
 
 
 def avgpool2d(x, rows, columns, y):
     """Write the average of each window to y."""
-    share(len(x), lambda a, b: _avgpool2d(x[a:b], rows, columns, y[a:b]))
+    parallel_for(len(x), lambda a, b: _avgpool2d(x[a:b], rows, columns, y[a:b]))
 
 
 def avgpool2d_backward(dy, rows, columns, dx):
     """Write to dx the sum of each input's shares of dy."""
-    share(len(dy), lambda a, b: _avgpool2d_backward(dy[a:b], rows, columns, dx[a:b]))
+    parallel_for(len(dy), lambda a, b: _avgpool2d_backward(dy[a:b], rows, columns, dx[a:b]))
 
 
 @jit
@@ -64,9 +64,9 @@ def _maxpool2d(x, rows, columns, y, index):
 @jit
 def _lines(count, size):
     """An empty array of rows that begins with a cache line: a vector across two of them costs twice as much."""
-    room = np.empty(count * size + 16, np.float32)
-    skip = -room.ctypes.data % 64 // 4
-    return room[skip:skip + count * size].reshape(count, size)
+    memory = np.empty(count * size + 16, np.float32)
+    skip = -memory.ctypes.data % 64 // 4
+    return memory[skip:skip + count * size].reshape(count, size)
 
 
 @jit

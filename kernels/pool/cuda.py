@@ -8,7 +8,7 @@ THREADS = 256
 
 
 def _launch(name, written, rows, columns, *arrays):
-    """`written` (N,H,W,C) is one of the arrays."""
+    """Launch a kernel with a block for each row of pixels of `written` (N,H,W,C), one of the arrays."""
     N, H, W, C = written.shape
     vector = gpu.pack(C, *arrays)
     packs = W * C // vector

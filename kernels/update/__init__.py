@@ -13,18 +13,18 @@ from kernels.arguments import array, implementation, require, tensor, writeable
 
 
 def _check(operation, **arrays):
-    """Where they are."""
+    """The room's module for these arrays. Raises ValueError unless they fit."""
     for name, value in arrays.items():
         tensor(operation, name, value, "i")
         require(value.flags.c_contiguous and (name == "g" or writeable(value)), operation,
                 "{} must be contiguous, and all but g writeable: they are changed in place", name)
         require(value.shape == arrays["w"].shape, operation, "w {} and {} {} must have one size", arrays["w"], name,
                 value)
-    return implementation("update", operation, *arrays.values())
+    return implementation(__name__, operation, *arrays.values())
 
 
 def _float32(*constants):
-    """As kernels take them."""
+    """Python floats as kernels take them."""
     return map(np.float32, constants)
 
 
@@ -70,6 +70,9 @@ def compensate_delay(g, w, then, factor):
 
 
 def sum_of_squares(x):
-    """Of an array of any shape, a float, added in double precision: on the GPU this waits for the result."""
+    """The sum of the squares of a float32 array of any shape, a float, added in double precision.
+
+    On the GPU this waits for the result. Raises ValueError for another dtype.
+    """
     x = array("sum_of_squares", "x", x)
-    return implementation("update", "sum_of_squares", x).sum_of_squares(x.reshape(-1))
+    return implementation(__name__, "sum_of_squares", x).sum_of_squares(x.reshape(-1))

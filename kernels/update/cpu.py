@@ -4,7 +4,7 @@ import numpy as np
 from numba import njit
 
 from kernels.progress import tick
-from kernels.threads import share
+from kernels.threads import parallel_for
 
 BLOCK = 4096
 ONE = np.float32(1)
@@ -30,8 +30,8 @@ def _momentum_update(w, g, v, lr, momentum, weight_decay, scale, old, new):
 
 
 def momentum_update(w, g, v, *constants):
-    """In place on w and v."""
-    share(w.size, lambda a, b: _momentum_update(w[a:b], g[a:b], v[a:b], *constants))
+    """Change w and v (size,) in place."""
+    parallel_for(w.size, lambda a, b: _momentum_update(w[a:b], g[a:b], v[a:b], *constants))
 
 
 @jit
@@ -52,8 +52,8 @@ def _adamw_update(w, g, m, v, constants):
 
 
 def adamw_update(w, g, m, v, *constants):
-    """In place on w, m and v."""
-    share(w.size, lambda a, b: _adamw_update(w[a:b], g[a:b], m[a:b], v[a:b], constants))
+    """Change w, m and v (size,) in place."""
+    parallel_for(w.size, lambda a, b: _adamw_update(w[a:b], g[a:b], m[a:b], v[a:b], constants))
 
 
 @jit
@@ -63,8 +63,8 @@ def _compensate(g, w, then, factor):
 
 
 def compensate_delay(g, w, then, factor):
-    """In place on g."""
-    share(g.size, lambda a, b: _compensate(g[a:b], w[a:b], then[a:b], factor))
+    """Change g (size,) in place."""
+    parallel_for(g.size, lambda a, b: _compensate(g[a:b], w[a:b], then[a:b], factor))
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
@@ -79,7 +79,7 @@ def _squares(x, sums, first, last):
 
 
 def sum_of_squares(x):
-    """The same for any number of threads."""
+    """A float; blocks are summed alike in any number of threads, so the bits are the same."""
     sums = np.empty(-(-x.size // BLOCK))
-    share(len(sums), lambda first, last: _squares(x, sums, first, last))
+    parallel_for(len(sums), lambda first, last: _squares(x, sums, first, last))
     return float(sums.sum())

@@ -1,7 +1,7 @@
 // Updates, one pass over memory. Every product, sum and quotient is rounded by itself, as on the CPU: the bits do not
 // depend on whether numbers come one by one or in packs. Denormal numbers count as zero, though.
 #include "device.cuh"
-#include "each.cuh"
+#include "elementwise.cuh"
 
 constexpr int THREADS = 256;
 

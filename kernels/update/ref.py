@@ -11,7 +11,7 @@ def momentum_update(w, g, v, lr, momentum, weight_decay, scale=1, late=0):
 
 
 def compensate_delay(g, w, then, factor):
-    """g as it might be at w."""
+    """g + factor g^2 (w - then)."""
     return g + factor * g**2 * (w - then)
 
 

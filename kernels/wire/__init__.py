@@ -1,4 +1,4 @@
-"""What a gradient goes through on its way: rounded to bfloat16 and back, and summed in the order of ranks.
+"""What gradients go through between ranks: rounding to bfloat16 and back, and sums in the order of ranks.
 
     x, out (n,) float32 or uint16, which holds bfloat16's bits: the upper half of a float32's
     parts (P,n) of either: a row for each rank        error (n,) float32: what rounding has lost so far
@@ -12,7 +12,7 @@ from kernels.arguments import implementation, is_array, overlap, require, writea
 
 
 def _vector(operation, name, value, dtype):
-    """Of any length; as memory for others to read or write, so nothing is copied."""
+    """Raise ValueError unless it is a contiguous (n,) array of that dtype. It is never copied: others write to it."""
     good = is_array(value) and value.dtype == dtype and value.ndim == 1 and value.flags.c_contiguous
     require(good, operation, "{} must be a contiguous (n) {} array", name, np.dtype(dtype))
 
@@ -33,7 +33,7 @@ def encode_bfloat16(x, out, error=None):
     operation = "encode_bfloat16"
     _vector(operation, "x", x, np.float32)
     _result(operation, "out", out, np.uint16, x.size)
-    kernel = implementation("wire", operation, x, out, error)
+    kernel = implementation(__name__, operation, x, out, error)
     apart(operation, x, out)
     if error is not None:
         _result(operation, "error", error, np.float32, x.size)
@@ -47,7 +47,7 @@ def decode_bfloat16(x, out):
     """out (float32) = the numbers whose bfloat16 bits are x (uint16). Raises ValueError as encode_bfloat16 does."""
     _vector("decode_bfloat16", "x", x, np.uint16)
     _result("decode_bfloat16", "out", out, np.float32, x.size)
-    kernel = implementation("wire", "decode_bfloat16", x, out)
+    kernel = implementation(__name__, "decode_bfloat16", x, out)
     apart("decode_bfloat16", x, out)
     if x.size:
         kernel.decode_bfloat16(x, out)
@@ -59,28 +59,29 @@ def apart(operation, x, out):
 
 
 def ordered_sum(parts, out):
-    """out = ((parts[0] + parts[1]) + parts[2]) + ... in float32, whose last sum bfloat16 is rounded from.
+    """out (n,) = ((parts[0] + parts[1]) + parts[2]) + ... in float32, of parts (P,n); if they are bfloat16, rounded at
+    the end.
 
-    So the bits do not depend on how the numbers are cut into messages. Raises ValueError for anything but P >= 1
+    The bits do not depend on how the gradient is cut into messages. Raises ValueError for anything but P >= 1
     contiguous rows of float32 or uint16 and an `out` like one of them.
     """
     good = is_array(parts) and parts.dtype in (np.float32, np.uint16) and parts.ndim == 2
     require(good and len(parts) and parts.flags.c_contiguous, "ordered_sum",
             "parts must be a contiguous (P,n) float32 or uint16 array of at least one row")
     _result("ordered_sum", "out", out, parts.dtype, parts.shape[1])
-    kernel = implementation("wire", "ordered_sum", parts, out)
+    kernel = implementation(__name__, "ordered_sum", parts, out)
     apart("ordered_sum", parts, out)
     if out.size:
         kernel.ordered_sum(parts, out)
 
 
 def ordered_sum_address(dtype):
-    """Address of a C function that does what ordered_sum does, for code that has neither Python nor its lock.
+    """Address of a C function that does what ordered_sum does without Python, so without its global lock.
 
         void f(int64 parts, int64 P, int64 n, int64 stride, int64 out)
 
-    parts and out are addresses of this computer's memory, not the GPU's; row p begins `stride` bytes, a multiple of
-    the item size, after row p - 1. Raises ValueError unless dtype is float32 or uint16.
+    parts and out are addresses of this computer's memory, not the GPU's; row p begins `stride` bytes, a multiple of the
+    item size, after row p - 1. Raises ValueError unless dtype is float32 or uint16.
     """
     from kernels.wire import cpu
 

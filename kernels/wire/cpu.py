@@ -13,7 +13,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 from kernels.progress import tick
-from kernels.threads import share
+from kernels.threads import parallel_for
 
 BLOCK = 2048
 INFINITY = np.uint32(0x7F80)  # as bfloat16: an exponent of ones, no fraction
@@ -143,23 +143,23 @@ def _ordered_sum(parts, out, begin, end):
 
 
 def encode_bfloat16(x, out):
-    """Rounded, to out."""
-    share(x.size, lambda a, b: _encode(x[a:b], out[a:b]))
+    """Write out (n,), x rounded."""
+    parallel_for(x.size, lambda a, b: _encode(x[a:b], out[a:b]))
 
 
 def encode_with_feedback(x, out, error):
-    """Rounded, with error added before; what is lost to error."""
-    share(x.size, lambda a, b: _feedback(x[a:b], out[a:b], error[a:b]))
+    """Write out (n,), x + error rounded, and error, what rounding lost."""
+    parallel_for(x.size, lambda a, b: _feedback(x[a:b], out[a:b], error[a:b]))
 
 
 def decode_bfloat16(x, out):
-    """Widened, to out."""
-    share(x.size, lambda a, b: _decode(x[a:b], out[a:b]))
+    """Write out (n,), the numbers of x's bits."""
+    parallel_for(x.size, lambda a, b: _decode(x[a:b], out[a:b]))
 
 
 def ordered_sum(parts, out):
-    """The sum of the rows, to out."""
-    share(out.size, lambda a, b: _ordered_sum(parts, out, a, b))
+    """Write out (n,), the sum of the rows of parts (P,n)."""
+    parallel_for(out.size, lambda a, b: _ordered_sum(parts, out, a, b))
 
 
 @functools.cache
@@ -190,10 +190,10 @@ def _bfloat16_op():
 
 
 def ordered_sum_address(dtype):
-    """Of `void f(parts, P, n, stride, out)`; see the package."""
+    """Address of `void f(parts, P, n, stride, out)`, as kernels.ordered_sum_address says."""
     return _sum_function(dtype).address
 
 
 def bfloat16_op_address():
-    """Of an MPI_User_function."""
+    """Address of the MPI_User_function."""
     return _bfloat16_op().address

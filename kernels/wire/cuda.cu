@@ -1,7 +1,7 @@
 // bfloat16 and back, and sums in the order of ranks. Denormal sums count as zero; a number that is only rounded or
 // widened does not.
 #include "device.cuh"
-#include "each.cuh"
+#include "elementwise.cuh"
 
 constexpr int THREADS = 256;
 constexpr float MOST = 3.402823466e38f;

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def decode_bfloat16(bits):
-    """What bfloat16's bits say, in float64."""
+    """The numbers, float64, that bfloat16's bits stand for."""
     bits = bits.astype(np.int64)
     exponent, fraction = bits >> 7 & 0xFF, bits & 0x7F
     finite = np.ldexp(fraction + 128.0 * (exponent > 0), np.maximum(exponent, 1) - 134)

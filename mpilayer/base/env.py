@@ -2,10 +2,10 @@
 
 import os
 
+import kernels.env
+
 VARIABLES = {
-    "KERNELS_ISA": ("", "instruction set of the kernels: avx512, avx2 or plain; default: the best this processor has"),
-    "KERNELS_NUM_THREADS": ("1", "threads of every kernel"),
-    "KERNELS_WINOGRAD": ("1", "0 to convolve without transforms: slower, exact to 2e-6"),
+    **kernels.env.VARIABLES,
     "MPILAYER_CUDA_AWARE": ("1", "0 to sum gradients of GPUs here even if the MPI says that it can do so there"),
     "MPILAYER_PATIENCE": ("60", "seconds a rank waits for the others before it says so, once a wait"),
     "MPILAYER_PROGRESS_US": ("200", "microseconds between the calls that move messages while a kernel computes"),

@@ -89,7 +89,7 @@ class PowerSGDPayload(Payload):
         if not len(table):
             return first
         (second,) = reduction.operations(self.buffer[middle:end], lane)
-        turn = (kernels.lowrank_turn_address(), table.ctypes.data, len(table))
+        turn = (kernels.lowrank_orthonormalize_address(), table.ctypes.data, len(table))
         return *first, second._replace(work=turn, keep=(*second.keep, table))
 
 

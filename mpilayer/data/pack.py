@@ -17,8 +17,8 @@ from rich.progress import Progress
 
 from mpilayer.base.cli import Parser, count
 from mpilayer.base.errors import UserError
+from mpilayer.base.terminal import launcher_on_terminal
 from mpilayer.mpi.job import job
-from mpilayer.training.report import launcher_on_terminal
 
 BLOCK = 16  # images a rank decodes between two writes
 SPARE = 1 << 20  # bytes that a file system must have beyond what is written next

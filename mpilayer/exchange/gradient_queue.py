@@ -10,7 +10,7 @@ from mpilayer.compression.buckets import cut, due
 from mpilayer.compression.payload import PayloadContext
 from mpilayer.exchange import probe
 from mpilayer.exchange.channel import Channel, silent
-from mpilayer.exchange.posting import Posting
+from mpilayer.exchange.posting import Posting, by_name
 from mpilayer.exchange.settings import AUTO, MOST_LANES, one_of, settings_of
 from mpilayer.mpi.collectives import REDUCTIONS, Calls
 from mpilayer.mpi.engine import Engine
@@ -60,11 +60,7 @@ class GradientQueue(Channel):
         settings = settings or probe.choose(ranks, settings_of(AUTO | given), parameters.weights.nbytes, say)
         super().__init__(ranks, settings, trace, say)
         self.parameters = parameters
-        self.layers = {layer.name: layer for layer in parameters.layers}
-        if len(self.layers) < len(parameters.layers):
-            names = [layer.name for layer in parameters.layers]
-            raise ValueError(f"two layers are called {next(n for n in names if names.count(n) > 1)!r}"
-                             " | expected a name of its own for each")
+        self.layers = by_name(parameters.layers)
         self.scale = 1 / ranks.size if average else 1
         self.norms = {}  # of the gradients of the last steps, as far as somebody asked
         self.calls = Calls(self.ranks)
@@ -188,7 +184,6 @@ class GradientQueue(Channel):
             raise RuntimeError("the request queue is closed | expected post, settle and gradient before close()")
 
     def _check_memory(self, step, layer):
-        """A layer posted by its name has its gradient in the right memory."""
         if not isinstance(layer, str) and address(layer.g) != address(self.gradients(step)[layer.name]):
             raise RuntimeError(f"step {step} | {layer.name} | its gradient is not in the memory of this step"
                                " | expected what gradient() or write_gradients_to() gives: a delay of k needs k + 1"

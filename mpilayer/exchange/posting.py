@@ -52,3 +52,13 @@ class Posting:
         if missing:
             raise RuntimeError(f"step {self.step} | {name} | settled before {', '.join(missing)} was posted"
                                f" | expected every layer to be posted first | try: finish({self.step})")
+
+
+def by_name(layers):
+    """{name: layer}. Raises ValueError if two have one name."""
+    found = {layer.name: layer for layer in layers}
+    if len(found) < len(layers):
+        names = [layer.name for layer in layers]
+        raise ValueError(f"two layers are called {next(name for name in names if names.count(name) > 1)!r}"
+                         " | expected a name of its own for each")
+    return found

@@ -10,7 +10,7 @@ import numpy as np
 import kernels
 from kernels import gpu
 from mpilayer.compression.codecs import CODECS, Float32
-from mpilayer.exchange.settings import AUTO, LANES, MOST_LANES
+from mpilayer.exchange.settings import LANES, MOST_LANES
 from mpilayer.mpi import engine
 from mpilayer.mpi.collectives import REDUCTIONS, Calls
 from mpilayer.mpi.engine import Engine
@@ -198,12 +198,7 @@ def size(count):
 def _unmeasured(settings):
     """With what needs no measurement in place of "auto": one message, poll."""
     plain = {"progress": "poll", "bucket": None, "chunk": None}
-    return settings._replace(**{name: plain[name] for name in _auto(settings)})
-
-
-def _auto(settings):
-    """Names of the fields that are "auto"."""
-    return {name for name in AUTO if getattr(settings, name) == "auto"}
+    return settings._replace(**{name: plain[name] for name in settings.auto})
 
 
 def _safe(ranks, settings, say):
@@ -217,7 +212,7 @@ def _safe(ranks, settings, say):
 
 def choose(ranks, settings, largest, say):
     """The Settings for a gradient of `largest` bytes, measured where they say "auto"; all ranks call this together."""
-    auto, settings = _auto(settings), _unmeasured(settings)
+    auto, settings = settings.auto, _unmeasured(settings)
     if ranks.size == 1:
         return settings
     if ranks.crowded:

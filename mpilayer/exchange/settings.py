@@ -34,6 +34,16 @@ class Settings(NamedTuple):
     cuda_aware: bool = False
     lanes: int = LANES
 
+    @property
+    def auto(self):
+        """Names of the fields that are "auto"."""
+        return {name for name in AUTO if getattr(self, name) == "auto"}
+
+    def measured_as(self, other):
+        """These, with what was measured for other Settings where they say "auto"."""
+        found = {name: getattr(other, name) for name in self.auto}
+        return self._replace(link=other.link, cuda_aware=other.cuda_aware, **found)
+
 GIVEN = "progress", "reduction", "wire", "bucket", "chunk", "lanes"
 
 

@@ -22,6 +22,11 @@ class Schedule:
     staleness       a Counter: how many updates old gradients were when they were applied; None if that is always none
     host_only       why it cannot train a net on a GPU; an empty string if it can
     kept_sums       whether each step sums all gradients uncompressed, so that the link bounds its speed
+    overlaps        whether sums travel while the net computes
+    delay           steps that sums are late now
+    period          steps from one exchange to the next
+    measured        steps that it observes before it decides how to go on
+    prediction      of the time of a step (step_model.Prediction), or None
 
     It is made with a net (nets.Net, or what has the same layers, memory and generators), a channel that is not yet
     open, and an Optimizer; make_schedule does that.
@@ -29,7 +34,8 @@ class Schedule:
 
     channel, options, refuses = GradientQueue, (), {}
     wires, wires_because, host_only = None, "", ""
-    asynchronous, late, staleness, kept_sums = False, False, None, False
+    asynchronous, late, staleness, kept_sums, overlaps = False, False, None, False, True
+    delay, period, measured, prediction = 0, 1, 0, None
 
     def __init__(self, net, channel, optimizer):
         self.net, self.channel, self.optimizer = net, channel, optimizer

@@ -62,8 +62,13 @@ def _channel(kind, net, ranks, settings, trace, say):
     """What a schedule sends with, not yet open."""
     if kind.channel is not GradientQueue:
         return kind.channel(ranks, settings, trace, say)
-    if gpu.is_array(net.weights):
-        from mpilayer.gpu.device_queue import DeviceGradientQueue as Queue
-    else:
-        Queue = GradientQueue
-    return Queue(ranks, net, delay=None, settings=settings, trace=trace, say=say)
+    return queue_class(net)(ranks, net, delay=None, settings=settings, trace=trace, say=say)
+
+
+def queue_class(net):
+    """GradientQueue, or that of a net on a GPU."""
+    if not gpu.is_array(net.weights):
+        return GradientQueue
+    from mpilayer.gpu.device_queue import DeviceGradientQueue
+
+    return DeviceGradientQueue

@@ -22,7 +22,7 @@ class Planned(DelayedUpdates):
     measured = 4  # steps that the plan is made from
 
     def __init__(self, net, queue, optimizer):
-        self.seen, self.prediction = 0, None
+        self.seen = 0
         super().__init__(net, queue, optimizer, Constant(0))
 
     def step(self, t, batch):

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from kernels.places import fetch
+from kernels.gpu import fetch
 from mpilayer.base.errors import UserError
 from mpilayer.data import batches, prefetch, share
 from mpilayer.mpi.shared_counter import SharedCounter
@@ -44,8 +44,7 @@ class Trainer:
     @property
     def planned(self):
         """Seconds a step that the schedule has predicted, or None."""
-        prediction = getattr(self.schedule, "prediction", None)
-        return prediction and prediction.seconds
+        return self.schedule.prediction and self.schedule.prediction.seconds
 
     def run(self):
         """Train; return the record of each epoch."""

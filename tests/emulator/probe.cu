@@ -83,11 +83,11 @@ extern "C" __global__ void matrices(const unsigned short* rows, unsigned* into, 
     const int t = threadIdx.x;
     for (int i = 0; i < 8; i++) reinterpret_cast<unsigned short*>(shared + t * pitch)[i] = rows[8 * t + i];
     __syncwarp();
-    unsigned four[4], four_turned[4], two[2], two_turned[2];
-    ldmatrix_x4(four, shared + t * pitch), ldmatrix_x4_trans(four_turned, shared + t * pitch);
-    ldmatrix_x2(two, shared + t % 16 * pitch), ldmatrix_x2_trans(two_turned, shared + t % 16 * pitch);
-    for (int i = 0; i < 4; i++) into[12 * t + i] = four[i], into[12 * t + 4 + i] = four_turned[i];
-    for (int i = 0; i < 2; i++) into[12 * t + 8 + i] = two[i], into[12 * t + 10 + i] = two_turned[i];
+    unsigned four[4], four_transposed[4], two[2], two_transposed[2];
+    ldmatrix_x4(four, shared + t * pitch), ldmatrix_x4_trans(four_transposed, shared + t * pitch);
+    ldmatrix_x2(two, shared + t % 16 * pitch), ldmatrix_x2_trans(two_transposed, shared + t % 16 * pitch);
+    for (int i = 0; i < 4; i++) into[12 * t + i] = four[i], into[12 * t + 4 + i] = four_transposed[i];
+    for (int i = 0; i < 2; i++) into[12 * t + 8 + i] = two[i], into[12 * t + 10 + i] = two_transposed[i];
 }
 
 extern "C" __global__ void rounded(const float* x, unsigned* y) { y[threadIdx.x] = to_tf32(x[threadIdx.x]); }

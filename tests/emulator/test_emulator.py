@@ -189,8 +189,8 @@ def test_ldmatrix():
     got = into.get().view(np.uint16).reshape(32, 12, 2)
     for lane, fragment in enumerate(got):
         plain = [rows[8 * m + lane // 4, [lane % 4 * 2, lane % 4 * 2 + 1]] for m in range(4)]
-        turned = [rows[[8 * m + lane % 4 * 2, 8 * m + lane % 4 * 2 + 1], lane // 4] for m in range(4)]
-        assert (fragment == [*plain, *turned, *plain[:2], *turned[:2]]).all()
+        transposed = [rows[[8 * m + lane % 4 * 2, 8 * m + lane % 4 * 2 + 1], lane // 4] for m in range(4)]
+        assert (fragment == [*plain, *transposed, *plain[:2], *transposed[:2]]).all()
 
 
 def test_tf32_rounds_to_nearest_and_ties_away_from_zero():

@@ -1,13 +1,3 @@
-"""The stand-in for CuPy, which runs the GPU's kernels on the CPU."""
+"""Training on the emulated GPU."""
 
-import pytest
-
-import tests.emulator
-from tests.gpu.rooms import forget
-
-
-@pytest.fixture
-def device():
-    """CuPy's module, of which a test may choose the mode."""
-    yield tests.emulator.install()
-    forget()
+from tests.emulator.fixtures import device, pytest_runtest_setup  # noqa: F401 - for pytest

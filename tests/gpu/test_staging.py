@@ -8,7 +8,7 @@ import pytest
 
 import nets
 import tests.emulator
-from kernels.places import fetch
+from kernels.gpu import fetch
 from mpilayer.exchange.settings import Settings
 from mpilayer.gpu import cuda_aware, staging
 from mpilayer.gpu.batch_feed import Feed

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import tests.emulator
-from kernels.places import fetch
+from kernels.gpu import fetch
 from mpilayer.base.errors import UserError
 from mpilayer.gpu import device
 from mpilayer.schedules import SCHEDULES

@@ -27,11 +27,11 @@ def test_what_leaves_and_what_stays_is_all_there_was(size, seed, share):
     gradient, error, k = numbers(size, seed), numbers(size, seed + 100), max(1, int(share * size))
     total, packed = error + gradient, np.zeros(2 * k, np.int32)
     kernels.topk_encode(gradient, error, packed)
-    places, values = packed[:k], packed[k:].view(np.float32)
-    assert (np.diff(places) > 0).all()
-    assert (error[places] == 0).all()
+    indices, values = packed[:k], packed[k:].view(np.float32)
+    assert (np.diff(indices) > 0).all()
+    assert (error[indices] == 0).all()
     found = error.copy()
-    found[places] = values
+    found[indices] = values
     assert found.tobytes() == total.tobytes()
     assert np.abs(error).max() <= np.abs(values).min() * (1 + 2**-7)
 
@@ -78,7 +78,7 @@ def test_a_matrix_of_low_rank_arrives_whole():
 def test_columns_that_vanish_are_nothing():
     P, Q = np.ones((6, 3), np.float32), np.empty((3, 4), np.float32)
     P[:, 2] = 0
-    kernels.lowrank_turn(np.ones((6, 4), np.float32), P, Q)
+    kernels.lowrank_orthonormalize(np.ones((6, 4), np.float32), P, Q)
     np.testing.assert_allclose(P[:, 0], 6**-0.5, rtol=1e-6)
     assert not P[:, 1:].any()
     assert not Q[1:].any()
@@ -91,10 +91,10 @@ def test_the_function_for_mpi_does_a_table():
              np.zeros((r, m), np.float32)) for n, m, r in shapes]
     wanted = [[a.copy() for a in group] for group in some]
     table = np.array([[M.ctypes.data, *M.shape, P.ctypes.data, Q.ctypes.data, len(Q)] for M, P, Q in some], np.int64)
-    turn = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(kernels.lowrank_turn_address())
+    turn = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(kernels.lowrank_orthonormalize_address())
     turn(table.ctypes.data, len(table))
     for group, want in zip(some, wanted, strict=True):
-        kernels.lowrank_turn(*want)
+        kernels.lowrank_orthonormalize(*want)
         for a, b in zip(group, want, strict=True):
             assert a.tobytes() == b.tobytes()
             assert b.any()
@@ -105,8 +105,9 @@ def test_the_function_for_mpi_does_a_table():
     (lambda x: kernels.topk_encode(x, x.copy(), np.zeros(3, np.int32)), "topk_encode: packed .* two words"),
     (lambda x: kernels.topk_encode(x, x.copy(), np.zeros(2 * x.size + 2, np.int32)), "topk_encode: packed"),
     (lambda x: kernels.topk_encode(x, x.astype(np.float64), np.zeros(2, np.int32)), "topk_encode: error must be"),
-    (lambda x: kernels.topk_decode(np.full((1, 2), 99, np.int32), x), r"topk_decode: .* places in 0\.\.5"),
-    (lambda x: kernels.lowrank_turn(x.reshape(2, 3), x.reshape(2, 3), x.reshape(2, 3)), r"lowrank_turn: .*\(n,r\)"),
+    (lambda x: kernels.topk_decode(np.full((1, 2), 99, np.int32), x), r"topk_decode: .* indices in 0\.\.5"),
+    (lambda x: kernels.lowrank_orthonormalize(x.reshape(2, 3), x.reshape(2, 3), x.reshape(2, 3)),
+     r"lowrank_orthonormalize: .*\(n,r\)"),
     (lambda x: kernels.lowrank_project(x.reshape(2, 3), x, x[:3].reshape(1, 3), x[:2].reshape(2, 1)),
      r"lowrank_project: error must be .*\(n,m\)"),
 ])

@@ -7,7 +7,7 @@ import kernels
 from kernels.check import normals
 from kernels.dense import check, ref
 from kernels.dense.cases import CASES
-from kernels.matmul.few import SLICE
+from kernels.matmul.few_rows import SLICE
 from tests.kernels.oracle import BOUND, all_close, locked, numeric_gradient, random
 
 

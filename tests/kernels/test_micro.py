@@ -22,14 +22,14 @@ def call(address, arguments):
     vectors.call(address, arguments)
 
 
-def multiply(a, b, c, mode=0, bias=None, soon_k=0):
+def multiply(a, b, c, mode=0, bias=None, prefetch_k=0):
     """The tile on A (blocks, rows, depth) of any strides, B (blocks, depth, columns) and C (rows, columns)."""
     address = micro.tile().address
     (blocks, rows, depth), columns = a.shape, b.shape[2]
     a_offsets, b_offsets = (np.arange(blocks) * array.strides[0] for array in (a, b))
     call(address, (rows, columns, depth, a.ctypes.data, *a.strides[1:], b.ctypes.data, b.strides[1],
                    c.ctypes.data, c.strides[0], blocks, a_offsets.ctypes.data, b_offsets.ctypes.data,
-                   mode, 0 if bias is None else bias.ctypes.data, b.ctypes.data, soon_k, soon_k))
+                   mode, 0 if bias is None else bias.ctypes.data, b.ctypes.data, prefetch_k, prefetch_k))
 
 
 def floats(rng, *shape):
@@ -46,7 +46,7 @@ def check(rng, rows, columns, mode, with_bias):
     bias = floats(rng, columns) if with_bias else None
     start = before[:rows, :columns] if mode & ACCUMULATE else bias if with_bias else 0
     want = start + np.einsum("tik,tkj->ij", a, b, dtype=np.float64)
-    multiply(a, b, c, mode, bias, soon_k=int(rng.integers(2)) * 24)
+    multiply(a, b, c, mode, bias, prefetch_k=int(rng.integers(2)) * 24)
     np.testing.assert_allclose(c, np.maximum(want, 0) if mode & RELU else want, rtol=0, atol=100 * EPS)
     around[:rows, :columns] = before[:rows, :columns]
     np.testing.assert_array_equal(around, before, "wrote outside of C")

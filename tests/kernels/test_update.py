@@ -4,10 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kernels
-from kernels.check import BOUND
 from kernels.update.cases import CASES
 from kernels.update.check import ADAM, RATES, STEPS, adam_passes, passes
-from tests.kernels.oracle import all_close, all_near, locked
+from tests.kernels.oracle import BOUND, all_close, all_near, locked
 
 
 def arrays(size, seed=0):

@@ -6,10 +6,10 @@ from numba import njit
 
 import kernels
 from kernels import vectors
-from kernels.check import TRANSFORMED, normals
+from kernels.check import normals
 from kernels.conv2d import direct, ref, winograd
 from kernels.conv2d.cases import CASES
-from kernels.conv2d.check import passes_of
+from kernels.conv2d.check import TRANSFORMED, passes_of
 from kernels.conv2d.transform import DATA, FILTER, GRADIENT, OUTPUT, WEIGHTS, linear, matrices, transform
 from tests.kernels.oracle import all_close, close, random
 from tests.ranks import environment, python

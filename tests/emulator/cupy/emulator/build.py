@@ -85,9 +85,14 @@ def closing(text, start):
     raise CompileError(f"a bracket does not close: {text[start:start + 80]!r}")
 
 
+def program():
+    """The compiler: CXX, or g++."""
+    return os.environ.get("CXX") or "g++"
+
+
 def compiler(*arguments, **more):
-    """Run CXX, or g++; its output. Raises CompileError."""
-    command = [os.environ.get("CXX") or "g++", *arguments]
+    """Run the compiler; its output. Raises CompileError."""
+    command = [program(), *arguments]
     try:
         run = subprocess.run(command, capture_output=True, text=True, check=False, **more)
     except FileNotFoundError:

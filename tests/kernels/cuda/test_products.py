@@ -16,7 +16,7 @@ from kernels.cuda import products
 from kernels.dense import check as dense
 from kernels.matmul import check as matmul
 from kernels.matmul.cases import Case as Product
-from tests.gpu.rooms import MODES, forget, is_caught
+from tests.kernels.cuda.rooms import MODES, forget, is_caught
 
 BACKENDS = ("float32", "tf32", "bfloat16")
 
@@ -29,16 +29,16 @@ def backend(request, device):
 
 
 def agree(room, backend, passes):
-    """Every (pass, result, reference)."""
+    """Every (pass, result, reference), by the BOUND of a room's check.py."""
     for part, got, want in passes:
-        found, bound = check.error(got, want), backend.bound(room, got)
-        assert found <= bound, f"{backend.name} {room} {part}: {found:.1e} > {bound:.1e}"
+        found, bound = check.error(got, want), room.BOUND.of(backend.precision, got)
+        assert found <= bound, f"{backend.name} {room.__name__} {part}: {found:.1e} > {bound:.1e}"
 
 
 def numbers(backend, seed=0, kind=np.asarray):
     """A source of arrays of normal numbers, or a function of them, that the precision can hold."""
     draw = check.normals(seed)
-    return lambda shape: backend.place.rounded(kind(draw(shape)))
+    return lambda shape: backend.target.rounded(kind(draw(shape)))
 
 
 # The nets' layers, their images cut down: whole chunks and odd ones, groups, strides, long sums in parts. Compiling for
@@ -74,19 +74,19 @@ def each_in(name, cases):
 def test_convolutions(case, backend, device):
     mode = MODES[[case for _, case in LAYERS].index(case) % len(MODES)]
     with device.emulator.mode(**mode):
-        agree("conv2d", backend, conv2d.passes_of(case, numbers(backend), backend.place))
+        agree(conv2d, backend, conv2d.passes_of(case, numbers(backend), backend.target))
 
 
 @each_in("shape", SHAPES)
 def test_dense_layers(shape, backend):
     M, C, K = shape
     some = numbers(backend)
-    agree("dense", backend, dense.passes(some((M, C)), some((C, K)), some((K,)), some((M, K)), backend.place))
+    agree(dense, backend, dense.passes(some((M, C)), some((C, K)), some((K,)), some((M, K)), backend.target))
 
 
 @each_in("case", MATRICES)
 def test_matrices_that_lie_either_way(case, backend):
-    agree("matmul", backend, matmul.passes_of(case, numbers(backend), backend.place))
+    agree(matmul, backend, matmul.passes_of(case, numbers(backend), backend.target))
 
 
 @pytest.mark.parametrize("backend", ["float32"], indirect=True)
@@ -100,14 +100,14 @@ def test_any_convolution(backend, data):
     C = groups * channels
     K = groups * data.draw(st.sampled_from([1, 3, channels]))
     some = numbers(backend, kind=np.abs)  # sums of few products that cancel would be off by any share of themselves
-    agree("conv2d", backend, conv2d.passes(some, (N, H, W, C), (R, S, C // groups, K), backend.place, stride=stride,
+    agree(conv2d, backend, conv2d.passes(some, (N, H, W, C), (R, S, C // groups, K), backend.target, stride=stride,
                                            padding=padding, groups=groups))
 
 
 @pytest.mark.parametrize("backend", ["float32"], indirect=True)
 def test_parts_of_a_sum_are_added_in_their_order(backend):
     """So the bits are the same every time, and on every GPU that cuts alike."""
-    x, dy = (backend.place.x(numbers(backend, seed)(shape)) for seed, shape in enumerate([(3000, 8), (3000, 24)]))
+    x, dy = (backend.target.x(numbers(backend, seed)(shape)) for seed, shape in enumerate([(3000, 8), (3000, 24)]))
     assert products.cut(8, 24, 3000, 1, x, dy, x, lines=((8,), (24,))).splits > 1
     first, second = (kernels.dense_wgrad(x, dy).get() for _ in range(2))
     np.testing.assert_array_equal(first, second)
@@ -116,7 +116,7 @@ def test_parts_of_a_sum_are_added_in_their_order(backend):
 def test_nan_passes_through_relu_in_its_sample_only(backend):
     x, w = numbers(backend)((70, 40)), numbers(backend, 1)((40, 72))
     x[15, 3] = np.nan
-    y = check.fetch(kernels.dense(backend.place.x(x), backend.place.w(w), relu=True))
+    y = gpu.fetch(kernels.dense(backend.target.x(x), backend.target.w(w), relu=True))
     assert np.isnan(y[15]).all()
     assert (np.delete(y, 15, 0) >= 0).all()
 
@@ -129,8 +129,8 @@ def test_arrays_that_begin_anywhere(backend, device):
         return there
 
     x, w = numbers(backend)((16, 64)), numbers(backend, 1)((64, 64))
-    want, arrays = x.astype(np.float64) @ w, (backend.place.x(x), backend.place.w(w))
-    agree("dense", backend, [("there", kernels.dense(*arrays), want),
+    want, arrays = x.astype(np.float64) @ w, (backend.target.x(x), backend.target.w(w))
+    agree(dense, backend, [("there", kernels.dense(*arrays), want),
                              ("moved", kernels.dense(*map(moved, arrays)), want)])
 
 
@@ -149,8 +149,8 @@ def test_mutants(precision, statement, instead, device, monkeypatch):
     x, w = some((70, 520)), some((520, 72))
 
     def work():
-        got = kernels.dense(backend.place.x(x), backend.place.w(w))
-        agree("dense", backend, [("dense", got, x.astype(np.float64) @ w)])
+        got = kernels.dense(backend.target.x(x), backend.target.w(w))
+        agree(dense, backend, [("dense", got, x.astype(np.float64) @ w)])
 
     caught = is_caught(device, work)
     gpu.set_precision("float32")

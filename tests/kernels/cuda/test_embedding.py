@@ -7,7 +7,7 @@ import kernels
 from kernels.check import normals
 from kernels.embedding.cases import CASES, Case
 from kernels.embedding.check import passes, passes_of
-from tests.gpu.rooms import MODES, agree, every_way, is_caught, lacks, precisions
+from tests.kernels.cuda.rooms import MODES, agree, every_way, is_caught, lacks, precisions
 
 SMALL = [Case("runs over pieces", 9, 70, 8, 16, 70, 2), Case("two digits", 3, 30, 2000, 8, 40, 2000),
          *(case for case in CASES if case.name in ("one", "odd"))]
@@ -22,8 +22,8 @@ def test_cases(device):
        st.integers(0, 99))
 def test_any_shape(device, N, T, V, C, more, seed):
     some, tokens = normals(seed), np.random.default_rng(seed).integers(0, V, (N, T))
-    for place in precisions():
-        agree(passes(tokens, *(place.rounded(some(shape)) for shape in ((V, C), (T + more, C), (N, T, C))), place))
+    for target in precisions():
+        agree(passes(tokens, *(target.rounded(some(shape)) for shape in ((V, C), (T + more, C), (N, T, C))), target))
 
 
 def test_tokens_that_there_are_not(device):

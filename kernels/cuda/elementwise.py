@@ -1,4 +1,4 @@
-"""Kernels that go over arrays number by number (each.cuh), launched."""
+"""Kernels that go over arrays number by number (elementwise.cuh), launched."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ THREADS, BLOCKS = 256, 8  # of a block; blocks of a multiprocessor
 
 
 def launch(room, name, arrays, *arguments, **constants):
-    """Run name(arrays..., n, arguments...) of a room for arrays of n numbers each."""
+    """Run name(arrays..., n, arguments...) of a room, for arrays of n elements each."""
     n, widest = arrays[0].size, max(arrays, key=lambda array: array.itemsize)
     vec = gpu.pack(n, widest, *arrays)
     blocks = min(-(-n // (THREADS * vec)), BLOCKS * gpu.multiprocessors())

@@ -16,7 +16,7 @@ jit = njit(nogil=True, cache=True)
 
 @jit
 def times(tile, x, w, bias, relu, y, more, first, last):
-    """Panels first to last of y = x w, w where it is."""
+    """Panels first to last of y = x w; w is read where it lies, not packed."""
     wide = tile.columns
     (M, C), K = x.shape, w.shape[1]
     for c in range(0, C, SLICE):
@@ -31,7 +31,7 @@ def times(tile, x, w, bias, relu, y, more, first, last):
 
 
 @jit
-def times_turned(tile, panels, w, part, y, first, last):
+def times_transposed(tile, panels, w, part, y, first, last):
     """Columns first to last of y^T = w x^T, tile by tile: so the rows of the tile are rows of w, read where they are.
 
     panels (M/wide, C, wide) is x^T.

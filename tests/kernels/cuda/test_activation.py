@@ -7,9 +7,9 @@ import kernels
 from kernels.activation.cases import CASES, Case
 from kernels.activation.check import passes, passes_of
 from kernels.check import normals
-from kernels.cuda import strips
-from kernels.places import fetch
-from tests.gpu.rooms import agree, every_way, is_caught, lacks, precisions
+from kernels.cuda import row_reduction
+from kernels.gpu import fetch
+from tests.kernels.cuda.rooms import agree, every_way, is_caught, lacks, precisions
 
 SMALL = [Case("vectors", (2, 9, 5, 24)), Case("several strips of several pieces", (2, 9, 1032)),
          *(case for case in CASES if case.name in ("one", "odd", "no dimension"))]
@@ -25,19 +25,19 @@ def test_cases(device):
 @given(st.lists(st.integers(1, 9), max_size=4).map(tuple), st.floats(0, 0.99), words, words)
 def test_any_shape(device, shape, rate, seed, first):
     some = normals(seed % 99)
-    for place in precisions():
-        x, dy = place.rounded(some(shape)), place.rounded(some(shape))
-        agree(passes(x, dy, rate, seed, first, place), least=1)
+    for target in precisions():
+        x, dy = target.rounded(some(shape)), target.rounded(some(shape))
+        agree(passes(x, dy, rate, seed, first, target), least=1)
 
 
 @few
 @given(st.integers(1, 300), st.integers(1, 70), st.integers(0, 99))
 def test_sums_over_any_number_of_rows(device, monkeypatch, rows, K, seed):
-    monkeypatch.setattr(strips, "LEAST_ROWS", 1)
+    monkeypatch.setattr(row_reduction, "LEAST_ROWS", 1)
     some = normals(seed)
-    for place in precisions():
-        dy, y = place.rounded(some((rows, K))), place.rounded(some((rows, K)))
-        dx, db = kernels.bias_relu_backward(place.x(dy), place.x(y))
+    for target in precisions():
+        dy, y = target.rounded(some((rows, K))), target.rounded(some((rows, K)))
+        dx, db = kernels.bias_relu_backward(target.x(dy), target.x(y))
         want = np.where(y > 0, dy, 0)
         np.testing.assert_array_equal(fetch(dx), want)
         np.testing.assert_allclose(db.get(), want.sum(0, dtype=np.float64), atol=2e-7 * np.abs(want).sum(0).max())
@@ -63,8 +63,8 @@ def test_every_grouping_of_an_array_gives_the_same(device):
     ("relu", 1, 0), ("relu_backward", 2, 0), ("relu_backward", 2, 1), ("gelu", 1, 0), ("gelu_backward", 2, 0),
     ("gelu_backward", 2, 1)])
 def test_in_place(device, operation, inputs, which):
-    for place in precisions():
-        arrays = [place.x(normals(seed)((5, 401))) for seed in range(inputs)]
+    for target in precisions():
+        arrays = [target.x(normals(seed)((5, 401))) for seed in range(inputs)]
         want = fetch(getattr(kernels, operation)(*arrays))
         assert getattr(kernels, operation)(*arrays, out=arrays[which]) is arrays[which]
         np.testing.assert_array_equal(fetch(arrays[which]), want)

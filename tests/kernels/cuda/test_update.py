@@ -7,7 +7,7 @@ import kernels
 from kernels.check import normals
 from kernels.update.cases import CASES
 from kernels.update.check import ADAM, RATES, passes_of
-from tests.gpu.rooms import agree, every_way, is_caught, lacks, precisions
+from tests.kernels.cuda.rooms import agree, every_way, is_caught, lacks, precisions
 
 SMALL = [case._replace(size=min(case.size, size)) for case, size in zip(CASES, (1, 1003, 4096), strict=True)]
 LATE = RATES | {"scale": 0.3, "late": 2}

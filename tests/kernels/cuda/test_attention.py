@@ -9,8 +9,8 @@ import kernels
 from kernels import check, gpu
 from kernels.attention.cases import Case
 from kernels.attention.check import passes, passes_of
-from kernels.places import fetch
-from tests.gpu.rooms import MODES, is_caught, lacks
+from kernels.gpu import fetch
+from tests.kernels.cuda.rooms import MODES, is_caught, lacks
 
 SMALL = [Case("whole", 2, 70, 2, 16), Case("odd", 1, 37, 3, 5), Case("one token", 3, 1, 2, 4),
          Case("wide", 1, 70, 1, 80), Case("wide, odd", 1, 33, 2, 67), Case("long", 1, 700, 1, 8)]
@@ -18,17 +18,17 @@ SMALL = [Case("whole", 2, 70, 2, 16), Case("odd", 1, 37, 3, 5), Case("one token"
 BOUNDS = {"float32": (2e-6, 2e-6, 5e-6), "tf32": (1e-3, 1e-3, 1e-3), "bfloat16": (4e-3, 2e-6, 8e-3)}
 
 
-class Place:
+class Precision:
     """The GPU in one of its precisions."""
 
     def __init__(self, precision):
         self.bounds = dict(zip(("attention", "lse", "attention_backward"), BOUNDS[precision], strict=True))
-        self.place = check.cuda(precision).place
+        self.target = check.cuda(precision).target
 
     def numbers(self, seed=0):
         """A source of arrays of normal numbers that the precision can hold."""
         draw = check.normals(seed)
-        return lambda shape: self.place.rounded(draw(shape))
+        return lambda shape: self.target.rounded(draw(shape))
 
     def agree(self, found, times=1, least=0):
         """Every (pass, result, reference), relative to the largest value, or `least` if that is more."""
@@ -39,29 +39,30 @@ class Place:
 
 
 @pytest.fixture(params=BOUNDS)
-def place(request, device):
-    yield Place(request.param)
+def backend(request, device):
+    yield Precision(request.param)
     gpu.set_precision("float32")
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
-def test_cases(case, place, device):
+def test_cases(case, backend, device):
     with device.emulator.mode(**MODES[SMALL.index(case) % len(MODES)]):
-        place.agree(passes_of(case, place.numbers(), place.place))
+        backend.agree(passes_of(case, backend.numbers(), backend.target))
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 2), st.integers(1, 140), st.integers(1, 3), st.sampled_from([1, 2, 7, 12, 16, 66, 72, 80]),
        st.integers(0, 99), st.sampled_from(MODES), st.sampled_from([1, 132]))
-def test_any_shape(place, device, N, T, heads, D, seed, mode, processors):
-    some = place.numbers(seed)
+def test_any_shape(backend, device, N, T, heads, D, seed, mode, processors):
+    some = backend.numbers(seed)
     with pytest.MonkeyPatch.context() as patch, device.emulator.mode(**mode):
         patch.setattr(gpu, "multiprocessors", lambda: processors)  # few: blocks of 128 queries
-        place.agree(passes(some((N, T, 3 * heads * D)), some((N, T, heads * D)), heads, place.place), times=2, least=1)
+        found = passes(some((N, T, 3 * heads * D)), some((N, T, heads * D)), heads, backend.target)
+        backend.agree(found, times=2, least=1)
 
 
-def test_the_same_bits_however_threads_are_scheduled(place, device):
-    qkv, dy = (place.place.x(check.normals()(shape)) for shape in ((1, 150, 96), (1, 150, 32)))
+def test_the_same_bits_however_threads_are_scheduled(backend, device):
+    qkv, dy = (backend.target.x(check.normals()(shape)) for shape in ((1, 150, 96), (1, 150, 32)))
 
     def all_results():
         y, lse = kernels.attention(qkv, 2)
@@ -78,34 +79,34 @@ def _in(device, mode, work):
         return work()
 
 
-def test_nobody_sees_the_future(place):
-    qkv = place.numbers()((1, 150, 3 * 8))
+def test_nobody_sees_the_future(backend):
+    qkv = backend.numbers()((1, 150, 3 * 8))
     changed = qkv.copy()
     changed[0, 100:] = 7
-    (y, lse), (other, _) = (kernels.attention(place.place.x(a), 2) for a in (qkv, changed))
+    (y, lse), (other, _) = (kernels.attention(backend.target.x(a), 2) for a in (qkv, changed))
     np.testing.assert_array_equal(fetch(other)[0, :100], fetch(y)[0, :100])
-    dy = place.place.x(np.where(np.arange(150)[None, :, None] < 100, fetch(y), np.float32(0)))
-    dqkv = fetch(kernels.attention_backward(dy, place.place.x(qkv), y, lse))
+    dy = backend.target.x(np.where(np.arange(150)[None, :, None] < 100, fetch(y), np.float32(0)))
+    dqkv = fetch(kernels.attention_backward(dy, backend.target.x(qkv), y, lse))
     assert not dqkv[0, 100:].any()
     assert dqkv[0, 99].any()
 
 
 def test_large_scores_do_not_overflow(device):
     """The keys that matter come late, so that every block of keys raises the maximum."""
-    place, qkv = Place("float32"), check.normals()((1, 300, 3 * 8))
+    backend, qkv = Precision("float32"), check.normals()((1, 300, 3 * 8))
     qkv[..., 8:16] *= np.linspace(1, 200, 300, dtype=np.float32)[:, None]
-    place.agree(passes(qkv, check.normals(1)((1, 300, 8)), 1, place.place), times=50)
+    backend.agree(passes(qkv, check.normals(1)((1, 300, 8)), 1, backend.target), times=50)
 
 
-def test_addresses_need_not_be_multiples_of_16(place, device):
-    some, dtype = place.numbers(), place.place.x(np.ones(1, np.float32)).dtype
+def test_addresses_need_not_be_multiples_of_16(backend, device):
+    some, dtype = backend.numbers(), backend.target.x(np.ones(1, np.float32)).dtype
 
     def aside(array):
         room = device.empty(array.size + 1, dtype)
         room[1:] = device.asarray(array.astype(dtype)).ravel()
         return room[1:].reshape(array.shape)
 
-    place.agree(passes(some((1, 40, 48)), some((1, 40, 16)), 1, place.place._replace(x=aside)))
+    backend.agree(passes(some((1, 40, 48)), some((1, 40, 16)), 1, backend.target._replace(x=aside)))
 
 
 @pytest.mark.parametrize(("call", "message"), [
@@ -126,5 +127,5 @@ def test_what_does_not_fit_is_refused(device, call, message):
 @pytest.mark.parametrize("statement", ["            __syncthreads();", "            cp_async_wait<0>();"])
 def test_what_orders_the_copies_matters(device, monkeypatch, statement):
     lacks(monkeypatch, "attention", statement)
-    place = Place("float32")
-    assert is_caught(device, lambda: place.agree(passes_of(SMALL[0], place.numbers(), place.place)))
+    backend = Precision("float32")
+    assert is_caught(device, lambda: backend.agree(passes_of(SMALL[0], backend.numbers(), backend.target)))

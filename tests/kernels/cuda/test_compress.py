@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 
 import kernels
 from kernels.check import normals
+from kernels.check_target import on_gpu
 from kernels.compress import check
 from kernels.compress.cases import CASES, Case
-from kernels.places import on_gpu
-from tests.gpu.rooms import MODES, agree, is_caught, lacks
+from tests.kernels.cuda.rooms import MODES, agree, is_caught, lacks
 
 SMALL = [CASES[0], CASES[1], Case("more factors", 50, 70, 6, 2)]
 
@@ -52,8 +52,8 @@ def test_ranks_may_be_numpys(device):
 
 
 def test_turning_is_for_the_host(device):
-    with pytest.raises(ValueError, match="lowrank_turn: the arrays must be NumPy's"):
-        kernels.lowrank_turn(*(device.ones(shape, np.float32) for shape in ((3, 4), (3, 2), (2, 4))))
+    with pytest.raises(ValueError, match="lowrank_orthonormalize: the arrays must be NumPy's"):
+        kernels.lowrank_orthonormalize(*(device.ones(shape, np.float32) for shape in ((3, 4), (3, 2), (2, 4))))
 
 
 @pytest.mark.parametrize("barrier", [4, 7])

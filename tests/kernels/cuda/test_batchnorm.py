@@ -8,8 +8,8 @@ from kernels.batchnorm import ref
 from kernels.batchnorm.cases import CASES, Case
 from kernels.batchnorm.check import passes, passes_of
 from kernels.check import normals
-from kernels.places import fetch
-from tests.gpu.rooms import agree, every_way, is_caught, lacks, precisions
+from kernels.gpu import fetch
+from tests.kernels.cuda.rooms import agree, every_way, is_caught, lacks, precisions
 
 SMALL = [Case("vectors", (2, 7, 5, 64)), Case("tiles", (1, 3, 3, 264), add=True),
          *(case for case in CASES if case.name in ("odd channels", "one row", "one channel"))]
@@ -23,11 +23,11 @@ def test_cases(device):
 @given(st.integers(6, 150), st.integers(1, 70), st.integers(0, 99))
 def test_any_shape(device, rows, C, seed):
     some = normals(seed)
-    for place in precisions():
+    for target in precisions():
         x, add, dy, gamma, beta = (some(shape) for shape in ((rows, C),) * 3 + ((C,),) * 2)
         x[0] += 1  # rows that hardly differ would have gradients by x of any size
-        x, add, dy = map(place.rounded, (x, add, dy))
-        agree(passes(x, gamma, beta, add, dy, place), bound=1e-5, least=1)
+        x, add, dy = map(target.rounded, (x, add, dy))
+        agree(passes(x, gamma, beta, add, dy, target), bound=1e-5, least=1)
 
 
 def test_a_mean_far_from_zero_costs_no_precision(device):

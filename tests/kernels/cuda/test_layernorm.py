@@ -7,7 +7,7 @@ import kernels
 from kernels.check import normals
 from kernels.layernorm.cases import CASES, Case
 from kernels.layernorm.check import passes, passes_of
-from tests.gpu.rooms import agree, every_way, is_caught, lacks, precisions
+from tests.kernels.cuda.rooms import agree, every_way, is_caught, lacks, precisions
 
 SMALL = [Case("threads of several warps", 3, 2000), Case("half a warp", 50, 256), *(c for c in CASES if c.M < 10)]
 
@@ -20,9 +20,9 @@ def test_cases(device):
 @given(st.integers(1, 70), st.integers(5, 300), st.integers(0, 99))
 def test_any_shape(device, M, C, seed):
     some = normals(seed)
-    for place in precisions():
-        x, dy, gamma, beta = (place.rounded(some(shape)) for shape in ((M, C), (M, C), (C,), (C,)))
-        agree(passes(x, gamma, beta, dy, place), bound=5e-6, least=1)
+    for target in precisions():
+        x, dy, gamma, beta = (target.rounded(some(shape)) for shape in ((M, C), (M, C), (C,), (C,)))
+        agree(passes(x, gamma, beta, dy, target), bound=5e-6, least=1)
 
 
 def test_the_gradient_may_go_into_dy(device):

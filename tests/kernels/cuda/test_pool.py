@@ -4,10 +4,10 @@ from hypothesis import strategies as st
 
 import kernels
 from kernels.check import normals
-from kernels.places import fetch
+from kernels.gpu import fetch
 from kernels.pool import check
 from kernels.pool.cases import CASES
-from tests.gpu.rooms import agree, every_way, precisions
+from tests.kernels.cuda.rooms import agree, every_way, precisions
 from tests.kernels.test_pool import pools
 
 SMALL = [case._replace(shape=(min(2, case.shape[0]), *case.shape[1:3], min(case.shape[3], 16)))
@@ -23,20 +23,20 @@ def test_cases(device):
 def test_any_window(device, pool, include, seed):
     shape, arguments = pool
     x = np.random.default_rng(seed).integers(-2, 2, shape).astype(np.float32)
-    for place in precisions():
-        def some(shape, place=place):
-            return place.rounded(normals(seed)(shape))
+    for target in precisions():
+        def some(shape, target=target):
+            return target.rounded(normals(seed)(shape))
 
-        agree(check.max_passes(x, some, place, **arguments))
-        agree(check.avg_passes(some(shape), some, place, count_include_pad=include, **arguments), bound=1e-5)
+        agree(check.max_passes(x, some, target, **arguments))
+        agree(check.avg_passes(some(shape), some, target, count_include_pad=include, **arguments), bound=1e-5)
 
 
 def test_nan_beats_every_number_and_the_first_of_equals_wins(device):
     x = normals()((1, 5, 5, 8))
     x[0, 2, 2, 3], x[0, 2, 2, 4], x[0, 0, 0, 3], x[..., 5] = np.nan, np.inf, np.inf, -np.inf
-    for place in precisions():
-        y, index = kernels.maxpool2d(place.x(x), 3, stride=1, padding=1)
-        want, taps = kernels.maxpool2d(place.rounded(x), 3, stride=1, padding=1)
+    for target in precisions():
+        y, index = kernels.maxpool2d(target.x(x), 3, stride=1, padding=1)
+        want, taps = kernels.maxpool2d(target.rounded(x), 3, stride=1, padding=1)
         np.testing.assert_array_equal(fetch(y), want)
         np.testing.assert_array_equal(fetch(index), taps)
 

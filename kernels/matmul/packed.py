@@ -1,16 +1,16 @@
 """Products with many rows: panels of weights are packed and stay in cache.
 
-What comes from memory, or goes there, is fetched while the tile computes.
+What comes from memory, or goes there, is prefetched while the micro-kernel computes.
 """
 
 from numba import njit
 
 from kernels import micro, scratch
-from kernels.layout import copy, spread, transpose
-from kernels.matmul.few import CROWDED, FLOAT, SUMMED
+from kernels.layout import copy, padded_length, transpose
+from kernels.matmul.few_rows import CROWDED, FLOAT, SUMMED
 from kernels.micro import ACCUMULATE, RELU, multiply
 from kernels.progress import tick
-from kernels.threads import share
+from kernels.threads import parallel_for
 from kernels.vectors import call
 
 ROWS = 112  # rows of x for which a panel is used before the next
@@ -21,10 +21,13 @@ jit = njit(nogil=True, cache=True)
 
 
 @jit
-def pack(w, turned, first, last, packed):
-    """Panels first to last of w (C,K), or of w^T if turned, to packed (panels, C, wide); a short one is not filled."""
+def pack(w, transposed, first, last, packed):
+    """Panels first to last of w (C,K), or of w^T if transposed, to packed (panels, C, wide).
+
+    Columns that a short last panel lacks keep what was in `packed`.
+    """
     wide = packed.shape[2]
-    if turned:
+    if transposed:
         for j in range(first, last):
             part = w[j * wide:(j + 1) * wide]
             transpose(part, packed[j, :, :part.shape[0]])
@@ -40,7 +43,7 @@ def pack(w, turned, first, last, packed):
 
 @jit
 def sweep(tile, x, packed, bias, mode, y, x_copy, first, last):
-    """Rows first to last of y = x times packed panels; `mode` as the tile knows it."""
+    """Rows first to last of y = x times packed panels; `mode` as micro.py has it."""
     (panels, depth, wide), K = packed.shape, y.shape[1]
     x_row, y_row = x.strides[0], y.strides[0]
     for m in range(first, last, ROWS):
@@ -55,16 +58,16 @@ def sweep(tile, x, packed, bias, mode, y, x_copy, first, last):
             c = y[m, j * wide:].ctypes.data
             if depth < K:  # more is written than read: fetch the next panel of y
                 following = c + wide * FLOAT if j + 1 < panels else y.ctypes.data + (m + rows) * y_row
-                soon = following, y_row, -(-rows // tiles) * y_row
+                prefetch = following, y_row, -(-rows // tiles) * y_row
             else:
-                soon = x.ctypes.data + (m + rows) * x_row + j * tiles * depth * fetched, fetched, depth * fetched
+                prefetch = x.ctypes.data + (m + rows) * x_row + j * tiles * depth * fetched, fetched, depth * fetched
             call(tile.address, (rows, min(wide, K - j * wide), depth, a, a_row, FLOAT,
                                 packed[j].ctypes.data, wide * FLOAT, c, y_row, 1, tile.zero, tile.zero, mode,
-                                bias[j * wide:].ctypes.data if bias.size else 0, *soon))
+                                bias[j * wide:].ctypes.data if bias.size else 0, *prefetch))
 
 
-def times(x, w, turned, bias, relu, y, more):
-    """y (M,K) = x (M,C) w, with w (C,K), or (K,C) if turned."""
+def times(x, w, transposed, bias, relu, y, more):
+    """y (M,K) = x (M,C) w, with w (C,K), or (K,C) if transposed."""
     (M, C), K, tile = x.shape, y.shape[1], micro.tile()
     wide = tile.columns
     chunk = -(-C // -(-C // SUMMED))
@@ -72,20 +75,20 @@ def times(x, w, turned, bias, relu, y, more):
     for k in range(0, K, width):
         target, end = y[:, k:k + width], min(K, k + width)
         for c in range(0, C, chunk):
-            part = w[k:end, c:c + chunk] if turned else w[c:c + chunk, k:end]
+            part = w[k:end, c:c + chunk] if transposed else w[c:c + chunk, k:end]
             rows = x[:, c:c + chunk]
             packed = scratch.array("packed", (-(-(end - k) // wide), rows.shape[1], wide))
             mode = (ACCUMULATE if more or c > 0 else 0) | (RELU if relu and c + chunk >= C else 0)
 
             def pack_some(first, last, part=part, packed=packed):
-                pack(part, turned, first, last, packed)
+                pack(part, transposed, first, last, packed)
 
             def sweep_some(first, last, rows=rows, packed=packed, begin=bias[k:end], mode=mode, target=target):
-                x_copy = scratch.array("x", (ROWS, spread(rows.shape[1])))
+                x_copy = scratch.array("x", (ROWS, padded_length(rows.shape[1])))
                 sweep(tile, rows, packed, begin, mode, target, x_copy, first, last)
 
-            share(len(packed), pack_some)
-            share(M, sweep_some)
+            parallel_for(len(packed), pack_some)
+            parallel_for(M, sweep_some)
 
 
 @jit
@@ -116,5 +119,6 @@ def summed(tile, x, dy, dw, x_copy, dy_copy, first, last):
 
 
 def copies(C, K):
-    """Room for what `summed` copies."""
-    return scratch.array("x", (PIXELS, spread(min(C, CHANNELS)))), scratch.array("dy", (PIXELS, spread(K)))
+    """Working memory of `summed`: copies of PIXELS rows of x (M,C) and of dy (M,K)."""
+    return (scratch.array("x", (PIXELS, padded_length(min(C, CHANNELS)))),
+            scratch.array("dy", (PIXELS, padded_length(K))))

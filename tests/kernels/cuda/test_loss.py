@@ -3,12 +3,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernels.check import BOUND, normals
+from kernels.check import normals
+from kernels.gpu import fetch
 from kernels.loss import cuda, softmax, softmax_cross_entropy
 from kernels.loss.cases import CASES, Case
 from kernels.loss.check import passes, passes_of, smoothed_passes
-from kernels.places import fetch
-from tests.gpu.rooms import BFLOAT16, agree, every_way, is_caught, lacks, precisions
+from tests.kernels.cuda.rooms import BFLOAT16, BOUND, agree, every_way, is_caught, lacks, precisions
 
 SMALL = [Case("some warps", 2, 1000), *CASES[2:]]
 
@@ -19,8 +19,8 @@ def test_cases(device):
 
 def test_rows_of_many_packs_a_thread(device, monkeypatch):
     monkeypatch.setattr(cuda, "_threads", lambda C: 64)
-    for place in precisions():
-        agree(passes_of(Case("a vocabulary", 3, 5025), lambda shape, p=place: p.rounded(normals()(shape)), place))
+    for target in precisions():
+        agree(passes_of(Case("a vocabulary", 3, 5025), lambda shape, p=target: p.rounded(normals()(shape)), target))
 
 
 @pytest.mark.parametrize(("C", "threads"), [(1, 32), (256, 32), (257, 64), (1000, 128), (8192, 1024), (50257, 1024)])
@@ -33,9 +33,9 @@ def test_threads_of_a_row(C, threads):
        st.sampled_from([np.uint8, np.int32, np.int64, np.uint64]), st.integers(0, 99))
 def test_any_shape(device, N, C, spread, smoothing, dtype, seed):
     labels = np.random.default_rng(seed).integers(0, C, N).astype(dtype)
-    for place in precisions():
-        logits = place.rounded(np.float32(spread) * normals(seed)((N, C)))
-        for part, got, want in [*passes(logits, labels, place), *smoothed_passes(logits, labels, smoothing, place)]:
+    for target in precisions():
+        logits = target.rounded(np.float32(spread) * normals(seed)((N, C)))
+        for part, got, want in [*passes(logits, labels, target), *smoothed_passes(logits, labels, smoothing, target)]:
             bound = (BFLOAT16 if got.dtype.name == "bfloat16" else BOUND) * max(1, np.abs(want).max())
             np.testing.assert_allclose(fetch(got), want, rtol=0, atol=bound, err_msg=part)
 

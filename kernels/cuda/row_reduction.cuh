@@ -1,5 +1,5 @@
 // Sums over the rows of an array (M,K), in two stages: of pieces of rows, then of those. The order is fixed, and the
-// pieces depend on shape and alignment only (strips.py): the bits are the same on every GPU. After device.cuh.
+// pieces depend on shape and alignment only (row_reduction.py): the bits are the same on every GPU. After device.cuh.
 #pragma once
 
 constexpr int ROWS_AHEAD = 4;  // rows that a thread reads before it uses the first

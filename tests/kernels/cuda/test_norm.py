@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 
 import kernels
 from kernels.check import normals
+from kernels.gpu import fetch
 from kernels.norm.cases import CASES, Case
 from kernels.norm.check import passes, passes_of
-from kernels.places import fetch
-from tests.gpu.rooms import agree, every_way, precisions
+from tests.kernels.cuda.rooms import agree, every_way, precisions
 
 EVERYWHERE = [Case("packs", (2, 3, 5, 16)), *(case for case in CASES if "even" in case.name)]
 FLOAT = [Case("more pixels than threads", (1, 7, 30, 8)), Case("a window wider than packs", (1, 2, 1, 24), 12, 0.5),
@@ -29,8 +29,8 @@ def test_cases_of_float32(device, case):
 @given(st.tuples(*[st.integers(1, 3)] * 3, st.integers(3, 40)), st.sampled_from([1e-4, 0.1, 2]), st.integers(0, 99))
 def test_any_shape(device, shape, alpha, seed):
     some = normals(seed)
-    for place in precisions():
-        agree(passes(*(place.rounded(some(shape)) for _ in range(2)), 5, alpha, 0.75, 1, place), bound=1e-5)
+    for target in precisions():
+        agree(passes(*(target.rounded(some(shape)) for _ in range(2)), 5, alpha, 0.75, 1, target), bound=1e-5)
 
 
 @pytest.mark.parametrize("C", [8, 7])
@@ -47,8 +47,8 @@ def test_nan_and_infinity_spread_over_their_windows_only(device, C):
 
 
 def test_in_place(device):
-    for place in precisions():
-        arrays = [place.x(normals(seed)((2, 2, 3, 16))) for seed in range(2)]
+    for target in precisions():
+        arrays = [target.x(normals(seed)((2, 2, 3, 16))) for seed in range(2)]
         arrays.append(kernels.lrn(arrays[1], 5, 0.5, 0.75, 2))
         dx = fetch(kernels.lrn_backward(*arrays, 5, 0.5, 0.75, 2))
         for which in range(3):

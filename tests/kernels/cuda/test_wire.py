@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 import kernels
 from kernels.wire.cases import CASES
 from kernels.wire.check import decoded, encoded, passes_of, summed
-from tests.gpu.rooms import every_way
+from tests.kernels.cuda.rooms import every_way
 
 SMALL = [case._replace(size=min(case.size, size)) for case, size in zip(CASES, (1, 1003, 4096), strict=True)]
 EVERY = np.arange(2**16, dtype=np.uint32).astype(np.uint16)

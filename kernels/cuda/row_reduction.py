@@ -1,4 +1,4 @@
-"""Sums over the rows of arrays (M,K) on the GPU (strips.cuh): how they are cut, and launched."""
+"""Sums over the rows of arrays (M,K) on the GPU (row_reduction.cuh): how they are cut, and launched."""
 
 import numpy as np
 
