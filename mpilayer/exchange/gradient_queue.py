@@ -31,28 +31,20 @@ class Slot:
 class GradientQueue(Channel):
     """Sums gradients over the ranks in the background, by a non-blocking collective for each message.
 
-    A sum may be applied up to `delay` steps late. There are delay + 1 gradient buffers, which the steps use in turn;
-    nothing that is in flight is overwritten. All ranks must post the same layers in the same order.
+    A sum may be applied up to `delay` steps late: the steps use delay + 1 gradient buffers in turn. All ranks make the
+    queue together, and must post the same layers in the same order.
 
-    ranks        Ranks
     parameters   Parameters, or a net (nets.Net)
     delay        steps that a sum may be late; None: open() is called later
     order        of messages: "backward": as they are posted; "need": what forward reads first overtakes the rest;
                  "split": reduce-scatters as they are posted, then all-gathers in the order of forward
     average      whether settle() gives means over the ranks instead of sums
-    bucket       bytes of float32 up to which neighbouring layers travel as one message; None: no limit; "auto":
-                 measured now, the default
-    chunk        bytes of float32 from which on a layer is split into several messages; None and "auto" likewise
-    wire         what travels: a key of COMPRESSORS, default "float32"; the compressor's options are keyword arguments
-    reduction    "native": summed by MPI_Allreduce, the default; "ordered": summed in rank order, to the same bits
-                 however layers are grouped into messages
-    progress     which code calls MPI so that messages advance: "none", "poll" (post and settle), "kernel" (the kernels
-                 of this project, from inside), "thread"; "auto": measured now, the default
-    settings     Settings, in place of the last five
+    given        fields of Settings, such as wire="bfloat16"; progress, bucket and chunk are measured if not given
+    settings     Settings, in place of those
     trace        mpilayer.base.tracing.Trace, which counts where the time goes
     say          a function that is called with a line of text when something was decided; default: nothing is printed
 
-    All ranks make it together. Raises UserError for an unknown name, and where MPI fails; RuntimeError for wrong use.
+    Raises UserError for an unknown name, and where MPI fails; RuntimeError for wrong use.
     """
 
     def __init__(self, ranks, parameters, *, delay=0, order="backward", average=False, settings=None, trace=None,
@@ -130,9 +122,7 @@ class GradientQueue(Channel):
         self.calls.free()
 
     def gradient(self, name, step):
-        """Memory to write a layer's gradient of a step into, before it is posted: float32 of the layer's shape, flat if
-        it has several arrays. Raises RuntimeError if a sum in that memory is in flight.
-        """
+        """Memory for a layer's gradient of a step: float32 of its shape. Raises RuntimeError if it is in flight."""
         self._check_open()
         self.posting.check_free(step, name)
         return self._shaped(name, self.gradients(step)[name])
@@ -146,12 +136,9 @@ class GradientQueue(Channel):
         return flat.reshape(next(iter(shapes.values()))) if len(shapes) == 1 else flat
 
     def post(self, step, layer):
-        """Hand in a layer's gradient of a step; its sum over the ranks begins when its turn comes. Returns at once.
+        """Hand in the gradient of a layer, or of its name; its sum begins when its turn comes. Returns at once.
 
-        layer   the layer, or its name
-
-        Raises RuntimeError for memory in flight, for a layer posted twice, and for a step before all layers of the last
-        one were posted.
+        Raises RuntimeError for memory in flight, a layer posted twice, and a step before all of the last was posted.
         """
         name = layer if isinstance(layer, str) else layer.name
         self._check_open()
@@ -202,12 +189,10 @@ class GradientQueue(Channel):
         return True
 
     def settle(self, layer, up_to):
-        """Yield (step, sum) of a layer for each step up to `up_to` that was posted and not settled, oldest first.
+        """Yield (step, sum) of a layer, or of its name, for each step up to `up_to` that is not settled, oldest first.
 
-        layer   its name, and sums have its shape; or the layer itself, and sums are flat
-
-        Waits for sums that have not arrived. A sum is good until the gradient of step + delay + 1 is written. Raises
-        RuntimeError if the sum cannot arrive because another layer of the same messages was not posted.
+        Waits for sums that have not arrived. They are flat for a layer, of its shape for a name, and good until the
+        gradient of step + delay + 1 is written. Raises RuntimeError if a sum cannot arrive, for want of other layers.
         """
         self._check_open()
         name = layer if isinstance(layer, str) else layer.name

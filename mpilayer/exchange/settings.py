@@ -14,14 +14,21 @@ MOST_LANES = 16  # where nothing starts the next message while a kernel runs
 
 
 class Settings(NamedTuple):
-    """How gradients are sent; the fields have the meaning that they have in GradientQueue, and these besides:
+    """How gradients are sent.
 
-    link           LinkModel: what a sum over the ranks costs, once that was measured
-    wire_options   {option of the compressor: its value}
-    cuda_aware     whether MPI may be given memory of a GPU
+    progress       which code calls MPI so that messages advance: "none", "poll" (the queue's post and settle),
+                   "kernel" (also the kernels of this project, from inside), "thread"; "auto": to be measured
+    bucket         bytes of float32 up to which neighbouring layers travel as one message; None: no limit; "auto"
+    chunk          bytes of float32 from which on a layer is split into several messages; None: no limit; "auto"
+    wire           what travels: a key of COMPRESSORS
+    wire_options   {option of that compressor: its value}
+    reduction      "native": summed by MPI_Allreduce; "ordered": summed in rank order, to the same bits however layers
+                   are grouped into messages; "nccl": among GPUs
     lanes          most messages in flight at a time
+    cuda_aware     whether MPI may be given memory of a GPU
+    link           LinkModel: what a sum over the ranks costs, once that was measured
 
-    progress, bucket and chunk may be "auto"; `mpilayer.exchange.probe.choose` then measures, and gives other Settings.
+    As keyword arguments of GradientQueue and make_schedule, the compressor's options are given by their own names.
     """
 
     link: LinkModel = LinkModel(0.0, 0.0)
