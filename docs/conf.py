@@ -5,7 +5,7 @@ import textwrap
 
 import mpilayer
 
-project, author, copyright = "mpilayer", "the mpilayer developers", "2026, the mpilayer developers"  # noqa: A001
+project, author, copyright = "mpilayer", "the mpilayer developers", "2026, the mpilayer developers"
 release = mpilayer.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 html_theme, html_title = "furo", "mpilayer"
