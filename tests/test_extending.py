@@ -66,13 +66,13 @@ KERNEL = {
 }
 DATA = '''
 import numpy as np
-from mpilayer.data import in_memory
+from mpilayer import Data, in_memory
 
 def halves(seed, ranks):
     """Random images, 1 where the left half is brighter."""
     x = np.random.default_rng(seed).standard_normal((300, 6, 6, 1)).astype(np.float32)
     y = (x[:, :, :3].sum((1, 2, 3)) > x[:, :, 3:].sum((1, 2, 3))).astype(np.int64)
-    return in_memory(x, y)
+    return Data("halves", x.shape[1:], 2, in_memory(x[:200], y[:200]), in_memory(x[200:], y[200:]))
 '''
 
 
