@@ -22,9 +22,11 @@ class Sequence:
         return x
 
     def backward(self, dy):
-        """Last to first."""
+        """Last to first; ends where nothing below wants a gradient."""
         for block in reversed(self.blocks):
             dy = yield from block.backward(dy)
+            if dy is None:
+                return None
         return dy
 
 
