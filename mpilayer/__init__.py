@@ -5,7 +5,7 @@
         with mpilayer.GradientQueue(ranks, parameters, delay=1) as queue:
             ...
 
-The names below are the library's; docs/library.md shows them at work.
+The names below are the library's; docs/tutorial.md shows them at work.
 """
 
 import importlib
