@@ -5,9 +5,8 @@
 
 import numpy as np
 
-from mpilayer import Option
+from mpilayer import Data, Option, Source, in_memory
 from mpilayer.base.cli import amount
-from mpilayer.data import Data, Source, in_memory
 
 SIZE, TRAIN, TEST = 12, 2048, 512
 

@@ -28,6 +28,9 @@ _HOME = {  # where each public name is defined; imported when it is first asked 
     "Option": "mpilayer.base.cli",
     "UserError": "mpilayer.base.errors",
     "open_data": "mpilayer.data",
+    "Data": "mpilayer.data",
+    "Source": "mpilayer.data",
+    "in_memory": "mpilayer.data",
 }
 __all__ = sorted(_HOME)
 

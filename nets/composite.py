@@ -22,9 +22,11 @@ class Sequence:
         return x
 
     def backward(self, dy):
-        """All blocks, the last one first."""
+        """All blocks, the last one first; ends early where nothing below wants a gradient."""
         for block in reversed(self.blocks):
             dy = yield from block.backward(dy)
+            if dy is None:
+                return None
         return dy
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from kernels.gpu import fetch
 from kernels.layout import offsets
 from nets.blocks import Loss
+from nets.composite import Sequence
 from nets.layer import Layer
 from nets.memory import Memory
 
@@ -26,6 +27,13 @@ def walk(block):
     yield block
     for part in getattr(block, "blocks", ()):
         yield from walk(part)
+
+
+def first_layer(block):
+    """The layer that reads the samples, or None if that is within blocks that add up or join gradients."""
+    while type(block) is Sequence:
+        block = next((part for part in block.blocks if any(isinstance(each, Layer) for each in walk(part))), None)
+    return block if isinstance(block, Layer) else None
 
 
 class Net:
@@ -49,7 +57,8 @@ class Net:
         self.classes = body.build(self.shape)[-1]
         self.layers = [b for b in walk(body) if isinstance(b, Layer)]
         self.losses = [b for b in walk(body) if isinstance(b, Loss)]
-        self.layers[0].input_gradient = False
+        if first := first_layer(body):
+            first.input_gradient = False
         self.offsets, self._floats = offsets({layer.name: layer.size for layer in self.backward_layers})
         self.weights, self.gradients, self._bound = self._initial(seed), [], []
         for layer, piece in self._pieces(self.weights):

@@ -5,8 +5,8 @@ from pathlib import PurePath
 from xdist.scheduler import LoadScopeScheduling
 
 # Files whose tests keep several ranks busy, which want both cores.
-RANKS = {"baselines", "cluster", "convergence", "engine", "failures", "nccl", "schedules", "shared", "staging", "train",
-         "training"}
+RANKS = {"baselines", "cluster", "convergence", "engine", "examples", "extending", "failures", "gradient_queue", "nccl",
+         "node_shared", "own_source", "schedules", "staging", "train", "training"}
 
 
 class Sides(LoadScopeScheduling):

@@ -66,13 +66,13 @@ KERNEL = {
 }
 DATA = '''
 import numpy as np
-from mpilayer.data import in_memory
+from mpilayer import Data, in_memory
 
 def halves(seed, ranks):
     """Random images, 1 where the left half is brighter."""
     x = np.random.default_rng(seed).standard_normal((300, 6, 6, 1)).astype(np.float32)
     y = (x[:, :, :3].sum((1, 2, 3)) > x[:, :, 3:].sum((1, 2, 3))).astype(np.int64)
-    return in_memory(x, y)
+    return Data("halves", x.shape[1:], 2, in_memory(x[:200], y[:200]), in_memory(x[200:], y[200:]))
 '''
 
 
@@ -87,12 +87,12 @@ def test_four_things_from_outside(tmp_path):
     assert "2 of 2 ok" in checked.stdout
     done = train(2, "--schedule", f"{tmp_path}/schedule.py:Damped+damping=0.5",
                  "--net", f"{tmp_path}/net.py:two_layers", "--hidden", "40", "--data", f"{tmp_path}/source.py:halves",
-                 "--epochs", "12", "--lr", "0.05", "--out", tmp_path / "out", PYTHONPATH=_path(tmp_path))
+                 "--epochs", "40", "--lr", "0.05", "--out", tmp_path / "out", PYTHONPATH=_path(tmp_path))
     assert done.returncode == 0, done.stderr
     run = json.loads((tmp_path / "out" / "run.json").read_text())
     assert run["config"]["damping"] == 0.5
     assert run["config"]["hidden"] == 40
-    assert float(re.findall(r"accuracy +([\d.]+)%", done.stdout)[-1]) > 85
+    assert float(re.findall(r"accuracy +([\d.]+)%", done.stdout)[-1]) > 80
 
 
 def _path(folder):

@@ -257,11 +257,9 @@ class GradientQueue(Channel):
     def _note(self, name, step):
         """Tell the trace when a layer's messages were on their way; a message of many layers is its first one's."""
         slot = step % len(self.slots)
-        for number in self.parts[name]:
-            bucket = self.buckets[number]
-            if bucket.layers[0] == name:
-                for half in dict.fromkeys((number, self.last[number])):
-                    self.trace.request(bucket.name, step, *self.engine.times(slot, half))
+        for number in (number for number in self.parts[name] if self.buckets[number].layers[0] == name):
+            for half in dict.fromkeys((number, self.last[number])):
+                self.trace.request(self.buckets[number].name, step, *self.engine.times(slot, half))
 
     # What is different for gradients on a GPU: mpilayer/gpu/device_queue.py
 

@@ -192,3 +192,23 @@ def test_the_loss_of_text_is_a_mean_over_tokens():
 def test_heads_must_share_out_the_width():
     with pytest.raises(ValueError, match="a width of 64 cannot be shared out among 5 heads"):
         nets.build("transformer-mini", heads=5)
+
+
+def test_nets_that_begin_otherwise_than_with_a_layer():
+    """Blocks before the first layer, and blocks that add up or join what layers within them give back."""
+    from nets.blocks import Flatten, GlobalAvgPool, Loss, MaxPool
+    from nets.composite import Concat, Residual, Sequence
+    from nets.layer import Conv, ConvNorm, Dense
+
+    beginnings = [
+        (Flatten(),), (MaxPool(2, 2), Flatten()),
+        (Concat(Conv("a", 3, 1), Conv("b", 4, 1)), GlobalAvgPool()),
+        (Residual(ConvNorm("a", 2, 1), ConvNorm("b", 2, 1)), GlobalAvgPool()),
+    ]
+    for beginning in beginnings:
+        net = nets.build(lambda classes, beginning=beginning: Sequence(
+            *beginning, Dense("last", classes, relu=False), Loss()), shape=(6, 6, 2), classes=3)
+        x, y = net.example(4, np.random.default_rng(0))
+        names = [layer.name for layer in net.forward(Batch(x, y, 4))]
+        assert [layer.name for layer in net.backward()] == names[::-1]
+        assert all(np.abs(layer.g).max() > 0 for layer in net.layers)
