@@ -53,6 +53,13 @@ class Posting:
             raise RuntimeError(f"step {self.step} | {name} | settled before {', '.join(missing)} was posted"
                                f" | expected every layer to be posted first | try: finish({self.step})")
 
+    def check_settled(self):
+        """Raise RuntimeError if something was posted and not settled."""
+        left = [name for name in self.layers if self.pending[name]]
+        if left:
+            raise RuntimeError(f"step {self.pending[left[0]][0]} | {', '.join(left)} | closed before these sums were"
+                               " settled | expected settle(name, up_to=...) of every layer before, or a drain")
+
 
 def by_name(layers):
     """{name: layer}. Raises ValueError if two have one name."""

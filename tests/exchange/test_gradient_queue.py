@@ -191,12 +191,14 @@ def test_with_a_delay_steps_follow_one_another(ranks):
 
 
 @on_ranks(2)
-def test_closed_with_sums_in_flight(ranks):
+def test_closed_before_all_sums_were_settled(ranks):
     queue = opened(ranks)
-    queue.post(0, "d")
-    with pytest.raises(RuntimeError, match="with sums in flight"):
+    all_posted(queue, 0)
+    ranks.until(lambda: queue.move() or queue.quiet)
+    for _ in queue.settle("d", 0):
+        pass
+    with pytest.raises(RuntimeError, match=r"step 0 \| c, b, a \| closed before these sums were settled"):
         queue.close()
-    queue.finish(0)
     settled(queue, 0)
     queue.close()
 
