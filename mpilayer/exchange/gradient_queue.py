@@ -116,7 +116,9 @@ class GradientQueue(Channel):
         return operations
 
     def close(self):
-        """Stop, and free what MPI made for this; all ranks together. Raises RuntimeError if sums are in flight."""
+        """Stop, and free what MPI made for this; all ranks together. Raises RuntimeError for sums that were not settled."""
+        if self.engine and not self.engine.error:
+            self.posting.check_settled()
         super().close()
         self.engine = None
         self.calls.free()
