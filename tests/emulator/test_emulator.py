@@ -12,7 +12,7 @@ from tests import emulator
 from tests.ranks import TOP
 
 cupy = emulator.install()
-SOURCE = Path(__file__).parent / "emulator" / "probe.cu"
+SOURCE = Path(__file__).parent / "probe.cu"
 MODES = [(order, early) for order in (0, 1, 3) for early in (False, True)]
 F = np.float32
 
