@@ -22,7 +22,11 @@ ZERO, ONE, INFINITY = np.float32(0), np.float32(1), np.float32(np.inf)
 
 
 class Workspace(NamedTuple):
-    """A thread's working memory: packed keys and values, a block of scores and one of their gradients."""
+    """A thread's working memory for one head.
+
+    keys, values     packed panels (panels, D, columns of the tile) of k and of v
+    scores, slopes   a block (queries, KEYS) of scores, and of gradients by them
+    """
 
     keys: np.ndarray
     values: np.ndarray

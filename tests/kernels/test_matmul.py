@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 import kernels
 from kernels.check import normals
-from kernels.matmul import few, many, ref
+from kernels.matmul import few_rows, packed, ref
 from kernels.matmul.cases import CASES
 from kernels.matmul.check import FLAGS, passes_of
 from tests.kernels.oracle import all_close, close, random
@@ -31,8 +31,8 @@ def test_matches_the_reference(batch, sizes, flags, seed):
     check(lambda shape: rng.random(shape, np.float32), shapes, flags)
 
 
-LARGE = {"several rows of blocks": (3 * many.ROWS + 5, 70, 40), "several sums": (90, 40, 2 * few.SUMMED + 3),
-         "several blocks of weights": (70, 1100, few.SUMMED), "crowded rows": (300, 50, 1024),
+LARGE = {"several rows of blocks": (3 * packed.ROWS + 5, 70, 40), "several sums": (90, 40, 2 * few_rows.SUMMED + 3),
+         "several blocks of weights": (70, 1100, few_rows.SUMMED), "crowded rows": (300, 50, 1024),
          "crowded columns": (300, 1024, 60), "many channels, few columns": (130, 2048, 24),
          "more channels than a block": (1100, 33, 300)}
 

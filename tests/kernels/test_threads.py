@@ -122,7 +122,7 @@ def test_every_part_is_done_once(count, size, several):
         done.extend(range(first, last))
         names.add(threading.get_ident())
 
-    threads.share(size, work)
+    threads.parallel_for(size, work)
     assert sorted(done) == list(range(size))
     assert threading.get_ident() in names
 
@@ -137,7 +137,7 @@ def test_an_error_in_a_thread_is_raised_when_all_are_done(several):
         done.append(first)
 
     with pytest.raises(RuntimeError, match="part 1"):
-        threads.share(3, work)
+        threads.parallel_for(3, work)
     assert sorted(done) == [0, 2]
 
 
