@@ -8,6 +8,7 @@ import pytest
 
 from bench import __main__ as bench
 from bench import kernels, memory, step
+from kernels.rooms import rooms
 from mpilayer.compression import COMPRESSORS
 from mpilayer.data import AUGMENTS, SOURCES
 from mpilayer.mpi.collectives import REDUCTIONS
@@ -23,8 +24,7 @@ from tests.ranks import TOP
 HOUSE = {"kernels", "nets", "mpilayer", "bench", "tests"}
 FILES = {file.relative_to(TOP).as_posix(): file
          for package in HOUSE - {"tests"} for file in (TOP / package).rglob("*.py")}
-ROOMS = sorted(folder.name for folder in (TOP / "kernels").iterdir() if list(folder.glob("*.py"))
-               and folder.name != "cuda")  # which holds what their cuda.cu share
+ROOMS = rooms()
 
 MAY_IMPORT = {"kernels": set(), "nets": {"kernels"}, "mpilayer": {"kernels"}, "bench": {"kernels", "nets", "mpilayer"},
               "mpilayer/train.py": {"kernels", "nets"}}

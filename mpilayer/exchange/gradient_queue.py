@@ -116,7 +116,7 @@ class GradientQueue(Channel):
         return operations
 
     def close(self):
-        """Stop, and free what MPI made for this; all ranks together. Raises RuntimeError for sums that were not settled."""
+        """Stop, and free what MPI made for this; all ranks together. Raises RuntimeError for sums not settled."""
         if self.engine and not self.engine.error:
             self.posting.check_settled()
         super().close()
