@@ -9,7 +9,6 @@ import numpy as np
 import psutil
 
 from kernels import gpu
-from mpilayer.base.tracing import Watched
 from mpilayer.schedules import SCHEDULES, make
 from mpilayer.train import NET
 from mpilayer.training import options as main_job
@@ -140,7 +139,7 @@ class Candidate:
         self.workload, self.trace = workload, compute_of(workload.net).trace()
         self.settings = main_job.settings(options).measured_as(workload.settings)
         optimizer = OPTIMIZERS[options.optimizer](workload.net, RATE, **main_job.OPTIMIZER.keywords(options))
-        net = Watched(workload.slowed(lambda seconds: self.channel.rest(seconds)), self.trace)
+        net = workload.slowed(lambda seconds: self.channel.rest(seconds))
         self.schedule = make.make_schedule(options.schedule, net, ranks, optimizer, settings=self.settings,
                                            trace=self.trace, **keywords)
         self.channel = self.schedule.channel

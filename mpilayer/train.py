@@ -10,7 +10,7 @@ from mpilayer import info
 from mpilayer.base.cli import Choice, Option, count
 from mpilayer.base.errors import UserError
 from mpilayer.base.files import replacing
-from mpilayer.base.tracing import Watched, write_timeline
+from mpilayer.base.tracing import write_timeline
 from mpilayer.data import DATA, batches, open_data, samples_of
 from mpilayer.gpu import device
 from mpilayer.mpi.job import job
@@ -112,7 +112,7 @@ def make_trainer(ranks, options, settings, data, net, display):
                          **all_options.POLICY.keywords(options))
     optimizer = OPTIMIZERS[options.optimizer](net, rate, **all_options.OPTIMIZER.keywords(options))
     trace = compute.trace()
-    seen = Watched(slowed(net, ranks.rank, options.slow, options.jitter, lambda s: schedule.channel.rest(s)), trace)
+    seen = slowed(net, ranks.rank, options.slow, options.jitter, lambda seconds: schedule.channel.rest(seconds))
     schedule = make.make_schedule(options.schedule, seen, ranks, optimizer, settings=settings, trace=trace,
                                   say=display.say, **arguments)
     workers = ranks.size - SCHEDULES[options.schedule].servers(**arguments)

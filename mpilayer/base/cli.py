@@ -106,11 +106,27 @@ class Option(NamedTuple):
     default: Any = None
     metavar: str | None = None
     choices: Any = None
+    late: bool = False
 
     @property
     def flag(self):
         """As it is written."""
         return flag(self.name)
+
+    def checked(self, value):
+        """A value given in Python, as it would be read from the command line. Raises UserError."""
+        if value == self.default:
+            return value
+        try:
+            if self.type is bool or self.choices:
+                good = value in (self.choices or (False, True))
+            else:
+                good = self.type(str(value)) == value
+        except (argparse.ArgumentTypeError, RangeError) as error:
+            raise UserError(f"{self.name} {value!r} | {error}") from None
+        if not good:
+            raise UserError(f"{self.name} {value!r} | expected {', '.join(self.choices or ('True', 'False'))}")
+        return value
 
 
 def flag(name):

@@ -47,7 +47,7 @@ class Trace:
 
     def __init__(self, keep=STEPS_KEPT):
         self.steps = collections.deque([[] if keep else collections.deque(maxlen=0)], maxlen=max(1, keep))
-        self.moving, self.exposed = _nothing, 0.0
+        self.keep, self.moving, self.exposed, self.announced = keep, _nothing, 0.0, False
         self.restart()
 
     def restart(self):
@@ -58,8 +58,10 @@ class Trace:
         """Wait until everything is counted."""
 
     def next_step(self):
-        """Events from here on belong to the next step."""
-        self.steps.append([])
+        """Events from here on belong to the next step; forward() begins one, too, if this was not called before."""
+        if self.keep:
+            self.steps.append([])
+        self.announced = True
 
     def moment(self):
         """The beginning of something."""
@@ -102,6 +104,9 @@ class Trace:
 
     def forward(self, layers):
         """Pass on what a net's forward yields; what it computes after a yield is that layer's."""
+        if not self.announced:
+            self.next_step()
+        self.announced = False
         name, begin = "input", self.moment()
         for layer in layers:
             self.add("compute", f"forward {name}", begin)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mpilayer.base.errors import UserError
 from mpilayer.mpi.collectives import Calls
 
 
@@ -37,6 +38,13 @@ class Compressor:
 
     def __init__(self):
         self.residuals = {}
+
+    def check(self, reduction, order):
+        """Raise UserError if it cannot be summed in that way."""
+        if self.own_sums and reduction != "native":
+            raise UserError(f"{type(self).__name__} goes with reduction native: it has sums of its own")
+        if order == "split" and not hasattr(self.payload, "halves"):
+            raise UserError(f"{type(self).__name__} does not go with order split: it has no halves")
 
     def residual(self, name, gradient):
         """Of a layer what has not travelled yet: zeros like its gradient, at first."""

@@ -26,8 +26,8 @@ def _matrices(layer, rank):
     What is no larger as it is travels as it is, in place of P.
     """
     for part, shape in layer.shapes.items():
-        n, m = math.prod(shape[:-1]), shape[-1]
-        small = len(shape) == 1 or rank * (n + m) >= n * m
+        n, m = math.prod(shape[:-1]), math.prod(shape[-1:])
+        small = len(shape) < 2 or rank * (n + m) >= n * m
         yield part, (n * m, 0) if small else (n * rank, m * rank)
 
 
@@ -36,7 +36,7 @@ def _matrix(layer, part, flat):
     names = list(layer.shapes)
     begin = sum(math.prod(layer.shapes[name]) for name in names[:names.index(part)])
     shape = layer.shapes[part]
-    return flat[begin:begin + math.prod(shape)].reshape(-1, shape[-1])
+    return flat[begin:begin + math.prod(shape)].reshape(-1, math.prod(shape[-1:]))
 
 
 class PowerSGDPayload(Payload):

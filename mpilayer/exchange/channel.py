@@ -10,6 +10,12 @@ from mpilayer.mpi.progress import PROGRESS
 NAP = 1e-4  # seconds
 
 _running = []  # the channels of this process in which messages may move
+_abandoned = []  # what MPI may still write to, of channels that ended with messages in flight
+
+
+def running():
+    """The channels of this process in which messages may move."""
+    return tuple(_running)
 
 
 def silent(text):
@@ -37,7 +43,7 @@ class Channel:
     @property
     def quiet(self):
         """Whether nothing is on its way."""
-        return self.engine.quiet
+        return self.engine is None or self.engine.quiet
 
     def resume(self):
         """Messages move from here on."""
@@ -61,10 +67,20 @@ class Channel:
         return self
 
     def __exit__(self, kind, *_):
-        if kind is None:
-            self.close()
-        else:
+        try:
+            if kind is None:
+                self.close()
+        finally:
+            self.abandon()
+
+    def abandon(self):
+        """Move messages no more, whatever is in flight; nothing if it is closed. Its memory lives on, for MPI may still
+        write there, and what MPI made is not freed.
+        """
+        if self.engine is not None:
             self._context.close()
+            _abandoned.append(dict(vars(self)))
+            self.engine = None
 
     def move(self):
         """Do what can be done for messages."""

@@ -6,26 +6,15 @@ import kernels
 from kernels.gpu import address
 from mpilayer.base.errors import UserError
 from mpilayer.compression import COMPRESSORS
-from mpilayer.compression.buckets import cut, due
 from mpilayer.compression.payload import PayloadContext
 from mpilayer.exchange import probe
-from mpilayer.exchange.channel import Channel, silent
+from mpilayer.exchange.channel import Channel, running, silent
+from mpilayer.exchange.messages import Messages, Slot, buckets_of
 from mpilayer.exchange.posting import Posting, by_name
-from mpilayer.exchange.settings import AUTO, MOST_LANES, one_of, settings_of
+from mpilayer.exchange.settings import MOST_LANES
 from mpilayer.mpi.collectives import REDUCTIONS, Calls
 from mpilayer.mpi.engine import Engine
 from mpilayer.mpi.progress import MOVING
-
-INT_BYTES = 4 * (2**31 - 1)
-ORDERS = ("backward", "need", "split")
-
-
-class Slot:
-    """A gradient buffer, what travels for it, and how many layers each message still lacks."""
-
-    def __init__(self, payload, buckets):
-        self.payload, self.lacking = payload, [len(bucket.layers) for bucket in buckets]
-        self.decoded = set()  # layers whose sum is in the gradient buffer
 
 
 class GradientQueue(Channel):
@@ -49,7 +38,7 @@ class GradientQueue(Channel):
 
     def __init__(self, ranks, parameters, *, delay=0, order="backward", average=False, settings=None, trace=None,
                  say=silent, **given):
-        settings = settings or probe.choose(ranks, settings_of(AUTO | given), parameters.weights.nbytes, say)
+        settings = probe.resolved(ranks, settings, given, parameters.weights.nbytes, say)
         super().__init__(ranks, settings, trace, say)
         self.parameters = parameters
         self.layers = by_name(parameters.layers)
@@ -61,59 +50,52 @@ class GradientQueue(Channel):
         if delay is not None:
             self.open(delay=delay, order=order)
 
-    def open(self, delay=0, order="backward", bucket=..., chunk=...):
-        """Begin anew with this delay, order and size of messages, by default those of the settings.
+    def open(self, delay=0, order="backward", **sizes):
+        """Begin anew, with messages of `bucket` and `chunk` bytes if given, else of the settings'.
 
-        All ranks call this together. Raises RuntimeError if sums are in flight, and UserError for an unknown order.
+        All ranks call this together. Raises RuntimeError for sums that were not settled, and UserError for a delay or
+        an order that cannot be.
         """
+        if not isinstance(delay, int) or delay < 0:
+            raise UserError(f"delay {delay!r} | expected a whole number of steps, not negative")
         self.close()
+        self.check_alone()
         self.ranks.meet()
-        bucket, chunk = (default if value is ... else value for value, default in
-                         ((bucket, self.settings.bucket), (chunk, self.settings.chunk)))
-        self.order, self.buckets = one_of("order", order, ORDERS), self.cut(bucket, chunk)
+        self.messages = Messages(self.cut(**sizes), self.parameters.layers, order)
+        self.compressor.check(self.settings.reduction, order)
         self.attach()
-        self.parts = {name: [number for number, b in enumerate(self.buckets) if name in b.layers]
-                      for name in self.layers}
-        context = PayloadContext(self.calls, self.reduction, self.layers, self.buckets, self.parameters.offsets,
+        buckets = self.messages.buckets
+        context = PayloadContext(self.calls, self.reduction, self.layers, buckets, self.parameters.offsets,
                                  self.compressor.offsets(self.parameters), self.mirror)
-        self.slots = [Slot(self.compressor.open(context, self.parameters.gradient_buffer(number)), self.buckets)
+        self.slots = [Slot(self.compressor.open(context, self.parameters.gradient_buffer(number)), buckets)
                       for number in range(delay + 1)]
-        self.posting = Posting([layer.name for layer in self.parameters.backward_layers], len(self.slots))
+        self.posting = Posting([layer.name for layer in self.parameters.backward_layers], delay + 1, order == "need")
         self.norms = {}
         self._start()
         self.resume()
 
-    def cut(self, bucket, chunk):
-        """The messages (mpilayer.compression.buckets.Bucket) that the gradient makes with these sizes in bytes."""
-        offsets = self.compressor.offsets(self.parameters)
-        layers = sorted(((name, *ends) for name, ends in offsets.items()), key=lambda layer: layer[1])
-        if self.compressor.whole:
-            chunk = None
-        if not self.calls.persistent:  # MPI 3 counts elements with an int
-            chunk = min(chunk or INT_BYTES, INT_BYTES)
-        return cut(layers, bucket, chunk)
+    def cut(self, **sizes):
+        """The messages (mpilayer.compression.buckets.Bucket) of the gradient, for `bucket` and `chunk` in bytes."""
+        settings = self.settings._replace(**sizes)
+        return buckets_of(self.parameters, self.compressor, settings.bucket, settings.chunk, self.calls.persistent)
 
     def _start(self):
-        """The engine, with the messages of all slots; `last` is the number that each message ends as."""
         lanes = self.settings.lanes if self.moves_while_computing else MOST_LANES
-        needed, M = due(self.buckets, self.parameters.layers), len(self.buckets)
-        self.last, follow = [*range(M)], None
-        if self.order == "split":
-            for number, message in enumerate(sorted(range(M), key=needed.__getitem__)):
-                self.last[message] = M + number
-            follow = [*self.last, *[-1] * M]
-        operations = [self._operations(slot.payload, lanes) for slot in self.slots]
-        self.engine = Engine(operations, lanes, self.calls.test, needed if self.order == "need" else None,
-                             self.calls.vote, follow)
+        operations = [self.messages.operations(slot.payload, lanes) for slot in self.slots]
+        self.engine = Engine(operations, lanes, self.calls.test, self.messages.due, self.calls.vote,
+                             self.messages.follow)
 
-    def _operations(self, payload, lanes):
-        M = len(self.buckets)
-        if self.order != "split":
-            return [payload.operations(number, number % lanes) for number in range(M)]
-        operations = [None] * (2 * M)
-        for number, last in enumerate(self.last):
-            operations[number], operations[last] = payload.halves(number, number % lanes, last % lanes)
-        return operations
+    def check_alone(self):
+        """Raise RuntimeError if another open queue sums in the same gradient buffers."""
+        if any(getattr(other, "parameters", None) is not None and other is not self
+               and other.parameters.weights is self.parameters.weights for other in running()):
+            raise RuntimeError("another request queue of these parameters is open | expected one at a time: both would"
+                               " write into the same gradient buffers | try: close() the other one")
+
+    def resume(self):
+        """Messages move from here on. Raises RuntimeError if another queue of these parameters is open."""
+        self.check_alone()
+        super().resume()
 
     def close(self):
         """Stop, and free what MPI made for this; all ranks together. Raises RuntimeError for sums not settled."""
@@ -142,18 +124,18 @@ class GradientQueue(Channel):
 
         Raises RuntimeError for memory in flight, a layer posted twice, and a step before all of the last was posted.
         """
-        name = layer if isinstance(layer, str) else layer.name
         self._check_open()
-        if self.posting.step is None:
-            self.engine.first(step % len(self.slots))
+        name = self._check_memory(step, layer)
+        begins = self.posting.step is None
         self.posting.add(step, name)
-        self._check_memory(step, layer)
+        if begins:
+            self.engine.first(step % len(self.slots))
         slot = self.slots[step % len(self.slots)]
         slot.decoded.discard(name)
         if self.scale != 1:
             slot.payload.gradient[name] *= self.scale
         slot.payload.encode(name)
-        ready = [self._ready(step, number) for number in self.parts[name]]
+        ready = [self._ready(step, number) for number in self.messages.parts[name]]
         if any(ready):
             with self.trace.span("mpi", "post"):
                 self.move()
@@ -162,6 +144,7 @@ class GradientQueue(Channel):
 
     def finish(self, step):
         """Post zeros for the layers of a step that were not posted, in the order of memory; a list of their names."""
+        self._check_open()
         missing = self.posting.missing() if step == self.posting.step else self.posting.layers
         for name in missing:
             self.gradient(name, step)[...] = 0
@@ -173,10 +156,15 @@ class GradientQueue(Channel):
             raise RuntimeError("the request queue is closed | expected post, settle and gradient before close()")
 
     def _check_memory(self, step, layer):
-        if not isinstance(layer, str) and address(layer.g) != address(self.gradients(step)[layer.name]):
+        """The name of what is posted, a layer or a name; a layer's gradient must be in this step's buffer."""
+        if isinstance(layer, str):
+            return layer
+        own = self.gradients(step).get(layer.name)
+        if own is not None and address(layer.g) != address(own):
             raise RuntimeError(f"step {step} | {layer.name} | its gradient is not in the memory of this step"
                                " | expected what gradient() or write_gradients_to() gives: a delay of k needs k + 1"
                                " gradient buffers")
+        return layer.name
 
     def _ready(self, step, number):
         """Whether this was the last layer that a message lacked; then it may go."""
@@ -186,7 +174,7 @@ class GradientQueue(Channel):
         self.begin_message(position, number)
         if slot.lacking[number]:
             return False
-        slot.lacking[number] = len(self.buckets[number].layers)
+        slot.lacking[number] = len(self.messages.buckets[number].layers)
         self.send_message(position, number)
         return True
 
@@ -198,8 +186,9 @@ class GradientQueue(Channel):
         """
         self._check_open()
         name = layer if isinstance(layer, str) else layer.name
+        self.posting.check_name(name, up_to)
         if name in self.posting.unposted and up_to >= self.posting.step:
-            self._check_complete(name)
+            self.posting.check_complete(name, self.messages.before(name))
         pending = self.posting.pending[name]
         while pending and pending[0] <= up_to:
             step = pending[0]
@@ -211,6 +200,7 @@ class GradientQueue(Channel):
 
     def norm(self, step):
         """Euclidean norm of the sums of all layers of a step, a float; waits for all of them."""
+        self._check_open()
         if step not in self.norms:
             sums = self.summands([self._arrived(name, step) for name in self.layers], step)
             self.norms = {s: norm for s, norm in self.norms.items() if s > step - len(self.slots)}
@@ -219,9 +209,8 @@ class GradientQueue(Channel):
 
     def _arrived(self, name, step):
         """A layer's sum of a step, when it is there."""
+        self._check_arriving(name, step)
         if not self.has_arrived(name, step):
-            if step == self.posting.step:
-                self._check_complete(name)
             self.wait(lambda: self.has_arrived(name, step), name)
         slot = self.slots[step % len(self.slots)]
         if name not in slot.decoded:
@@ -230,14 +219,18 @@ class GradientQueue(Channel):
             slot.decoded.add(name)
         return slot.payload.gradient[name]
 
-    def _check_complete(self, name):
-        """Messages go in order: those up to this layer's last one must have been filled."""
-        last = max(self.parts[name])
-        self.posting.check_complete(name, {other for other, parts in self.parts.items() if min(parts) <= last})
+    def _check_arriving(self, name, step):
+        """Raise RuntimeError if a sum would be waited for without end, or is no longer there."""
+        self.posting.check_posted(step, name)
+        if step == self.posting.step:
+            self.posting.check_complete(name, self.messages.before(name))
 
     def as_completed(self, layers, step):
         """Yield the layers in the order in which their sums of a step arrive; waits meanwhile."""
+        self._check_open()
         left = list(layers)
+        for layer in left:
+            self._check_arriving(layer.name, step)
         while left:
             self.wait(lambda: any(self.has_arrived(layer.name, step) for layer in left), "any layer")  # noqa: B023
             arrived = [layer for layer in left if self.has_arrived(layer.name, step)]
@@ -251,6 +244,7 @@ class GradientQueue(Channel):
 
     def move(self):
         """Start and test messages. Raises UserError if MPI failed."""
+        self._check_open()
         super().move()
         if self.engine.error:
             raise UserError(f"MPI failed while summing gradients: {self.calls.MPI.Get_error_string(self.engine.error)}"
@@ -259,9 +253,10 @@ class GradientQueue(Channel):
     def _note(self, name, step):
         """Tell the trace when a layer's messages were on their way; a message of many layers is its first one's."""
         slot = step % len(self.slots)
-        for number in (number for number in self.parts[name] if self.buckets[number].layers[0] == name):
-            for half in dict.fromkeys((number, self.last[number])):
-                self.trace.request(self.buckets[number].name, step, *self.engine.times(slot, half))
+        buckets, last = self.messages.buckets, self.messages.last
+        for number in (number for number in self.messages.parts[name] if buckets[number].layers[0] == name):
+            for half in dict.fromkeys((number, last[number])):
+                self.trace.request(buckets[number].name, step, *self.engine.times(slot, half))
 
     # What is different for gradients on a GPU: mpilayer/gpu/device_queue.py
 
@@ -271,7 +266,9 @@ class GradientQueue(Channel):
         return self.settings.progress in MOVING
 
     def attach(self):
-        """Gradients lie where MPI sums them."""
+        """Gradients lie where MPI sums them. Raises UserError for a reduction that needs GPUs."""
+        if self.settings.reduction == "nccl":
+            raise UserError("reduction nccl sums among GPUs | expected a net on a GPU | try: native")
 
     @staticmethod
     def mirror(array):
@@ -280,7 +277,7 @@ class GradientQueue(Channel):
 
     def begin_message(self, slot, number):
         """A message is being filled."""
-        for half in {number, self.last[number]}:
+        for half in {number, self.messages.last[number]}:
             self.engine.mark(slot, half, ready=False)
 
     def send_message(self, slot, number):
@@ -290,7 +287,7 @@ class GradientQueue(Channel):
     def has_arrived(self, name, step):
         """Whether the sum of a layer's gradients of a step is there."""
         slot = step % len(self.slots)
-        return all(self.engine.arrived(slot, self.last[number]) for number in self.parts[name])
+        return all(self.engine.arrived(slot, self.messages.last[number]) for number in self.messages.parts[name])
 
     def take_in(self, name, step):
         """What is computed from here on reads a layer's sum."""

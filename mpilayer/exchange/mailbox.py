@@ -4,6 +4,7 @@ import contextlib
 
 import numpy as np
 
+from mpilayer.base.errors import UserError
 from mpilayer.exchange.channel import Channel
 from mpilayer.mpi.collectives import Calls
 from mpilayer.mpi.engine import Engine, Operation
@@ -99,7 +100,7 @@ class Mailbox(Channel):
             raise RuntimeError(f"{len(self.pending)} requests in flight | expected a drain before mail is stopped")
         with self.engine.held():
             self.self.Send([np.zeros(1, np.uint8), self.ranks.MPI.BYTE], 0)
-        while not self.engine.quiet:
+        while not (self.engine.quiet or self.engine.error):
             self.engine.advance()
         super().pause()
 
@@ -129,7 +130,10 @@ class Mailbox(Channel):
         self.watch(lambda: probed.Irecv([message.memory, self.ranks.MPI.BYTE]), on_complete)
 
     def move(self):
-        """See what has completed and what has come."""
+        """See what has completed and what has come. Raises UserError if MPI failed."""
+        if self.engine.error:
+            text = self.ranks.MPI.Get_error_string(self.engine.error)
+            raise UserError(f"MPI failed while messages were moved: {text} | try: python -m mpilayer.info")
         with self.engine.held():
             found = self.ranks.MPI.Request.Testsome([request for request, _ in self.pending]) if self.pending else None
         done = [self.pending[number] for number in found or ()]

@@ -6,25 +6,43 @@ from collections import deque
 class Posting:
     """Of `layers` (names in order of backward) in `slots` gradient buffers, each of which a later step uses again.
 
+    in_order: each must be posted when its turn in `layers` comes.
+
     step       the last one posted, None before the first          unposted   its layers that have not been posted
     pending    {layer: steps that were posted and not settled, oldest first}
     """
 
-    def __init__(self, layers, slots):
-        self.layers, self.slots, self.step, self.unposted = list(layers), slots, None, set()
-        self.pending = {name: deque() for name in layers}
+    def __init__(self, layers, slots, in_order=False):
+        self.layers, self.slots, self.in_order = list(layers), slots, in_order
+        self.step, self.unposted = None, set()
+        self.pending, self.latest = {name: deque() for name in layers}, dict.fromkeys(layers)
 
     def add(self, step, name):
         """A layer is posted. Raises RuntimeError if it must not be."""
-        if name not in self.pending:
-            raise RuntimeError(f"step {step} | no layer is called {name!r} | expected one of {', '.join(self.layers)}")
+        self.check_name(name, step)
         if step != self.step:
             self.begin(step)
         if name not in self.unposted:
             raise RuntimeError(f"step {step} | {name} | posted twice | expected once in a step, before it is settled")
         self.check_free(step, name)
+        if self.in_order and name != (expected := self.missing()[0]):
+            raise RuntimeError(f"step {step} | {name} | posted before {expected} | expected the order of backward,"
+                               " which order=\"need\" counts on")
         self.unposted.remove(name)
         self.pending[name].append(step)
+        self.latest[name] = step
+
+    def check_name(self, name, step):
+        """Raise RuntimeError if no layer is called so."""
+        if name not in self.pending:
+            raise RuntimeError(f"step {step} | no layer is called {name!r} | expected one of {', '.join(self.layers)}")
+
+    def check_posted(self, step, name):
+        """Raise RuntimeError if the sum of a layer's gradient of that step is not in any buffer, nor on its way."""
+        latest = self.latest[name]
+        if latest is None or not latest - self.slots < step <= latest or (self.slots == 1 and step != latest):
+            raise RuntimeError(f"step {step} | {name} | waited for, but the last step posted is {latest}"
+                               f" | expected one of the last {self.slots} steps")
 
     def begin(self, step):
         """Nothing of this step has been posted yet. Raises RuntimeError if its turn has not come."""
@@ -41,7 +59,11 @@ class Posting:
 
     def check_free(self, step, name):
         """Raise RuntimeError if the layer's memory of that step is in use."""
-        pending = self.pending.get(name)
+        self.check_name(name, step)
+        pending = self.pending[name]
+        if step in pending:
+            raise RuntimeError(f"step {step} | {name} | its gradient was posted and is in flight"
+                               " | expected it to be complete before post()")
         if pending and pending[0] + self.slots <= step:
             raise RuntimeError(f"step {step} | {name} | posted while another sum in that memory is in flight"
                                " | expected it to be settled first: a delay of k needs k + 1 gradient buffers")

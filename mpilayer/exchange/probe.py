@@ -9,8 +9,9 @@ import numpy as np
 
 import kernels
 from kernels import gpu
+from mpilayer.base.errors import UserError
 from mpilayer.compression.codecs import CODECS, Float32
-from mpilayer.exchange.settings import LANES, MOST_LANES
+from mpilayer.exchange.settings import AUTO, LANES, MOST_LANES, settings_of
 from mpilayer.mpi import engine
 from mpilayer.mpi.collectives import REDUCTIONS, Calls
 from mpilayer.mpi.engine import Engine
@@ -231,3 +232,11 @@ def choose(ranks, settings, largest, say):
             f" computing take together, in ms: {times}")
     probe.close()
     return _safe(ranks, settings, say)
+
+
+def resolved(ranks, settings, given, largest, say):
+    """The Settings, or those of keyword arguments, measured where they say "auto" for gradients of `largest` bytes."""
+    if settings and given:
+        raise UserError(f"settings and {', '.join(given)} | expected one or the other | try: settings._replace(...)")
+    settings = settings or settings_of(AUTO | given)
+    return choose(ranks, settings, largest, say) if settings.auto else settings

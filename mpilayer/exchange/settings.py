@@ -51,7 +51,8 @@ class Settings(NamedTuple):
         found = {name: getattr(other, name) for name in self.auto}
         return self._replace(link=other.link, cuda_aware=other.cuda_aware, **found)
 
-GIVEN = "progress", "reduction", "wire", "bucket", "chunk", "lanes"
+
+GIVEN = tuple(name for name in Settings._fields if name not in ("link", "cuda_aware", "wire_options"))
 
 
 def one_of(what, name, known):
@@ -61,13 +62,23 @@ def one_of(what, name, known):
     return name
 
 
+def _size(name, value):
+    """Raise UserError unless it is a number of bytes, None or "auto"."""
+    if value not in (None, "auto") and not (isinstance(value, int) and value >= (name == "chunk")):
+        raise UserError(f"{name} {value!r} | expected a number of bytes, None for no limit, or \"auto\"")
+
+
 def settings_of(given):
     """Settings from keyword arguments: its own but `link` and `cuda_aware`, and the compressor's. Raises UserError."""
-    wire = one_of("wire", given.get("wire", "float32"), COMPRESSORS)
-    own, fields = {option.name for option in COMPRESSORS[wire].options}, {*GIVEN}
+    compressor = COMPRESSORS[one_of("wire", given.get("wire", "float32"), COMPRESSORS)]
+    own = {option.name: option for option in compressor.options}
     for name in given:
-        one_of("keyword argument", name, sorted(fields | own))
+        one_of("keyword argument", name, sorted({*GIVEN, *own}))
     one_of("reduction", given.get("reduction", "native"), REDUCTIONS)
     one_of("progress", given.get("progress", "poll"), ("auto", *PROGRESS))
-    options = {name: value for name, value in given.items() if name in own}
-    return Settings(wire_options=options, **{name: given[name] for name in given if name in fields})
+    for name in ("bucket", "chunk"):
+        _size(name, given.get(name))
+    if given.get("lanes", 1) not in range(1, 1000):
+        raise UserError(f"lanes {given['lanes']!r} | expected a whole number from 1 to 999")
+    options = {name: option.checked(given[name]) for name, option in own.items() if name in given}
+    return Settings(wire_options=options, **{name: given[name] for name in GIVEN if name in given})

@@ -14,11 +14,11 @@ class DeviceGradientQueue(GradientQueue):
 
     def attach(self):
         """Choose the way to MPI."""
-        self.transfer = transfer(self.ranks, self.settings, self.trace, self.order)
+        self.transfer = transfer(self.ranks, self.settings, self.trace, self.messages.order)
 
     def _start(self):
         super()._start()
-        self.transfer.open(self.engine, self.last, [slot.payload for slot in self.slots])
+        self.transfer.open(self.engine, self.messages.last, [slot.payload for slot in self.slots])
 
     @property
     def quiet(self):
@@ -64,11 +64,11 @@ class DeviceGradientQueue(GradientQueue):
 
     def has_arrived(self, name, step):
         """Whether a layer's sum is there, or the GPU was told of it."""
-        return all(self.transfer.there(step % len(self.slots), number) for number in self.parts[name])
+        return all(self.transfer.there(step % len(self.slots), number) for number in self.messages.parts[name])
 
     def take_in(self, name, step):
         """The net's stream waits for the copies back."""
-        waits = [self.transfer.enter(step % len(self.slots), number) for number in self.parts[name]]
+        waits = [self.transfer.enter(step % len(self.slots), number) for number in self.messages.parts[name]]
         if any(waits):
             self.trace.waited(name)
 

@@ -40,6 +40,14 @@ class Schedule:
     def __init__(self, net, channel, optimizer):
         self.net, self.channel, self.optimizer = net, channel, optimizer
 
+    def step(self, t, batch):
+        """Run training step t on this rank's samples, a Batch."""
+        raise NotImplementedError(f"{type(self).__name__} has no step(t, batch)")
+
+    def drain(self):
+        """Finish what is in flight: afterwards all ranks have the same weights."""
+        raise NotImplementedError(f"{type(self).__name__} has no drain()")
+
     @classmethod
     def check(cls, ranks, **options):
         """Raise UserError if the options are out of range, or do not go together, on that many ranks."""

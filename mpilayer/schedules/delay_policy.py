@@ -35,7 +35,7 @@ class AfterWarmup(Constant):
 
     def next(self, t, delay):
         """The later delay from step n on."""
-        return self.delay if t == self.steps else delay
+        return self.delay if t >= self.steps else delay
 
 
 class Adaptive(Constant):

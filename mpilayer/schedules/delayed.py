@@ -77,12 +77,12 @@ class Delayed(DelayedUpdates):
                Option("delay_warmup", "steps without delay at first", natural, 0, metavar="STEPS"))
     late = True
 
-    def __init__(self, net, queue, optimizer, delay=1, delay_warmup=0):
+    def __init__(self, net, queue, optimizer, delay, delay_warmup):
         fixed = AfterWarmup(delay, delay_warmup) if delay_warmup else Constant(delay)
         super().__init__(net, queue, optimizer, Adaptive() if delay == "auto" else fixed)
 
     @classmethod
-    def check(cls, ranks, delay=1, delay_warmup=0):
+    def check(cls, ranks, delay, delay_warmup):
         """Raise UserError if the options do not go together."""
         if delay_warmup and delay == "auto":
             raise UserError("--delay-warmup goes with a --delay of steps: auto begins without delay by itself")

@@ -42,7 +42,7 @@ class Layerwise(DelayedUpdates):
 
     options = (Option("apply", "when updates are made", default="lazy", choices=APPLY),)
 
-    def __init__(self, net, queue, optimizer, apply="lazy"):
+    def __init__(self, net, queue, optimizer, apply):
         super().__init__(net, queue, optimizer, Constant(0))
         self.apply_policy = APPLY[apply]
 

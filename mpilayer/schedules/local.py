@@ -61,7 +61,7 @@ class LocalSGD(Local):
 
     options = (_period(10), DELAY)
 
-    def __init__(self, net, queue, optimizer, period=10, delay=0):
+    def __init__(self, net, queue, optimizer, period, delay):
         super().__init__(net, queue, optimizer)
         self.period, self.delay, self.since = period, delay, 0
         self.anchor, self.told = shards.copy(net)[0], shards.copy(net)[0]
@@ -69,7 +69,7 @@ class LocalSGD(Local):
         self.difference = queue.gradients(0)
 
     @classmethod
-    def check(cls, ranks, period=10, delay=0, **others):
+    def check(cls, ranks, period, delay, **others):
         """Raise UserError unless a mean arrives before the next one is due."""
         if delay == "auto" or delay >= period:
             raise UserError(f"--delay {delay}: expected less than the --period of {period}")
@@ -137,7 +137,7 @@ class DiLoCo(LocalSGD):
     options = (_period(20), DELAY, Option("outer_lr", "learning rate of the mean difference", amount, 0.7),
                Option("outer_momentum", "its Nesterov momentum", below_one, 0.9))
 
-    def __init__(self, net, queue, optimizer, period=20, delay=0, outer_lr=0.7, outer_momentum=0.9):
+    def __init__(self, net, queue, optimizer, period, delay, outer_lr, outer_momentum):
         super().__init__(net, queue, optimizer, period, delay)
         self.constants = {"lr": outer_lr, "momentum": outer_momentum, "late": 1}
         self.velocity = {name: np.zeros_like(w) for name, w in self.anchor.items()}
@@ -159,7 +159,7 @@ class Elastic(LocalSGD):
 
     options = _period(10), DELAY, Option("elasticity", "pull on the centre, by all ranks", amount, 0.9)
 
-    def __init__(self, net, queue, optimizer, period=10, delay=0, elasticity=0.9):
+    def __init__(self, net, queue, optimizer, period, delay, elasticity):
         super().__init__(net, queue, optimizer, period, delay)
         self.pull = elasticity  # of the centre, by all ranks; each is pulled by a P-th of that
 

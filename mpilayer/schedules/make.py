@@ -3,11 +3,12 @@
 from kernels import gpu
 from mpilayer.base.cli import Choice
 from mpilayer.base.errors import UserError
+from mpilayer.base.tracing import Trace, Watched
 from mpilayer.compression import COMPRESSORS
 from mpilayer.exchange import probe
 from mpilayer.exchange.channel import silent
 from mpilayer.exchange.gradient_queue import GradientQueue
-from mpilayer.exchange.settings import AUTO, settings_of
+from mpilayer.exchange.settings import GIVEN, one_of
 from mpilayer.schedules import SCHEDULES
 from mpilayer.schedules.base import Schedule
 
@@ -35,27 +36,61 @@ def words(text):
 def make_schedule(name, net, ranks, optimizer, *, settings=None, trace=None, say=silent, **given):
     """A Schedule on a net, ready for step(t, batch). Its `channel` is what it sends with; close that at the end.
 
-    name        a key of SCHEDULES, or MODULE:CLASS or FILE.py:CLASS for one of your own
+    name        a key of SCHEDULES, MODULE:CLASS or FILE.py:CLASS for one of your own, or its class
     net         nets.Net, or what has the same layers, memory and generators
     ranks       Ranks
     optimizer   an optimizer of the net's layers, such as MomentumSGD(net, 0.01)
     settings    Settings, in place of the keyword arguments of GradientQueue
-    trace       mpilayer.base.tracing.Trace, which counts where the time goes
+    trace       mpilayer.base.tracing.Trace, which counts where the time goes; default: a new one
     say         a function that is called with a line of text when something was decided; default: nothing is printed
     given       keyword arguments of the schedule, such as delay=1, and of GradientQueue, such as wire="bfloat16"
 
-    All ranks call this together. Raises UserError for an unknown name, and for options that do not go together.
+    All ranks call this together; those that only serve (`ps` with `servers`) make no steps, and drain when the others
+    do. Raises UserError for an unknown name, and for options that do not go together.
     """
-    kind = CHOICE.load(name)
-    own_options = {option.name: given.pop(option.name, option.default) for option in kind.options}
-    kind.check(ranks.size, **own_options)
-    settings = settings or probe.choose(ranks, settings_of(AUTO | given), net.weights.nbytes, say)
-    if settings.wire not in (kind.wires or COMPRESSORS):
-        raise UserError(f"wire {settings.wire} does not go with {name}: {kind.wires_because}"
-                        f" | try: {' or '.join(kind.wires)}")
+    kind = CHOICE.load(name) if isinstance(name, str) else own(name)
+    chosen = _own_options(kind, given, settings)
+    kind.check(ranks.size, **chosen)
+    check_optimizer(kind, name, optimizer)
+    settings = probe.resolved(ranks, settings, given, net.weights.nbytes, say)
+    check_wire(kind, name, settings.wire)
+    trace = trace or compute_trace(net)
     channel = _channel(kind, net, ranks, settings, trace, say)
-    optimizer.attach(channel.trace, getattr(channel, "norm", None))
-    return kind(net, channel, optimizer, **own_options)
+    optimizer.attach(trace, getattr(channel, "norm", None))
+    try:
+        return kind(Watched(net, trace), channel, optimizer, **chosen)
+    except BaseException:
+        channel.abandon()
+        raise
+
+
+def _own_options(kind, given, settings):
+    """The schedule's keyword arguments, taken out of those given. Raises UserError for others that nobody knows."""
+    options = {option.name: option.checked(given.pop(option.name, option.default)) for option in kind.options}
+    if given and not settings:
+        compressor = COMPRESSORS[one_of("wire", given.get("wire", "float32"), COMPRESSORS)]
+        known = {*options, *GIVEN, *(option.name for option in compressor.options)}
+        for name in given:
+            one_of("keyword argument", name, sorted(known))
+    return options
+
+
+def check_wire(kind, name, wire, flag=""):
+    """Raise UserError if the schedule cannot send in that form; `flag` goes before the option's name."""
+    if kind.wires and wire not in kind.wires:
+        raise UserError(f"{flag}wire {wire} does not go with {flag}schedule {name}: {kind.wires_because}"
+                        f" | try: {flag}wire {' or '.join(kind.wires)}")
+
+
+def check_optimizer(kind, name, optimizer):
+    """Raise UserError for an optimizer that does something for which the schedule is not made."""
+    for option, why in kind.refuses.items():
+        if getattr(optimizer, option, None):
+            raise UserError(f"{option} does not go with schedule {name}: {why}")
+    for option in optimizer.options:
+        if option.late and getattr(optimizer, option.name) and not kind.late:
+            able = " or ".join(name for name, other in SCHEDULES.items() if other.late)
+            raise UserError(f"{option.name} goes with schedule {able}: nothing else is late")
 
 
 def _channel(kind, net, ranks, settings, trace, say):
@@ -63,6 +98,15 @@ def _channel(kind, net, ranks, settings, trace, say):
     if kind.channel is not GradientQueue:
         return kind.channel(ranks, settings, trace, say)
     return queue_class(net)(ranks, net, delay=None, settings=settings, trace=trace, say=say)
+
+
+def compute_trace(net):
+    """A Trace of where the net computes."""
+    if not gpu.is_array(net.weights):
+        return Trace()
+    from mpilayer.gpu.trace import GpuTrace
+
+    return GpuTrace()
 
 
 def queue_class(net):

@@ -29,7 +29,7 @@ class Partial(Schedule):
     asynchronous = True
     refuses = {"clip": CLIP}
 
-    def __init__(self, net, queue, optimizer, quorum=None):
+    def __init__(self, net, queue, optimizer, quorum):
         self.ahead = {name: Part(name, w) for name, w in shards.copy(net)[0].items()}
         super().__init__(net, queue, optimizer.over(self.ahead.values()))
         self.quorum = quorum or max(1, queue.ranks.size - 1)
@@ -41,7 +41,7 @@ class Partial(Schedule):
         self.staleness = collections.Counter()
 
     @classmethod
-    def check(cls, ranks, quorum=None):
+    def check(cls, ranks, quorum):
         """Raise UserError for more ranks than there are."""
         if (quorum or 1) > ranks:
             raise UserError(f"--quorum {quorum}: there are {ranks} ranks")

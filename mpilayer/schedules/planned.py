@@ -51,6 +51,6 @@ class Planned(DelayedUpdates):
 
     def _predicted(self, chunk, profile):
         settings = self.channel.settings
-        messages = self.channel.cut(settings.bucket, chunk)
+        messages = self.channel.cut(chunk=chunk)
         return step_model.predict(messages, self.net.layers, profile, lambda message: settings.link.share(
             4 * (message.end - message.begin), settings.lanes))

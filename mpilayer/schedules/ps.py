@@ -43,18 +43,18 @@ class ParameterServer(Schedule):
     wires_because = "answers are weights, and a few numbers or factors do not stand for those"
 
     @staticmethod
-    def servers(servers=0, **others):
+    def servers(servers, **others):
         """Ranks that do nothing else."""
         return servers
 
     @classmethod
-    def check(cls, ranks, servers=0, **others):
+    def check(cls, ranks, servers, **others):
         """Raise UserError if no rank is left to compute."""
         if servers >= ranks:
             raise UserError(f"--servers {servers} leave none of the {ranks} ranks to compute"
                             f" | try: mpiexec -n {servers + 1}, or --servers 0, where ranks do both")
 
-    def __init__(self, net, mail, optimizer, staleness=0, servers=0):
+    def __init__(self, net, mail, optimizer, staleness, servers):
         super().__init__(net, mail, optimizer)
         self.asynchronous = staleness != 0
         rank, size, codec = mail.ranks.rank, mail.ranks.size, CODECS[mail.settings.wire]

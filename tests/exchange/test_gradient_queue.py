@@ -1,6 +1,9 @@
 """The request queue as a library: arrays of the user's, and what happens to those who use it wrongly."""
 
 import contextlib
+import gc
+import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -8,6 +11,9 @@ import pytest
 import kernels
 import mpilayer
 from mpilayer.base.errors import UserError
+from mpilayer.exchange import channel
+from mpilayer.exchange.settings import Settings
+from mpilayer.mpi import progress as progress_ways
 from mpilayer.mpi.progress import PROGRESS
 from tests.ranks import on_ranks
 
@@ -56,8 +62,9 @@ def right(ranks, seen, steps, scale=1.0):
 def test_sums_of_own_arrays_are_right_in_every_way(ranks):
     for order in ("backward", "need", "split"):
         for settings in ({}, {"bucket": None}, {"chunk": 64}, {"reduction": "ordered"}, {"wire": "bfloat16"},
-                         {"wire": "topk", "top_share": 1.0}, *({"progress": name} for name in PROGRESS)):
-            if order == "split" and settings.get("wire") == "topk":
+                         {"wire": "topk", "top_share": 1.0}, {"wire": "powersgd", "matrix_rank": 10},
+                         *({"progress": name} for name in PROGRESS)):
+            if order == "split" and settings.get("wire") in ("topk", "powersgd"):
                 continue
             for delay in (0, 2):
                 with mpilayer.GradientQueue(ranks, parameters(), delay=delay, order=order,
@@ -153,6 +160,11 @@ def test_wrong_use_names_layer_and_step(ranks):
     queue.finish(0)
     with pytest.raises(RuntimeError, match=r"step 1 \| d \| posted while another sum .* k \+ 1 gradient buffers"):
         queue.gradient("d", 1)
+    with pytest.raises(RuntimeError, match=r"step 0 \| d \| its gradient was posted and is in flight"):
+        queue.gradient("d", 0)
+    for use in (lambda: queue.gradient("e", 1), lambda: next(queue.settle("e", 0))):
+        with pytest.raises(RuntimeError, match="no layer is called 'e'"):
+            use()
     with pytest.raises(RuntimeError, match=r"step 1 \| d \| posted while another sum"):
         queue.post(1, "d")
     settled(queue, 0)
@@ -161,7 +173,8 @@ def test_wrong_use_names_layer_and_step(ranks):
     with pytest.raises(RuntimeError, match=r"step 0 \| posted after step 1"):
         queue.post(0, "d")
     queue.close()
-    for use in (lambda: queue.post(2, "d"), lambda: queue.gradient("d", 2), lambda: next(queue.settle("d", 2))):
+    for use in (lambda: queue.post(2, "d"), lambda: queue.gradient("d", 2), lambda: next(queue.settle("d", 2)),
+                lambda: queue.finish(1), lambda: queue.norm(1), lambda: next(queue.as_completed([], 1)), queue.move):
         with pytest.raises(RuntimeError, match="the request queue is closed"):
             use()
 
@@ -169,7 +182,7 @@ def test_wrong_use_names_layer_and_step(ranks):
 @on_ranks(2)
 def test_a_message_of_several_layers_is_not_waited_for_before_all_are_posted(ranks):
     """It would be an endless wait."""
-    for options in ({"bucket": None}, {"bucket": 0}, {"bucket": 0, "order": "need"}):
+    for options in ({"bucket": None}, {"bucket": 0}, {"bucket": 0, "order": "split"}):
         queue = opened(ranks, **options)
         queue.post(0, "c")
         with pytest.raises(RuntimeError, match=r"step 0 \| c \| settled before .*d.* was posted"):
@@ -211,6 +224,99 @@ def test_an_error_inside_is_not_hidden_and_nothing_calls_mpi_after_it(ranks):
         with pytest.raises(ZeroDivisionError), queue:
             settled(queue, 1 / 0)
         kernels.dense(np.ones((64, 512), np.float32), np.ones((512, 512), np.float32))
+
+
+@on_ranks(2)
+def test_by_need_layers_are_posted_in_order_of_backward(ranks):
+    """Else ranks of different speed would pick different messages."""
+    queue = opened(ranks, order="need")
+    queue.post(0, "d")
+    with pytest.raises(RuntimeError, match=r"step 0 \| b \| posted before c \| expected the order of backward"):
+        queue.post(0, "b")
+    assert queue.finish(0) == ["c", "b", "a"]
+    settled(queue, 0)
+    queue.close()
+
+
+@on_ranks(2)
+def test_what_was_not_posted_or_is_gone_is_not_waited_for(ranks):
+    queue = opened(ranks)
+    layers = list(queue.layers.values())
+    for use in (lambda: queue.norm(0), lambda: next(queue.as_completed(layers, 0))):
+        with pytest.raises(RuntimeError, match=r"step 0 \| \w \| waited for, but the last step posted is None"):
+            use()
+    queue.post(0, "d")
+    with pytest.raises(RuntimeError, match="waited for, but the last step posted is None"):
+        next(queue.as_completed(layers, 0))
+    queue.finish(0)
+    settled(queue, 0)
+    all_posted(queue, 1)
+    with pytest.raises(RuntimeError, match="step 0 .* the last step posted is 1"):
+        queue.norm(0)
+    settled(queue, 1)
+    queue.close()
+
+
+@on_ranks(2)
+def test_one_queue_at_a_time_for_the_same_memory(ranks):
+    shared = parameters()
+    first = mpilayer.GradientQueue(ranks, shared, **UNMEASURED)
+    with pytest.raises(RuntimeError, match="another request queue of these parameters is open"):
+        mpilayer.GradientQueue(ranks, shared, **UNMEASURED)
+    first.close()
+    with mpilayer.GradientQueue(ranks, shared, **UNMEASURED) as queue:
+        assert right(ranks, run(ranks, queue, 2, 0), 2)
+
+
+@on_ranks(2)
+def test_whatever_ends_the_block_nothing_runs_on_and_memory_in_flight_lives_on(ranks):
+    for progress in PROGRESS:
+        threads = threading.active_count()
+        for error, leave in ((ZeroDivisionError, lambda: 1 / 0), (RuntimeError, lambda: None)):
+            queue = opened(ranks, progress=progress, delay=1)
+            memory = [weakref.ref(queue.slots[0].payload.flat.base)]
+            all_posted(queue, 0)
+            with pytest.raises(error), queue:
+                leave()
+            assert threading.active_count() == threads
+            assert queue not in channel.running()
+            assert not progress_ways._in_kernels
+            with pytest.raises(RuntimeError, match="closed"):
+                queue.post(1, "d")
+            del queue
+            gc.collect()
+            assert memory[0]() is not None
+
+
+@on_ranks(1)
+def test_a_gradient_elsewhere_leaves_the_queue_as_it_was(ranks):
+    queue = opened(ranks)
+    layer = queue.layers["d"]
+    with pytest.raises(RuntimeError, match="not in the memory of this step"):
+        queue.post(0, layer._replace(g=np.zeros(400, np.float32)))
+    queue.post(0, layer)
+    queue.finish(0)
+    settled(queue, 0)
+    queue.close()
+
+
+@on_ranks(1)
+def test_values_that_cannot_be(ranks):
+    for options, message in [
+        ({"delay": -1}, "delay -1 | expected a whole number"), ({"delay": 1.5}, "delay 1.5"),
+        ({"delay": "auto"}, "delay 'auto'"), ({"bucket": "64k"}, "bucket '64k' | expected a number of bytes"),
+        ({"chunk": 0}, "chunk 0"), ({"lanes": 0}, "lanes 0"), ({"wire": "topk", "top_share": 7}, "top_share 7"),
+        ({"wire": "powersgd", "matrix_rank": 0}, "matrix_rank 0 | expected a positive whole number"),
+        ({"wire": "bfloat16", "error_feedback": "yes"}, "error_feedback 'yes' | expected True, False"),
+        ({"wire": "topk", "order": "split"}, "TopK does not go with order split"),
+        ({"wire": "powersgd", "reduction": "ordered"}, "PowerSGD goes with reduction native"),
+        ({"reduction": "nccl"}, "reduction nccl sums among GPUs"),
+        ({"settings": Settings(), "wire": "topk"}, "settings and bucket, chunk, progress, wire | expected one or the"),
+    ]:
+        with pytest.raises(UserError) as found:
+            mpilayer.GradientQueue(ranks, parameters(), **{**UNMEASURED, **options})
+        assert str(found.value).startswith(message), found.value
+        assert not channel.running()
 
 
 @on_ranks(1)

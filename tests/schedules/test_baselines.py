@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import nets
-from mpilayer.base.tracing import Trace, Watched
+from mpilayer.base.tracing import Trace
 from mpilayer.data import share
 from mpilayer.exchange.gradient_queue import GradientQueue
 from mpilayer.exchange.mailbox import Mailbox
@@ -64,7 +64,7 @@ class Run:
                                 delay_compensation=options.delay_compensation,
                                 momentum_correction=options.momentum_correction)
         self.schedule = make.make_schedule(
-            options.schedule, Watched(self.recorded, trace), ranks, optimizer, trace=trace,
+            options.schedule, self.recorded, ranks, optimizer, trace=trace,
             settings=all_options.settings(options)._replace(**{**plain, **settings}), **own)
         self.channel = self.schedule.channel
         self.workers = ranks.size - self.schedule.servers(**own)

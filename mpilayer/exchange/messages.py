@@ -1,0 +1,60 @@
+"""Which messages the gradient of a step is sent as, and in which order they go."""
+
+from mpilayer.compression.buckets import cut, due
+from mpilayer.exchange.settings import one_of
+
+ORDERS = ("backward", "need", "split")
+INT_BYTES = 4 * (2**31 - 1)  # MPI 3 counts elements with an int
+
+
+def buckets_of(parameters, compressor, bucket, chunk, persistent):
+    """The Buckets that a gradient makes with these sizes in bytes; `persistent`: the MPI has MPI 4's large counts."""
+    offsets = compressor.offsets(parameters)
+    layers = sorted(((name, *ends) for name, ends in offsets.items()), key=lambda layer: layer[1])
+    if compressor.whole:
+        chunk = None
+    if not persistent:
+        chunk = min(chunk or INT_BYTES, INT_BYTES)
+    return cut(layers, bucket, chunk)
+
+
+class Messages:
+    """The buckets of a step, numbered in order of backward; with order "split" each is two messages.
+
+    parts   {layer: numbers of the buckets that hold it}          last    for each bucket, the message that ends it
+    due     for each bucket, when forward needs it, or None       follow  for each message, the one after it, or -1
+    """
+
+    def __init__(self, buckets, layers, order):
+        self.buckets, self.order = buckets, one_of("order", order, ORDERS)
+        self.parts = {layer.name: [number for number, bucket in enumerate(buckets) if layer.name in bucket.layers]
+                      for layer in layers}
+        needed, M = due(buckets, layers), len(buckets)
+        self.due, self.last, self.follow = needed if order == "need" else None, [*range(M)], None
+        if order == "split":
+            for number, message in enumerate(sorted(range(M), key=needed.__getitem__)):
+                self.last[message] = M + number
+            self.follow = [*self.last, *[-1] * M]
+
+    def operations(self, payload, lanes):
+        """The Operations of each message, from the payload of a gradient buffer."""
+        M = len(self.buckets)
+        if self.order != "split":
+            return [payload.operations(number, number % lanes) for number in range(M)]
+        operations = [None] * (2 * M)
+        for number, last in enumerate(self.last):
+            operations[number], operations[last] = payload.halves(number, number % lanes, last % lanes)
+        return operations
+
+    def before(self, name):
+        """Layers without which a layer's sum cannot arrive: messages start in order of their numbers."""
+        last = max(self.parts[name])
+        return {other for other, parts in self.parts.items() if min(parts) <= last}
+
+
+class Slot:
+    """A gradient buffer, what travels for it, and how many layers each message still lacks."""
+
+    def __init__(self, payload, buckets):
+        self.payload, self.lacking = payload, [len(bucket.layers) for bucket in buckets]
+        self.decoded = set()  # layers whose sum is in the gradient buffer
