@@ -2,6 +2,7 @@
 
 from pathlib import PurePath
 
+import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 # Files whose tests keep several ranks busy, which want both cores.
@@ -9,13 +10,22 @@ RANKS = {"baselines", "cluster", "convergence", "engine", "examples", "extending
          "node_shared", "own_source", "schedules", "staging", "train", "training"}
 
 
+# Files for `pytest -m quick`, which is to answer in two minutes where kernels have been compiled before.
+QUICK = {"augment", "buckets", "collectives", "compress", "engine", "gradient_queue", "idx", "info", "layernorm",
+         "loss", "make", "parameters", "partition", "prefetch", "ranks", "rooms", "sources", "step_model", "stored",
+         "structure", "synthetic", "text", "update", "wire"}
+
+
+def _name(path):
+    return PurePath(path).stem.removeprefix("test_")
+
+
 class Sides(LoadScopeScheduling):
     """One worker takes all tests of ranks, and the other one the rest, by files."""
 
     def _split_scope(self, nodeid):
         file = nodeid.split("::")[0]
-        name = PurePath(file).stem.removeprefix("test_")
-        return "ranks" if name in RANKS else file
+        return "ranks" if _name(file) in RANKS else file
 
 
 def pytest_xdist_make_scheduler(config, log):
@@ -30,6 +40,9 @@ def _count(item):
 
 
 def pytest_collection_modifyitems(items):
-    """In a file those on as many ranks follow each other: the ranks are started once."""
+    """Mark the quick ones. In a file those on as many ranks follow each other: the ranks are started once."""
+    for item in items:
+        if _name(item.path) in QUICK and "cuda" not in item.path.parts:
+            item.add_marker(pytest.mark.quick)
     files = list(dict.fromkeys(item.path for item in items))
     items.sort(key=lambda item: (files.index(item.path), _count(item)))

@@ -7,6 +7,7 @@ from bench import compare, schedules
 from mpilayer.base.errors import UserError
 from mpilayer.exchange.settings import Settings
 from mpilayer.mpi.link_model import LinkModel
+from mpilayer.training import options as main_job
 from tests.ranks import on_ranks
 
 MEASURED = Settings(LinkModel(1e-5, 1e-9), progress="none", wire_options={}, bucket=1000, chunk=10**6)
@@ -39,7 +40,7 @@ def test_candidates_send_as_the_workload_does_where_they_do_not_say(ranks):
     work = workload(ranks)
 
     def settings(text, *words):
-        return work.settings_for(compare.options_of(text, words, 1))
+        return main_job.settings(compare.options_of(text, words, 1)).measured_as(work.settings)
 
     assert settings("layerwise") == MEASURED
     assert settings("layerwise+progress=poll+bucket=none") == MEASURED._replace(progress="poll", bucket=None)

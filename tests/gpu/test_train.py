@@ -1,5 +1,6 @@
 """Training on a GPU is training on a CPU: the same nets, schedules and command line."""
 
+import copy
 import dataclasses
 import json
 
@@ -30,14 +31,11 @@ class Silent:
     step = epoch = say
 
 
-class First:
-    """The first samples of a test part."""
-
-    def __init__(self, part):
-        self.read = part.read
-
-    def __len__(self):
-        return 8
+def first(part):
+    """The first samples of a part."""
+    few = copy.copy(part)
+    few.__class__ = type("First", (type(part),), {"__len__": lambda self: 8})
+    return few
 
 
 class Run:
@@ -47,7 +45,7 @@ class Run:
         words = ["--seed", "3", "--batch", "5", "--steps", "3", "--warmup", "0", *map(str, words)]
         options = read_options(words, NET, ranks.size)
         data, net = load(options, ranks)
-        data = dataclasses.replace(data, test=First(data.test))
+        data = dataclasses.replace(data, test=first(data.test))
         progress = "thread" if options.progress == "thread" else "poll"
         unmeasured = settings(options)._replace(bucket=20_000, chunk=None, progress=progress)
         self.trainer = make_trainer(ranks, options, unmeasured, data, net, Silent())
