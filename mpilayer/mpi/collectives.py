@@ -160,7 +160,7 @@ def scattered(calls, buffer, room, first, last):
     mine = int(counts[calls.rank])
     parts = room[:P * mine]
     scatter = calls.operation(first, "Alltoallv", [buffer, counts, starts, kind],
-                          [parts, np.full(P, mine), np.arange(P) * mine, kind])
+                              [parts, np.full(P, mine), np.arange(P) * mine, kind])
     total = (kernels.ordered_sum_address(buffer.dtype), parts.ctypes.data, P, mine, mine * buffer.itemsize,
              buffer[starts[calls.rank]:].ctypes.data)
     gather = calls.operation(last, "Allgatherv", calls.MPI.IN_PLACE, [buffer, counts, starts, kind], work=total)

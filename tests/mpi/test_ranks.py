@@ -28,10 +28,10 @@ def test_agree_raises_the_lowest_ranks_error_everywhere(ranks):
 
 
 @on_ranks(4)
-def test_one_rank_and_only_one_draws_the_lot(ranks):
-    lot = job.Lot(ranks)
-    lot.lay()
-    assert sum(ranks.gather(lot.draw())) == 1
+def test_one_rank_and_only_one_takes_the_token(ranks):
+    token = job.ErrorToken(ranks)
+    token.create()
+    assert sum(ranks.gather(token.take())) == 1
 
 
 @on_ranks(2)
