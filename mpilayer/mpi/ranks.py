@@ -57,8 +57,9 @@ class Ranks:
     the end of the program.
 
     Your own MPI calls may stand between the library's, on communicators of your own. While messages are moved by
-    progress="thread", a call of yours may coincide with one of that thread: MPI must then have been initialised with
-    THREAD_MULTIPLE, as mpi4py and this class do it. With THREAD_SERIALIZED make no call while such a queue is open.
+    progress="thread", a call of yours, also by the methods here, may coincide with one of that thread: MPI must then
+    have been initialised with THREAD_MULTIPLE, as mpi4py and this class do it. With THREAD_SERIALIZED make no call
+    while such a queue is open.
 
     comm         the duplicate, an mpi4py communicator
     rank, size   the number of this rank in it, and how many ranks there are
