@@ -1,6 +1,7 @@
 """The examples do what they say; their files are what docs/ shows."""
 
 import re
+import textwrap
 
 import pytest
 
@@ -14,6 +15,16 @@ def test_own_loop(count):
     done = mpiexec(count, EXAMPLES / "own_loop.py")
     assert (done.returncode, done.stderr) == (0, "")
     assert float(re.match(r"([\d.]+)% of the last points are right\n$", done.stdout)[1]) > 85
+
+
+def test_the_loop_of_the_readme_settles_every_step(tmp_path):
+    code = re.search(r"^    import mpilayer\n(?:(?:    .*)?\n)+", (TOP / "README.md").read_text(), re.MULTILINE)[0]
+    given = "import numpy\nw1, w2 = numpy.zeros(3, 'f4'), numpy.zeros((2, 2), 'f4')\nsteps, lr = 3, 0.5\n"
+    checked = "    assert queue.drained\n    assert all((parameters[name] == -1.5).all() for name in parameters)\n"
+    program = tmp_path / "loop.py"
+    program.write_text(given + textwrap.dedent(code).rstrip().replace("[...] = ...", "[...] = 1") + "\n" + checked)
+    done = mpiexec(2, program)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_own_loop_is_short():

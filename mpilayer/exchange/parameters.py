@@ -1,9 +1,10 @@
-"""Arrays of the user's as flat memory, which is what the request queue works on."""
+"""The user's arrays, copied into flat memory, which is what the request queue works on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 import kernels
 from kernels.layout import offsets
@@ -15,7 +16,7 @@ class Parameter(NamedTuple):
     name: str
     w: np.ndarray
     g: np.ndarray
-    shapes: dict
+    shapes: dict[str, tuple[int, ...]]
 
 
 class Parameters(Mapping):
@@ -26,12 +27,14 @@ class Parameters(Mapping):
     offsets   {name: (begin, end)} of each array in the flat memory
     layers    a Parameter for each array, in the order of forward
 
-    `parameters["w1"] -= ...` and `parameters["w1"] = ...` change the numbers in that memory; it stays where it is.
+    `parameters["w1"] -= ...` and `parameters["w1"] = ...` change the numbers in that memory; it stays where it is. The
+    arrays that were given do not change.
 
-    Raises TypeError for an array that is not of float32, and ValueError for none at all, an empty one, or one on a GPU.
+    Raises TypeError for an array that is not NumPy's (one on a GPU, say) or not of float32, and for a name that is not
+    a string; ValueError for no array at all, or an empty one.
     """
 
-    def __init__(self, arrays):
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
         arrays = dict(arrays)
         if not arrays:
             raise ValueError("no parameters | expected a mapping from names to float32 arrays")
@@ -49,27 +52,27 @@ class Parameters(Mapping):
         part = slice(*self.offsets[name])
         return Parameter(name, self.weights[part], self._gradients[0][part], {name: self._views[name].shape})
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> np.ndarray:
         return self._views[name]
 
-    def __setitem__(self, name, value):
+    def __setitem__(self, name: str, value: ArrayLike) -> None:
         self._views[name][...] = value
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return iter(self._views)
 
-    def __reversed__(self):
+    def __reversed__(self) -> Iterator[str]:
         return reversed(self._views)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._views)
 
     @property
-    def backward_layers(self):
+    def backward_layers(self) -> list[Parameter]:
         """The layers in the order of memory, which is that of backward."""
         return self.layers[::-1]
 
-    def gradient_buffer(self, slot):
+    def gradient_buffer(self, slot: int) -> np.ndarray:
         """Gradient buffer number `slot`, laid out as `weights`; a new buffer is made when it is first asked for."""
         while len(self._gradients) <= slot:
             self._gradients.append(_zeros(self.weights.size))
@@ -83,10 +86,17 @@ def _zeros(size):
 
 
 def _check(name, array):
-    kind = getattr(array, "dtype", type(array).__name__)
+    if not isinstance(name, str):
+        raise TypeError(f"parameters | expected names that are strings, got {name!r} of type {_kind(name)}")
     if not isinstance(array, np.ndarray):
-        raise TypeError(f"{name} | expected a NumPy array of float32, got {kind}")
+        raise TypeError(f"{name} | expected a NumPy array of float32, got {_kind(array)}")
     if array.dtype != np.float32:
-        raise TypeError(f"{name} | expected float32, got {kind} | try: array.astype(numpy.float32)")
+        raise TypeError(f"{name} | expected float32, got {array.dtype} | try: array.astype(numpy.float32)")
     if not array.size:
         raise ValueError(f"{name} | expected at least one number, got shape {array.shape}")
+
+
+def _kind(value):
+    """Of what type it is, as its users call that: list, cupy.ndarray."""
+    package = type(value).__module__.partition(".")[0]
+    return type(value).__name__ if package == "builtins" else f"{package}.{type(value).__name__}"

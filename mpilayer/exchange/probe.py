@@ -62,7 +62,7 @@ class Probe:
         buffer = self.codec.buffer(kernels.empty((size // 4,)))
         buffer[:] = 0
         operations = [self.reduction.operations(part, number % lanes)
-                  for number, part in enumerate(np.array_split(buffer, pieces))]
+                      for number, part in enumerate(np.array_split(buffer, pieces))]
         return Engine([operations], lanes, self.calls.test)
 
     def _send(self, engine):
@@ -105,15 +105,17 @@ class Probe:
         """(seconds of communication alone, of computing alone, {way of progress: Overlap}), about as much of both.
 
         The communication is a sum of `size` bytes of float32 in pieces of `chunk` bytes, the computing as few and as
-        long kernels as a net's largest. Medians of so many rounds, in which the ways take turns; means over the ranks.
+        long kernels as a net's largest. Of the ways that MPI bears on all ranks: medians of so many rounds, in which
+        they take turns, and of these the means over the ranks.
         """
         pieces = max(1, min(size // chunk, MOST_PIECES))
         engine = self._engine(size, pieces, LANES)
         alone = statistics.median(self._trial(engine, _nothing).total for _ in range(rounds))
         compute, seconds = self._computation(self.ranks.comm.bcast(alone))
-        found = {name: [] for name in PROGRESS}
+        ways = {name: way for name, way in PROGRESS.items() if all(self.ranks.gather(_bears(self.ranks, name)))}
+        found = {name: [] for name in ways}
         for _ in range(rounds):
-            for name, way in PROGRESS.items():
+            for name, way in ways.items():
                 engine = self._engine(size, pieces, LANES if name in MOVING else MOST_LANES)
                 with way(engine) as move:
                     found[name].append(self._trial(engine, lambda: compute(move)))  # noqa: B023
@@ -202,24 +204,33 @@ def _unmeasured(settings):
     return settings._replace(**{name: plain[name] for name in settings.auto})
 
 
+def _bears(ranks, progress):
+    """Whether this rank's MPI bears the threads that would call it."""
+    threads = progress == "thread" or (progress == "kernel" and kernels.num_threads() > 1)
+    return not threads or ranks.MPI.Query_thread() >= ranks.MPI.THREAD_SERIALIZED
+
+
 def _safe(ranks, settings, say):
-    """Messages moved by other threads need an MPI that bears it."""
-    threads = settings.progress == "thread" or (settings.progress == "kernel" and kernels.num_threads() > 1)
-    if threads and ranks.MPI.Query_thread() < ranks.MPI.THREAD_SERIALIZED:
-        say(f"progress poll instead of {settings.progress}: this MPI must not be called by other threads")
-        return settings._replace(progress="poll")
-    return settings
+    """With "poll" where MPI does not bear the way of progress that was asked for."""
+    if _bears(ranks, settings.progress):
+        return settings
+    say(f"progress poll instead of {settings.progress}: this MPI must not be called by other threads")
+    return settings._replace(progress="poll")
 
 
 def choose(ranks, settings, largest, say):
     """The Settings for a gradient of `largest` bytes, measured where they say "auto"; all ranks call this together."""
     auto, settings = settings.auto, _unmeasured(settings)
-    if ranks.size == 1:
-        return settings
-    if ranks.crowded:
-        if auto:
+    if ranks.size > 1:
+        if not any(ranks.gather(ranks.crowded)):  # on any machine: all ranks measure, or none
+            settings = _measured(ranks, settings, auto, largest, say)
+        elif auto:
             say(f"more ranks than cores: {', '.join(sorted(auto))} not measured; messages move between layers")
-        return settings
+    return _safe(ranks, settings, say)
+
+
+def _measured(ranks, settings, auto, largest, say):
+    """With the link, and what is "auto", as measured on more ranks than one."""
     probe = Probe(ranks, settings)
     link = ranks.comm.bcast(probe.link(largest))
     settings = settings._replace(link=link, **{name: getattr(link, name) for name in auto - {"progress"}})
@@ -231,7 +242,7 @@ def choose(ranks, settings, largest, say):
         say(f"progress {settings.progress}: {1e3 * alone:.0f} ms of communication and {1e3 * compute:.0f} ms of"
             f" computing take together, in ms: {times}")
     probe.close()
-    return _safe(ranks, settings, say)
+    return settings
 
 
 def resolved(ranks, settings, given, largest, say):
@@ -239,4 +250,4 @@ def resolved(ranks, settings, given, largest, say):
     if settings and given:
         raise UserError(f"settings and {', '.join(given)} | expected one or the other | try: settings._replace(...)")
     settings = settings or settings_of(AUTO | given)
-    return choose(ranks, settings, largest, say) if settings.auto else settings
+    return choose(ranks, settings, largest, say) if settings.auto else _safe(ranks, settings, say)

@@ -23,28 +23,28 @@ def _forms(arrays):
 
 
 class Feed:
-    """Two trays in turn, filled by a stream of their own."""
+    """Two BatchBuffers in turn, filled by a stream of their own."""
 
     def __init__(self):
         cuda = gpu.cupy().cuda
         self.net, self.stream = cuda.get_current_stream(), cuda.Stream(non_blocking=True)
-        self.trays = [None, None]
+        self.buffers = [None, None]
 
     def put(self, *arrays):
         """NumPy's arrays where the net computes. They are good until it has been told what to do with the next ones."""
-        last, tray = self.trays
+        last, buffer = self.buffers
         if last:
             last.free.record(self.net)
-        if tray and not is_complete(tray.full):  # by what was in it before
-            tray.full.synchronize()
-        if tray is None or tray.forms != _forms(arrays):
-            tray = BatchBuffer(arrays)
-            tray.free.record(self.net)  # the memory may have been something else's
-        self.stream.wait_event(tray.free)
-        for array, here, there in zip(arrays, tray.here, tray.there, strict=True):
+        if buffer and not is_complete(buffer.full):  # by what was in it before
+            buffer.full.synchronize()
+        if buffer is None or buffer.forms != _forms(arrays):
+            buffer = BatchBuffer(arrays)
+            buffer.free.record(self.net)  # the memory may have been something else's
+        self.stream.wait_event(buffer.free)
+        for array, here, there in zip(arrays, buffer.here, buffer.there, strict=True):
             np.copyto(here, array)
             there.data.copy_from_host_async(here.ctypes.data, here.nbytes, self.stream)
-        tray.full.record(self.stream)
-        self.net.wait_event(tray.full)
-        self.trays = [tray, last]
-        return tray.there
+        buffer.full.record(self.stream)
+        self.net.wait_event(buffer.full)
+        self.buffers = [buffer, last]
+        return buffer.there

@@ -57,69 +57,69 @@ class Staged:
     def open(self, engine, last, payloads):
         """The messages of so many slots; `last` is the number that each message ends as."""
         self.engine, self.last = engine, last
-        self.passages = [[InFlightCopy(slot, number, bucket.name, *payload.copies(number))
-                          for number, bucket in enumerate(payload.context.buckets)]
-                         for slot, payload in enumerate(payloads)]
+        self.copies = [[InFlightCopy(slot, number, bucket.name, *payload.copies(number))
+                        for number, bucket in enumerate(payload.context.buckets)]
+                       for slot, payload in enumerate(payloads)]
 
     def expect(self, slot, number):
         """A message is being replaced."""
-        self.passages[slot][number].home = False
+        self.copies[slot][number].home = False
 
     def leave(self, slot, number):
         """A message has been computed, or will have been by what the GPU was told so far: copy it then."""
-        passage = self.passages[slot][number]
+        copy = self.copies[slot][number]
         self.computed.record(self.net)
         self.outwards.wait_event(self.computed)
-        self.send(passage)
-        self.leaving.append(passage)
+        self.send(copy)
+        self.leaving.append(copy)
 
-    def send(self, passage):
+    def send(self, copy):
         """To where MPI sums it."""
-        device, here = passage.out
-        passage.began = self.trace.record(self.outwards)
+        device, here = copy.out
+        copy.began = self.trace.record(self.outwards)
         device.data.copy_to_host_async(here.ctypes.data, device.nbytes, self.outwards)
-        passage.done = self.trace.record(self.outwards)
+        copy.done = self.trace.record(self.outwards)
 
-    def fetch(self, passage):
+    def fetch(self, copy):
         """From there."""
-        device, here = passage.back
-        passage.began = self.trace.record(self.inwards)
+        device, here = copy.back
+        copy.began = self.trace.record(self.inwards)
         device.data.copy_from_host_async(here.ctypes.data, device.nbytes, self.inwards)
-        passage.done = self.trace.record(self.inwards)
+        copy.done = self.trace.record(self.inwards)
 
     def move(self, advance):
         """Hand over to MPI what has left the GPU, and what has come from MPI to the GPU."""
         while self.leaving and is_complete(self.leaving[0].done):
-            passage = self.leaving.popleft()
-            self.trace.copied("out", passage.name, passage.began, passage.done)
-            self.engine.mark(passage.slot, passage.number, ready=True)
-            self.away.append(passage)
+            copy = self.leaving.popleft()
+            self.trace.copied("out", copy.name, copy.began, copy.done)
+            self.engine.mark(copy.slot, copy.number, ready=True)
+            self.away.append(copy)
         advance()
         if self.engine.arrivals != self.seen:
             self.seen = self.engine.arrivals
-            self.away = [passage for passage in self.away if not self._came(passage)]
+            self.away = [copy for copy in self.away if not self._came(copy)]
 
-    def _came(self, passage):
+    def _came(self, copy):
         """Whether MPI is through with it; then it goes back."""
-        if self.engine.arrived(passage.slot, self.last[passage.number]):
-            self.fetch(passage)
-            passage.home = True
-        return passage.home
+        if self.engine.arrived(copy.slot, self.last[copy.number]):
+            self.fetch(copy)
+            copy.home = True
+        return copy.home
 
     def there(self, slot, number):
         """Whether a message has come back, or the GPU was told of it."""
-        return self.passages[slot][number].home
+        return self.copies[slot][number].home
 
     def enter(self, slot, number):
         """The net's stream waits for the copy back, if that is not done."""
-        passage = self.passages[slot][number]
-        if passage.done is None:
+        copy = self.copies[slot][number]
+        if copy.done is None:
             return False
-        waits = not is_complete(passage.done)
+        waits = not is_complete(copy.done)
         if waits:
-            self.net.wait_event(passage.done)
-        self.trace.copied(self.comes, passage.name, passage.began, passage.done)
-        passage.began = passage.done = None
+            self.net.wait_event(copy.done)
+        self.trace.copied(self.comes, copy.name, copy.began, copy.done)
+        copy.began = copy.done = None
         return waits
 
     def reached(self):
@@ -146,13 +146,13 @@ class CudaAware(Staged):
         """The same memory."""
         return disguised(array)
 
-    def send(self, passage):
+    def send(self, copy):
         """It is there when it has been computed."""
-        passage.began, passage.done = None, self.trace.record(self.outwards)
+        copy.began, copy.done = None, self.trace.record(self.outwards)
 
-    def fetch(self, passage):
+    def fetch(self, copy):
         """It has never been elsewhere."""
-        passage.began = passage.done = None
+        copy.began = copy.done = None
 
 
 class SingleRank(Staged):
@@ -166,7 +166,7 @@ class SingleRank(Staged):
 
     def leave(self, slot, number):
         """What reads it is told to the same stream as what computes it."""
-        self.passages[slot][number].home = True
+        self.copies[slot][number].home = True
 
 
 class Nccl(SingleRank):
@@ -185,12 +185,12 @@ class Nccl(SingleRank):
         Staged.leave(self, slot, number)
         self.leaving.pop().home = True
 
-    def send(self, passage):
+    def send(self, copy):
         """All ranks do, in one order."""
-        there, _ = passage.out
-        passage.began, kinds = self.trace.record(self.outwards), (self.nccl.NCCL_FLOAT32, self.nccl.NCCL_SUM)
+        there, _ = copy.out
+        copy.began, kinds = self.trace.record(self.outwards), (self.nccl.NCCL_FLOAT32, self.nccl.NCCL_SUM)
         self.everyone.allReduce(there.data.ptr, there.data.ptr, there.size, *kinds, self.outwards.ptr)
-        passage.done = self.trace.record(self.outwards)
+        copy.done = self.trace.record(self.outwards)
 
     def close(self):
         """Nothing may be in flight; the GPUs need not know each other any more."""

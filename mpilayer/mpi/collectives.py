@@ -25,7 +25,7 @@ class Calls:
         self.library = ctypes.CDLL(self.MPI.__file__)  # the symbols of the MPI that mpi4py is linked with
         self.test = self.address("MPI_Test")
         self.persistent = self.MPI.Get_version() >= (4, 0)
-        self.requests = []
+        self.requests, self._bfloat16_sum = [], self.MPI.OP_NULL
 
     @property
     def cuda_aware(self):
@@ -44,7 +44,7 @@ class Calls:
         return self.comms[lane]
 
     def operation(self, lane, collective, *arguments, op=None, work=()):
-        """A Operation that starts a collective, by its name in MPI; arguments as mpi4py has them, buffers as lists."""
+        """An Operation that starts a collective, by its name in MPI; arguments as mpi4py has them, buffers as lists."""
         comm = self.comm(lane)
         if self.persistent:
             options = {"op": op} if op else {}
@@ -64,6 +64,8 @@ class Calls:
             self.requests.pop().Free()
         while self.comms:
             self.comms.popitem()[1].Free()
+        if self._bfloat16_sum:
+            self._bfloat16_sum.Free()
 
     def _flat(self, arguments, op):
         """The arguments as C takes them, up to the communicator."""
@@ -83,12 +85,17 @@ class Calls:
         return self.operation("votes", "Allreduce", self.MPI.IN_PLACE, [number, self.MPI.INT64_T], op=self.MPI.MIN)
 
     def bfloat16_sum(self):
-        """An MPI_Op that adds bfloat16 numbers."""
+        """The MPI_Op that adds bfloat16 numbers, made when it is first asked for. Raises mpi4py's MPI.Exception."""
+        self._bfloat16_sum = self._bfloat16_sum or self._create_bfloat16_sum()
+        return self._bfloat16_sum
+
+    def _create_bfloat16_sum(self):
         wide = self.MPI._sizeof(self.MPI.Op) == 8
         handle = (ctypes.c_int64 if wide else ctypes.c_int32)(0)
         create = self.library.MPI_Op_create
         create.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
-        create(kernels.bfloat16_op_address(), 1, ctypes.byref(handle))
+        if code := create(kernels.bfloat16_op_address(), 1, ctypes.byref(handle)):
+            raise self.MPI.Exception(code)
         return self.MPI.Op.fromhandle(handle.value if wide else handle.value & 0xFFFFFFFF)
 
 
@@ -96,7 +103,7 @@ class Native:
     """One all-reduce, in the order of summation that the MPI picks for the size of the message."""
 
     def __init__(self, calls):
-        self.calls, self._bfloat16 = calls, None
+        self.calls = calls
 
     @staticmethod
     def warm(dtype):
@@ -107,9 +114,7 @@ class Native:
     def arguments(self, buffer):
         """Of the MPI call, and its operator."""
         calls = self.calls
-        if buffer.dtype != np.float32:
-            self._bfloat16 = self._bfloat16 or calls.bfloat16_sum()
-        op = calls.MPI.SUM if buffer.dtype == np.float32 else self._bfloat16
+        op = calls.MPI.SUM if buffer.dtype == np.float32 else calls.bfloat16_sum()
         return (calls.MPI.IN_PLACE, [buffer, _datatype(calls.MPI, buffer)]), op
 
     def operations(self, buffer, lane):
@@ -155,7 +160,7 @@ def scattered(calls, buffer, room, first, last):
     mine = int(counts[calls.rank])
     parts = room[:P * mine]
     scatter = calls.operation(first, "Alltoallv", [buffer, counts, starts, kind],
-                          [parts, np.full(P, mine), np.arange(P) * mine, kind])
+                              [parts, np.full(P, mine), np.arange(P) * mine, kind])
     total = (kernels.ordered_sum_address(buffer.dtype), parts.ctypes.data, P, mine, mine * buffer.itemsize,
              buffer[starts[calls.rank]:].ctypes.data)
     gather = calls.operation(last, "Allgatherv", calls.MPI.IN_PLACE, [buffer, counts, starts, kind], work=total)

@@ -15,8 +15,10 @@ _lock = np.zeros(1, np.int64)  # of all engines of this process: MPI allows call
 class Operation(NamedTuple):
     """One MPI request of a message, and what to compute first; addresses of C functions and integers.
 
-    work      (function, up to 5 arguments) or ()      start     (function that starts the request, its arguments)
-    request   address of the MPI_Request               keep      what must live as long as this
+    start     (function that starts the request, its arguments)
+    request   address of the MPI_Request
+    work      (function, up to 5 arguments) or ()
+    keep      what must live as long as this
     """
 
     start: tuple
@@ -40,10 +42,12 @@ def warm():
 class Engine:
     """Messages 0 to M-1 of each step, in `slots` sets of buffers that steps use in turn.
 
-    operations   for each slot, for each message, its Operations, at most two       test   address of MPI_Test
-    lanes    how many may be in flight; a message's is its number mod that  due    for each message, when it is needed
-    vote     from an int64 array of one number, the Operation that replaces it by the least of all ranks'; with `due`
-    follow   for each message, the number of the one that is ready when it has arrived, or -1
+    operations   for each slot, for each message, its Operations, at most two
+    lanes        how many messages may be in flight; a message's lane is its number mod that
+    test         address of MPI_Test
+    due          for each message, when it is needed
+    vote         with `due`: of an int64 array of one number, the Operation that replaces it by the least of all
+    follow       for each message, the number of the one that is ready when it has arrived, or -1
     """
 
     def __init__(self, operations, lanes, test, due=None, vote=None, follow=None):
@@ -51,7 +55,7 @@ class Engine:
         places = slots * messages
         sizes = {loop.DUE: messages, loop.FOLLOW: messages, loop.READY: places, loop.BEGAN: places, loop.ENDED: places,
                  loop.LANE: 2 * lanes,
-                 loop.CALLS: places * loop.STAGES * loop.STAGE, None: loop.STAGE}
+                 loop.CALLS: places * loop.MOST_OPERATIONS * loop.OPERATION_WORDS, None: loop.OPERATION_WORDS}
         ends = np.cumsum([loop.HEADER, *sizes.values()])
         self.words = words = np.zeros(ends[-1], np.int64)
         for word, start in zip(sizes, ends[:-1], strict=True):
@@ -64,16 +68,17 @@ class Engine:
                                               for part in (loop.READY, loop.BEGAN, loop.ENDED))
         words[words[loop.FOLLOW]:][:messages] = -1 if follow is None else follow
         for place, message in enumerate(message for slot in operations for message in slot):
-            for number, stage in enumerate(message):
-                self._record(words[loop.CALLS] + (place * loop.STAGES + number) * loop.STAGE, stage)
+            for number, operation in enumerate(message):
+                at = words[loop.CALLS] + (place * loop.MOST_OPERATIONS + number) * loop.OPERATION_WORDS
+                self._record(at, operation)
         self.keep = [operations]
         if due is not None:
-            self._by_need(due, vote(words[loop.VOTE:loop.VOTE + 1]), ends[-1] - loop.STAGE)
+            self._by_need(due, vote(words[loop.VOTE:loop.VOTE + 1]), ends[-1] - loop.OPERATION_WORDS)
 
-    def _record(self, at, stage):
-        self.words[at:][:len(stage.work)] = stage.work
-        self.words[at + loop.START], self.words[at + loop.REQUEST] = stage.start[0], stage.request
-        self.words[at + loop.START_ARGUMENTS:][:len(stage.start) - 1] = stage.start[1:]
+    def _record(self, at, operation):
+        self.words[at:][:len(operation.work)] = operation.work
+        self.words[at + loop.START], self.words[at + loop.REQUEST] = operation.start[0], operation.request
+        self.words[at + loop.START_ARGUMENTS:][:len(operation.start) - 1] = operation.start[1:]
 
     def _by_need(self, due, vote, at):
         self.keep.append(vote)

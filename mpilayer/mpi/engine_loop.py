@@ -27,9 +27,9 @@ ARGUMENTS = 10  # of the longest MPI call, MPI_Ialltoallv
  BY_NEED, POSTED, AGREED, VOTING, VOTE, NEXT, DUE, FOLLOW, READY, BEGAN, ENDED, LANE, CALLS, FOLLOWED, STATUS
  ) = range(30)
 HEADER = 64  # the MPI status takes the rest
-# words of a stage
+# words of an Operation
 WORK, WORK_ARGUMENTS, START, REQUEST, START_ARGUMENTS = 0, 1, 6, 7, 8
-STAGE, STAGES = START_ARGUMENTS + ARGUMENTS, 2
+OPERATION_WORDS, MOST_OPERATIONS = START_ARGUMENTS + ARGUMENTS, 2  # of one, and of a message
 WAITING, READY_TO_GO, IN_FLIGHT, THERE = range(4)  # what READY says of a message
 
 
@@ -69,7 +69,7 @@ def _sleep(typing, microseconds):
 
 @njit(nogil=True, cache=True)
 def _start(words, record):
-    """Start the request of a stage."""
+    """Start the request of an Operation."""
     a = record + START_ARGUMENTS
     words[ERROR] = _ask(words[record + START], (
         words[a], words[a + 1], words[a + 2], words[a + 3], words[a + 4],
@@ -77,15 +77,15 @@ def _start(words, record):
 
 
 @njit(nogil=True, cache=True)
-def _begin(words, lane, place, stage):
-    """Begin a stage of the message in a lane; False, with the error noted, if MPI refuses."""
-    record = words[CALLS] + (place * STAGES + stage) * STAGE
+def _begin(words, lane, place, operation):
+    """Begin an Operation of the message in a lane; False, with the error noted, if MPI refuses."""
+    record = words[CALLS] + (place * MOST_OPERATIONS + operation) * OPERATION_WORDS
     if words[record + WORK]:
         a = record + WORK_ARGUMENTS
         _ask(words[record + WORK], (words[a], words[a + 1], words[a + 2], words[a + 3], words[a + 4]))
     _start(words, record)
     at = words[LANE] + 2 * lane
-    words[at], words[at + 1] = place + 1, stage
+    words[at], words[at + 1] = place + 1, operation
     return words[ERROR] == 0
 
 
@@ -114,12 +114,12 @@ def _completed(words, request):
 def _test(words, lane):
     """Whether anything changed in a lane: its request completed."""
     at = words[LANE] + 2 * lane
-    place, stage = words[at] - 1, words[at + 1]
-    record = words[CALLS] + (place * STAGES + stage) * STAGE
+    place, operation = words[at] - 1, words[at + 1]
+    record = words[CALLS] + (place * MOST_OPERATIONS + operation) * OPERATION_WORDS
     if place < 0 or not _completed(words, words[record + REQUEST]):
         return False
-    if stage + 1 < STAGES and words[record + STAGE + START]:
-        return _begin(words, lane, place, stage + 1)
+    if operation + 1 < MOST_OPERATIONS and words[record + OPERATION_WORDS + START]:
+        return _begin(words, lane, place, operation + 1)
     words[at] = 0
     _arrive(words, place, now())
     return True

@@ -45,30 +45,30 @@ def launched_apart(environ, size):
     return None
 
 
-class Lot:
-    """A pipe of a node's ranks with one byte in it: who gets that may print the error. It has no name."""
+class ErrorToken:
+    """A pipe of a node's ranks with one byte in it: the rank that reads it prints the error. It has no file name."""
 
     def __init__(self, ranks):
         self.ranks, self.pipe = ranks, None
 
-    def lay(self):
-        """Make it; a meeting of the node's ranks."""
+    def create(self):
+        """Make the pipe; a meeting of the node's ranks."""
         if self.ranks.node.rank > 0:
             self._open(None)
             return
         with tempfile.TemporaryDirectory(prefix="mpilayer-") as folder:
-            path = os.path.join(folder, "lot")
+            path = os.path.join(folder, "token")
             os.mkfifo(path)
             self._open(path)
             os.write(self.pipe, b"1")
 
     def _open(self, path):
         self.pipe = os.open(self.ranks.node.bcast(path), os.O_RDWR | os.O_NONBLOCK)
-        self.ranks.meet(self.ranks.node)  # then the name may go
+        self.ranks.meet(self.ranks.node)  # then the file name may go
 
-    def draw(self):
-        """Whether this rank has it."""
-        if self.pipe is None:  # it is not laid yet
+    def take(self):
+        """Whether this rank got the byte: one on the node does."""
+        if self.pipe is None:  # it has not been created yet
             return self.ranks.node.rank == 0
         with contextlib.suppress(BlockingIOError):
             return bool(os.read(self.pipe, 1))
@@ -79,9 +79,9 @@ class Lot:
 def stopping_together(ranks):
     """Whatever ends this block early ends every rank within seconds, and is printed once."""
     _on_signals(_interrupt)
-    lot = Lot(ranks)
+    token = ErrorToken(ranks)
     try:
-        lot.lay()
+        token.create()
         yield
     except AgreedError as error:
         if ranks.rank == 0:
@@ -90,15 +90,15 @@ def stopping_together(ranks):
         raise SystemExit(2) from None
     except BaseException as error:
         _on_signals(signal.SIG_IGN)  # somebody may press Ctrl-C twice
-        _stop(ranks, lot, error)
+        _stop(ranks, token, error)
     finally:
         _on_signals(signal.SIG_DFL)
 
 
-def _stop(ranks, lot, error):
+def _stop(ranks, token, error):
     if not ranks.first_node:
-        time.sleep(SAY / 3)  # each node has a lot; rank 0's node goes first
-    if lot.draw():
+        time.sleep(SAY / 3)  # each node has a token; rank 0's node goes first
+    if token.take():
         print(_describe(ranks, error), file=sys.stderr, flush=True)
         time.sleep(PASS_ON)
     else:
@@ -127,7 +127,7 @@ def _on_signals(action):
         signal.signal(number, action)
 
 
-def _be_polite():
+def _spin_less_when_crowded():
     """Settings MPICH reads when it starts, for ranks that outnumber their cores: spin less, wake up less often."""
     local = next((int(os.environ[name]) for name in LOCAL_RANKS if os.environ.get(name, "").isdigit()), 1)
     crowd = local / len(os.sched_getaffinity(0))
@@ -161,7 +161,7 @@ def _not_the_launchers(launched, MPI):
 def start():
     """Initialise MPI and return the Ranks. Raises UserError if there is no MPI, or if it is not the launcher's."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the ranks can stop together, Ctrl-C just ends each of them
-    _be_polite()
+    _spin_less_when_crowded()
     MPI = _load()
     launched = launched_apart(os.environ, 1)
     if launched and launched[2] == "Open MPI" and library(MPI).startswith("MPICH"):  # it would abort in Init_thread

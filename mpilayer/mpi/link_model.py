@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 LATENCY_SHARE = 0.1  # of the time of a fused message that may be latency
+MOST_BUCKET = 64 << 20  # bytes, whatever noise a measurement had
 PIECES, LEAST_CHUNK = 4, 1 << 20  # a chunk is so many buckets, and at least so many bytes
 
 
@@ -28,8 +29,8 @@ class LinkModel(NamedTuple):
 
     @property
     def bucket(self):
-        """Bytes of which latency is a small share."""
-        return int(self.latency / self.per_byte * (1 / LATENCY_SHARE - 1))
+        """Bytes of which latency is a small share, up to 64 MiB."""
+        return min(MOST_BUCKET, int(self.latency / self.per_byte * (1 / LATENCY_SHARE - 1)))
 
     @property
     def chunk(self):

@@ -41,10 +41,14 @@ def test_not_contiguous():
     np.testing.assert_array_equal(Parameters({"w": transposed[::-1]})["w"], transposed[::-1])
 
 
+ON_A_GPU = type("ndarray", (), {"__module__": "cupy._core.core", "dtype": np.dtype(np.float32)})()
+
+
 @pytest.mark.parametrize(("array", "error", "message"), [
     (np.zeros(3), TypeError, r"w \| expected float32, got float64 \| try: array.astype"),
     (np.zeros(3, np.int32), TypeError, "got int32"),
     ([1.0, 2.0], TypeError, r"w \| expected a NumPy array of float32, got list"),
+    (ON_A_GPU, TypeError, r"w \| expected a NumPy array of float32, got cupy\.ndarray"),
     (np.zeros((0, 3), np.float32), ValueError, r"w \| expected at least one number, got shape \(0, 3\)"),
 ])
 def test_what_is_refused(array, error, message):
@@ -55,3 +59,15 @@ def test_what_is_refused(array, error, message):
 def test_nothing_at_all():
     with pytest.raises(ValueError, match="no parameters"):
         Parameters({})
+
+
+@pytest.mark.parametrize("name", [1, None, ("w", 1)])
+def test_names_are_strings(name):
+    with pytest.raises(TypeError, match=r"parameters \| expected names that are strings, got .* of type"):
+        Parameters({"w": np.zeros(1, np.float32), name: np.zeros(1, np.float32)})
+
+
+def test_the_users_arrays_stay_as_they_are():
+    mine = np.zeros(3, np.float32)
+    Parameters({"w": mine})["w"] -= 1
+    assert (mine == 0).all(), "copied, not moved"

@@ -70,7 +70,7 @@ def test_sums_are_right_however_late_streams_are(ranks):
 
 @contextlib.contextmanager
 def careless(device, stream):
-    """That stream of a stage waits for nothing."""
+    """That stream waits for nothing."""
     wait = device.cuda.Stream.wait_event
     device.cuda.Stream.wait_event = lambda self, event: None if self is stream else wait(self, event)
     try:
@@ -86,9 +86,9 @@ def hasty(device, transfer):
     class Made(device.cuda.Event):
         done = True
 
-    def sent(passage):
-        send(passage)
-        passage.began, passage.done = None, Made()
+    def sent(copy):
+        send(copy)
+        copy.began, copy.done = None, Made()
 
     transfer.send = sent
 

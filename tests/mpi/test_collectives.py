@@ -1,10 +1,13 @@
 """Sums over real ranks, through the engine: right, in the order promised, and honest about what is not finite."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
 
 import kernels
 from kernels.wire import ref
-from mpilayer.mpi.collectives import REDUCTIONS, Calls
+from mpilayer.mpi.collectives import REDUCTIONS, Calls, Native
 from mpilayer.mpi.engine import Engine
 from tests.ranks import on_ranks
 
@@ -75,3 +78,32 @@ def test_many_messages_of_both_kinds_at_once(ranks):
             engine.advance()
         ranks.until(lambda: engine.advance() or engine.quiet)  # each rank in its own time
         assert all((part == 2 * step * number + 1).all() for number, part in enumerate(parts))
+
+
+@on_ranks(2)
+def test_every_operator_of_bfloat16_that_is_made_is_freed(ranks):
+    made, make = [], Calls._create_bfloat16_sum
+
+    def noted(calls):
+        made.append(make(calls))
+        return made[-1]
+
+    numbers = bits(np.arange(5, dtype=np.float32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Calls, "_create_bfloat16_sum", noted)
+        for _ in range(20):
+            total(ranks, "native", numbers)
+    assert len(made) == 20
+    assert all(op == ranks.MPI.OP_NULL for op in made)
+
+
+@on_ranks(1)
+def test_an_mpi_that_cannot_make_the_operator_of_bfloat16_says_so(ranks):
+    calls = Calls(ranks)
+
+    def refuse(*_):
+        return ranks.MPI.ERR_OTHER
+
+    calls.library = SimpleNamespace(MPI_Op_create=refuse)
+    with pytest.raises(ranks.MPI.Exception):
+        Native(calls).operations(bits(np.ones(5)), 0)

@@ -95,7 +95,7 @@ def test_slots_take_turns_from_the_first_one_used():
     assert mpi.started == [200, 201, 0, 1, 100, 101, 200, 201]
 
 
-def test_the_second_stage_starts_after_the_first_has_completed_and_the_work_between_is_done():
+def test_the_second_operation_starts_after_the_first_has_completed_and_the_work_between_is_done():
     mpi = MadeUp()
     engine = mpi.engine([[mpi.operations(0, 10), mpi.operations(1, 11)]], lanes=2)
     for message in (0, 1):

@@ -3,7 +3,8 @@ import pytest
 
 from mpilayer.base.errors import UserError
 from mpilayer.mpi import job
-from tests.ranks import on_ranks
+from mpilayer.mpi.ranks import Ranks
+from tests.ranks import environment, on_ranks, python
 
 
 @on_ranks(1, 3)
@@ -27,10 +28,10 @@ def test_agree_raises_the_lowest_ranks_error_everywhere(ranks):
 
 
 @on_ranks(4)
-def test_one_rank_and_only_one_draws_the_lot(ranks):
-    lot = job.Lot(ranks)
-    lot.lay()
-    assert sum(ranks.gather(lot.draw())) == 1
+def test_one_rank_and_only_one_takes_the_token(ranks):
+    token = job.ErrorToken(ranks)
+    token.create()
+    assert sum(ranks.gather(token.take())) == 1
 
 
 @on_ranks(2)
@@ -57,3 +58,44 @@ def test_ranks_started_by_another_mpis_launcher_are_recognised():
     assert job.launched_apart({"PMI_SIZE": "3", "PMI_RANK": "0"}, 3) is None
     assert job.launched_apart({"PMI_SIZE": "1", "PMI_RANK": "0"}, 1) is None
     assert job.launched_apart({}, 1) is None
+
+
+@on_ranks(2)
+def test_closing_twice_is_closing_once_and_use_after_it_says_so(ranks):
+    other = Ranks(ranks.comm)
+    assert other.gather(other.rank) == [0, 1]
+    other.close()
+    other.close()
+    for use in (other.meet, lambda: other.gather(1), lambda: other.total(np.ones(1)), lambda: other.node,
+                lambda: other.agree(int)):
+        with pytest.raises(RuntimeError, match=r"these Ranks are closed \| expected"):
+            use()
+
+
+@on_ranks(1)
+def test_what_is_not_a_communicator_of_this_rank_is_refused(ranks):
+    MPI = ranks.MPI
+    apart = ranks.comm.Split(MPI.UNDEFINED)
+    for comm in (MPI.COMM_NULL, apart):
+        with pytest.raises(ValueError, match=r"expected a communicator that this rank belongs to, got COMM_NULL"):
+            Ranks(comm)
+    for comm in ("x", 3):
+        with pytest.raises(TypeError, match=rf"expected an mpi4py intracommunicator, got {type(comm).__name__}"):
+            Ranks(comm)
+
+
+@on_ranks(2)
+def test_an_intercommunicator_is_refused(ranks):
+    alone = ranks.comm.Split(ranks.rank)
+    between = alone.Create_intercomm(0, ranks.comm, 1 - ranks.rank)
+    with pytest.raises(TypeError, match="expected an mpi4py intracommunicator, got Intercomm"):
+        Ranks(between)
+    between.Free()
+    alone.Free()
+
+
+def test_an_mpi_that_nobody_has_initialised_allows_calls_of_all_threads():
+    """With progress="thread" a loop's own MPI calls come beside those of the queue."""
+    program = ("import mpi4py; mpi4py.rc.initialize = False\nimport mpilayer\n"
+               "with mpilayer.Ranks() as ranks: print(ranks.MPI.Query_thread() == ranks.MPI.THREAD_MULTIPLE)")
+    assert python(program, environment()).stdout.strip() == "True"

@@ -378,15 +378,15 @@ def test_nothing_deadlocks_whoever_is_late(ranks):
 @on_ranks(1, 4)
 def test_each_number_of_a_shared_counter_goes_to_one_rank(ranks):
     run = Run(ranks, "layerwise")
-    tickets = SharedCounter(ranks, run.channel.engine)
+    numbers = SharedCounter(ranks, run.channel.engine)
     for _ in range(2):
-        tickets.restart()
+        numbers.restart()
         mine = []
-        while (ticket := tickets.next()) < 50:
-            mine.append(ticket)
+        while (number := numbers.next()) < 50:
+            mine.append(number)
         everyone = sum(ranks.gather(mine), [])
         assert sorted(everyone) == [*range(50)]
-    tickets.close()
+    numbers.close()
     run.close()
 
 

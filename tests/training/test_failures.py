@@ -27,7 +27,7 @@ DIVIDE = """
 import sys
 from mpilayer import train
 def step(self, t, *arguments, real=train.Trainer.step):
-    if t >= 3 and self.ranks.rank == 1:  # later where tickets decide who takes which step
+    if t >= 3 and self.ranks.rank == 1:  # later where a shared counter decides who takes which step
         return 1 / 0
     return real(self, t, *arguments)
 train.Trainer.step = step

@@ -1,0 +1,71 @@
+"""What is chosen at start-up where options say auto, whatever MPI and machine there are."""
+
+import pytest
+
+import kernels
+from mpilayer.exchange import probe
+from mpilayer.exchange.settings import Settings
+from mpilayer.mpi.progress import PROGRESS
+from tests.ranks import on_ranks
+
+AUTO = {"progress": "auto", "bucket": "auto", "chunk": "auto"}
+
+
+class Single:
+    """An MPI that only one thread may call."""
+
+    def __init__(self, MPI):
+        self.MPI = MPI
+
+    def __getattr__(self, name):
+        return getattr(self.MPI, name)
+
+    def Query_thread(self):  # noqa: N802 - MPI's name
+        return self.MPI.THREAD_SINGLE
+
+
+def chosen(ranks, crowded=False, level=None, **settings):
+    """(the Settings, what was said) on ranks of that kind."""
+    said = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranks, "crowded", crowded)
+        if level == "single":
+            patch.setattr(ranks, "MPI", Single(ranks.MPI))
+        return probe.choose(ranks, Settings(**settings), 100_000, said.append), " | ".join(said)
+
+
+@on_ranks(1, 2)
+def test_threads_are_refused_by_an_mpi_that_bears_none(ranks):
+    for crowded in (False, True):
+        settings, said = chosen(ranks, crowded, "single", progress="thread", bucket=None, chunk=None)
+        assert settings.progress == "poll", crowded
+        assert "progress poll instead of thread" in said
+    settings, said = chosen(ranks, progress="thread", bucket=None, chunk=None)
+    assert settings.progress == "thread"
+    assert "instead" not in said
+
+
+@on_ranks(2)
+def test_threads_are_not_tried_where_mpi_bears_none(ranks):
+    tried = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name, way in PROGRESS.items():
+            patch.setitem(PROGRESS, name, lambda engine, name=name, way=way: tried.append(name) or way(engine))
+        settings, _ = chosen(ranks, level="single", **AUTO)
+    assert settings.progress != "thread"
+    assert set(tried) == set(PROGRESS) - {"thread"} - ({"kernel"} if kernels.num_threads() > 1 else set())
+
+
+@on_ranks(2)
+def test_one_crowded_machine_keeps_all_ranks_from_measuring(ranks):
+    settings, said = chosen(ranks, crowded=ranks.rank == 1, **AUTO)
+    assert settings == Settings(progress="poll", bucket=None, chunk=None)
+    assert "not measured" in said
+
+
+@on_ranks(2)
+def test_what_says_auto_is_measured_and_the_same_on_all_ranks(ranks):
+    settings, said = chosen(ranks, **AUTO)
+    assert settings.progress in PROGRESS
+    assert len(set(ranks.gather((settings.bucket, settings.chunk)))) == 1
+    assert "messages take" in said
