@@ -1,10 +1,11 @@
 """Exponentials, and a row's maximum and sum, as vector code: what softmax is made of."""
 
 import numpy as np
-from numba import njit
 
-jit = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
-any_order = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc"})
+from kernels import compiled
+
+inner = compiled.part(fastmath={"contract"})
+any_order = compiled.part(fastmath={"reassoc"})
 
 ONE, ZERO = np.float32(1), np.float32(0)
 LOG2E, ROUND = np.float32(1.4426950408889634), np.float32(1.5 * 2**23)  # what is added to that is rounded to an int
@@ -14,7 +15,7 @@ EXPONENT_OF_ONE, NUMBER = np.int32(127 << 23), np.int32(2**31 - 1)  # all bits b
 C2, C3, C4, C5, C6 = map(np.float32, (0.49999994, 0.1666652, 0.0416684, 0.008368852, 0.001381432))
 
 
-@jit
+@inner
 def exp(x):
     """e^x to 2 ulp for x up to 88; zero where it would be denormal.
 
@@ -28,13 +29,13 @@ def exp(x):
     return ZERO if x < SMALLEST else e * power
 
 
-@jit
+@inner
 def _key(bits):
     """Orders the bits of floats as ints, and its own inverse: only for ints is a maximum vector code."""
     return np.int32(bits ^ ((bits >> 31) & NUMBER))
 
 
-@jit
+@inner
 def row_max(x):
     """The largest element of a vector; a NaN may be that or be passed over."""
     most = _key(np.float32(-np.inf).view(np.int32))

@@ -3,12 +3,13 @@
 from math import prod
 
 import numpy as np
-from numba import njit
+
+from kernels import compiled
 
 LINE, SMALL = 64, 4096  # bytes
 LINE_FLOATS = LINE // 4
 
-jit = njit(nogil=True, cache=True)
+jit, inner = compiled.decorators()
 
 
 def offsets(sizes):
@@ -35,7 +36,7 @@ def transpose(source, target):
             target[k, c] = source[c, k]
 
 
-@jit
+@inner
 def copy(source, target):
     """target[i, :] = source[i, :], line by line; either may have room between its lines."""
     for i in range(source.shape[0]):

@@ -18,10 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import cfunc, njit, types
+from numba import cfunc, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from kernels import compiled
 from kernels.progress import tick
 from kernels.vectors import F32, I32, I64, ISAS, Vectors, call, integer, isa
 
@@ -164,7 +165,7 @@ def tile():
     return Tile(family.address, rows, vectors * lanes, ZERO.ctypes.data)
 
 
-@njit(nogil=True, cache=True)
+@compiled.part()
 def multiply(tile, rows, columns, depth, a, b, c, mode, prefetch):
     """C = A B for one block: a is (address, row stride, k stride), b (address, k stride), c (address, row stride).
 

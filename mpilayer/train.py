@@ -3,7 +3,10 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
+
+import numpy as np
 
 import nets
 from mpilayer import info
@@ -22,6 +25,7 @@ from mpilayer.training.optim import OPTIMIZERS
 from mpilayer.training.rates import learning_rate
 from mpilayer.training.straggler import slowed
 from mpilayer.training.trainer import Trainer, steps_in
+from nets.net import Whole
 
 
 class NetPart(NamedTuple):
@@ -102,6 +106,18 @@ def save(folder, ranks, options, trace, epochs, final):
         raise _unwritable(folder, error) from None
 
 
+def make_optimizer(options, parameters, rate):
+    """The optimizer that the options name, for a net, or whatever has `layers`."""
+    return OPTIMIZERS[options.optimizer](parameters, rate, **all_options.OPTIMIZER.keywords(options))
+
+
+def update_once(options, weights):
+    """One update of one weight, which lies where `weights` do: so its kernel is compiled."""
+    layer = Whole("all layers", *np.zeros_like(weights, shape=(2, 1)))
+    optimizer = make_optimizer(options, SimpleNamespace(layers=[layer]), 0.0)
+    optimizer.attach(optimizer.trace, lambda step: 1.0).update(layer, layer.g, step=0)
+
+
 def make_trainer(ranks, options, settings, data, net, display):
     """Everything that trains, as the options say."""
     per_epoch, steps = steps_in(len(data.train), options.batch, options.epochs, options.steps)
@@ -110,7 +126,7 @@ def make_trainer(ranks, options, settings, data, net, display):
         loss.smoothing = options.label_smoothing
     rate = learning_rate(options.lr, steps, options.lr_policy, options.warmup,
                          **all_options.POLICY.keywords(options))
-    optimizer = OPTIMIZERS[options.optimizer](net, rate, **all_options.OPTIMIZER.keywords(options))
+    optimizer = make_optimizer(options, net, rate)
     trace = compute.trace()
     seen = slowed(net, ranks.rank, options.slow, options.jitter, lambda seconds: schedule.channel.rest(seconds))
     schedule = make.make_schedule(options.schedule, seen, ranks, optimizer, settings=settings, trace=trace,
@@ -139,7 +155,7 @@ def run(ranks, argv):
             print(text, flush=True)
 
     settings = startup.prepare(ranks, all_options.settings(options), net, options.batch, say,
-                               lambda: data.train.read([0], epoch=0))
+                               [lambda: data.train.read([0], epoch=0), lambda: update_once(options, net.weights)])
     with report.Display(ranks, batch=options.batch, quiet=options.quiet) as display:
         with device.room("gradients and what an optimizer keeps"):
             trainer = ranks.agree(lambda: make_trainer(ranks, options, settings, data, net, display))

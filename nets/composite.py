@@ -4,14 +4,16 @@ import numpy as np
 
 
 class Sequence:
-    """Blocks one after the other."""
+    """Blocks one after the other; `shapes` are those that each takes."""
 
     def __init__(self, *blocks):
         self.blocks = blocks
 
     def build(self, shape):
         """The shape that the last block makes."""
+        self.shapes = []
         for block in self.blocks:
+            self.shapes.append(shape)
             shape = block.build(shape)
         return shape
 

@@ -1,6 +1,7 @@
 """A net: blocks, and the flat memory of their layers. The two generators are all that a schedule knows of it."""
 
 import hashlib
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,15 @@ def first_layer(block):
     while type(block) is Sequence:
         block = next((part for part in block.blocks if any(isinstance(each, Layer) for each in walk(part))), None)
     return block if isinstance(block, Layer) else None
+
+
+def _result(generator):
+    """What it returns."""
+    try:
+        while True:
+            next(generator)
+    except StopIteration as end:
+        return end.value
 
 
 class Net:
@@ -133,6 +143,22 @@ class Net:
     def backward(self):
         """Compute all gradients; a generator that yields each layer as soon as its gradient `g` is final."""
         yield from self.body.backward(None)
+
+    def trials(self, batch):
+        """Functions that each run one block of the body forward and backward, the first one on the samples of a Batch,
+        the others on zeros. Together they need the kernels that a step needs; their order does not matter.
+        """
+        blocks, shapes = (self.body.blocks, self.body.shapes) if type(self.body) is Sequence else ([self.body], [()])
+        zeros = [self.put(np.zeros((len(batch.x), *shape), np.float32)) for shape in shapes[1:]]
+        return [partial(self._trial, block, x, batch) for block, x in zip(blocks, (batch.x, *zeros), strict=True)]
+
+    def _trial(self, block, x, batch):
+        state = self.state.copy()
+        try:
+            y = _result(block.forward(self.memory.flowing(x), batch))
+            _result(block.backward(np.zeros_like(y)))
+        finally:
+            self.state[:] = state
 
     @property
     def logits(self):

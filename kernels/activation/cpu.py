@@ -5,14 +5,14 @@ would branch on every sign.
 """
 
 import numpy as np
-from numba import njit
 
+from kernels import compiled
 from kernels.exponential import exp
 from kernels.progress import tick
 from kernels.threads import parallel_for
 
-jit = njit(nogil=True, cache=True, error_model="numpy")
-contracted = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+jit, inner = compiled.decorators()
+contracted = compiled.part(fastmath={"contract"})
 BLOCK = 2048
 ROWS = 256  # of a sum over rows in one go: the rounding error grows with the longest sum
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -23,13 +23,13 @@ def _each(kernel, *arrays):
     parallel_for(arrays[0].size, lambda a, b: kernel(*(array[a:b] for array in arrays)))
 
 
-@jit
+@inner
 def _copy(block, out):
     for i in range(out.size):
         out[i] = block[i]
 
 
-@jit
+@inner
 def _mask(dy, y, block):
     for i in range(dy.size):
         block[i] = dy[i] if y[i] > 0 else np.float32(0)
@@ -67,17 +67,17 @@ def relu_backward(dy, y, dx):
 
 @jit
 def _bias_relu_backward(dy, y, dx, sums, first, last):
-    """Pieces first to last of sums, each of ROWS rows."""
-    K = dy.shape[1]
+    """Pieces first to last of sums, each of ROWS rows; the rest is flat."""
+    K = sums.shape[1]
     block = np.empty(max(1, BLOCK // K) * K, np.float32)
     rows = block.size // K
     for piece in range(first, last):
-        total, end = sums[piece], min((piece + 1) * ROWS, dy.shape[0])
+        total, end = sums[piece], min((piece + 1) * ROWS, dy.size // K)
         total[:] = 0
         for start in range(piece * ROWS, end, rows):
             stop = min(start + rows, end)
-            _mask(dy[start:stop].reshape(-1), y[start:stop].reshape(-1), block)
-            _copy(block, dx[start:stop].reshape(-1))
+            _mask(dy[start * K:stop * K], y[start * K:stop * K], block)
+            _copy(block, dx[start * K:stop * K])
             for i in range(stop - start):
                 for k in range(K):
                     total[k] += block[i * K + k]
@@ -88,12 +88,13 @@ def bias_relu_backward(dy, y, dx, db):
     """Write dx, dy where y > 0, and db (K,), its sums over rows; dy, y and dx (M,K)."""
     pieces = -(-len(dy) // ROWS)
     sums = np.empty((pieces, db.size), np.float32) if pieces > 1 else db.reshape(1, -1)
-    parallel_for(pieces, lambda first, last: _bias_relu_backward(dy, y, dx, sums, first, last))
+    flat = [array.reshape(-1) for array in (dy, y, dx)]
+    parallel_for(pieces, lambda first, last: _bias_relu_backward(*flat, sums, first, last))
     if pieces > 1:
         np.sum(sums, axis=0, out=db)
 
 
-@jit
+@inner
 def _mix(z):
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -117,7 +118,7 @@ def dropout(x, threshold, scale, seed, first, y, mask):
     parallel_for(x.size, work)
 
 
-@jit
+@inner
 def _dropout(x, threshold, scale, begin, y, mask):
     for i in range(x.size):
         keep = _mix(begin + GOLDEN * np.uint64(i)) >> np.uint64(32) >= threshold

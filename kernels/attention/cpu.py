@@ -6,15 +6,14 @@ Forward keeps a running maximum and sum for each query; backward makes the proba
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
-from kernels import micro, scratch
+from kernels import compiled, micro, scratch
 from kernels.exponential import exp, row_max, row_sum
 from kernels.matmul.packed import pack
 from kernels.micro import ACCUMULATE, multiply
 from kernels.threads import parallel_for
 
-jit = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+jit, inner = compiled.decorators(fastmath={"contract"})
 KEYS = 128  # of a block of scores
 TILES = 4  # of queries in a block, one below the other
 FLOAT = 4
@@ -57,7 +56,7 @@ def backward(dy, qkv, y, lse, dqkv):
     _for_each_head(_backward, [qkv, y, dy, dqkv], lse)
 
 
-@jit
+@inner
 def _head(a, item, heads, part, D):
     """(T,D): a head's queries (part 0), keys or values of a (N,T,parts * heads * D)."""
     n, h = item // heads, item % heads
@@ -65,7 +64,7 @@ def _head(a, item, heads, part, D):
     return a[n, :, begin:begin + D]
 
 
-@jit
+@inner
 def _product(tile, rows, a, b, c, mode):
     """c (rows,D) = a b, or + c: a is (address, row stride, k stride), b (depth,D)."""
     D, wide = b.shape[1], tile.columns
@@ -74,7 +73,7 @@ def _product(tile, rows, a, b, c, mode):
                  (c[:, d:].ctypes.data, c.strides[0]), mode, (a[0], 0, 0))
 
 
-@jit
+@inner
 def _scores(tile, q, panels, first, width, scores):
     """scores[:, :width] = q times the packed panels from key `first` on."""
     wide = tile.columns
@@ -84,18 +83,18 @@ def _scores(tile, q, panels, first, width, scores):
                  (scores[:, j:].ctypes.data, scores.strides[0]), 0, (q.ctypes.data, 0, 0))
 
 
-@jit
+@inner
 def _plain(scores):
     """A block of scores as the left factor of a product: (address, row stride, k stride)."""
     return scores.ctypes.data, scores.strides[0], FLOAT
 
 
-@jit
+@inner
 def _transposed(scores):
     return scores.ctypes.data, FLOAT, scores.strides[0]
 
 
-@jit
+@inner
 def _online(row, seen, scale, highest, sum_so_far, out):
     """Turn the seen scores into exponentials, the others into 0; (maximum, sum of exponentials) with those before.
 
@@ -141,7 +140,7 @@ def _forward(tile, qkv, y, lse, space, first, last):
                 lse[item // heads, item % heads, i + r] = tops[r] + np.log(sums[r])
 
 
-@jit
+@inner
 def _finish(row, sum_of_all):
     scale = ONE / sum_of_all
     for d in range(row.size):
@@ -176,7 +175,7 @@ def _backward(tile, qkv, y, dy, dqkv, lse, space, first, last):
                 _product(tile, count, _plain(space.slopes), k[keys], dq[i:i + count], ACCUMULATE if j > 0 else 0)
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
+@compiled.part(fastmath={"reassoc", "contract"})
 def _dot(a, b):
     sum_of_all = ZERO
     for d in range(a.size):
@@ -184,7 +183,7 @@ def _dot(a, b):
     return sum_of_all
 
 
-@jit
+@inner
 def _slopes(scores, slopes, seen, scale, lse, inner):
     """Scores become probabilities; gradients by probabilities become those by scores."""
     scores[seen:], slopes[seen:] = ZERO, ZERO

@@ -4,13 +4,13 @@ Loops run along the channels. Few of them would be short loops, so as many rows 
 """
 
 import numpy as np
-from numba import njit
 
+from kernels import compiled
 from kernels.hints import restrict
 from kernels.progress import tick
 from kernels.threads import parallel_for
 
-jit = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+jit = compiled.kernel(fastmath={"contract"})
 WIDE = 256
 ROWS = 128  # of a sum in one go: the rounding error grows with the longest sum
 SAMPLE = 64  # rows whose mean stands for the mean while squares are summed: else their sums cancel

@@ -3,16 +3,17 @@
 import functools
 
 import numpy as np
-from numba import carray, cfunc, njit, types
+from numba import carray, cfunc, types
 from numba.extending import intrinsic
 
+from kernels import compiled
 from kernels.progress import tick
 
 BLOCK, BINS, UPPER, MAGNITUDE = 4096, 1 << 15, 16, 0x7FFFFFFF
 LEAST, VANISHED = 1e-30, 1e-6  # norms: of a column, and of what is left of it beside those before
 
-jit = njit(nogil=True, cache=True)
-fast = njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nsz"})
+jit, inner = compiled.decorators()
+fast, fast_inner = compiled.decorators(fastmath={"reassoc", "contract", "nsz"})
 
 
 @jit
@@ -65,7 +66,7 @@ def topk_decode(packed, gradient):
     _topk_decode(packed[:, :k], packed.view(np.float32)[:, k:], gradient)
 
 
-@fast
+@fast_inner
 def _dot(x, y):
     total = np.float32(0)
     for i in range(x.size):
@@ -73,7 +74,7 @@ def _dot(x, y):
     return total
 
 
-@fast
+@fast_inner
 def _add(x, factor, y):
     for i in range(x.size):
         x[i] += factor * y[i]
@@ -90,7 +91,7 @@ def lowrank_project(gradient, error, Q, P):
         tick(Q.size)
 
 
-@jit
+@inner
 def _inner(P, a, b):
     total = 0.0
     for i in range(P.shape[0]):
@@ -98,7 +99,7 @@ def _inner(P, a, b):
     return total
 
 
-@jit
+@inner
 def _orthonormalize(P):
     """Modified Gram-Schmidt."""
     for k in range(P.shape[1]):

@@ -1,8 +1,8 @@
 """Which way to convolve: as a matrix product, by transforms where they win, or directly."""
 
 import numpy as np
-from numba import njit
 
+from kernels import compiled
 from kernels.conv2d import direct, pointwise, winograd
 
 NONE = np.zeros(0, np.float32)
@@ -33,7 +33,7 @@ def wgrad(x, dy, dw, stride, padding, groups):
     _way(dw.shape, dy.shape, stride, padding, groups).wgrad(x, dy, dw, stride, padding, groups)
 
 
-@njit(nogil=True, cache=True)
+@compiled.kernel()
 def _sum_pixels(dy, db):
     """Partial sums for each line of pixels keep the rounding error of float32 small."""
     N, P, Q, K = dy.shape

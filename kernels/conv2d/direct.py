@@ -5,9 +5,8 @@ filter row are neighbours in memory, so one block of the tile is a whole filter 
 """
 
 import numpy as np
-from numba import njit
 
-from kernels import micro, scratch
+from kernels import compiled, micro, scratch
 from kernels.conv2d.pixels import CACHED, FLOAT, pad, shifted, with_border
 from kernels.layout import transpose
 from kernels.matmul.cpu import NONE, times
@@ -19,8 +18,10 @@ WIDE = 128  # channels of which a matrix product for each tap is worth its gathe
 SUMMED = 1024  # products in one go, about: the rounding error grows with the longest sum
 PIXELS = 256  # of a gradient by weights, summed before the next tile: a panel of so many pixels of dy stays in L1
 
+jit, inner = compiled.decorators()
 
-@njit(nogil=True, cache=True)
+
+@inner
 def _taps(R, S, C, row, group):
     """Byte offsets, in the image and in a panel of weights, of the runs of memory a filter reads; and their length."""
     if group == C:
@@ -35,7 +36,7 @@ def _taps(R, S, C, row, group):
     return image, panel, depth
 
 
-@njit(nogil=True, cache=True)
+@inner
 def _sweep(tile, a, a_strides, image_taps, b, panel_taps, depth, c, c_strides, bias, relu, N, P, Q, K):
     """Output pixels (N,P,Q) with K channels at address c, from pixels at address a and packed weights at b."""
     wide = tile.columns
@@ -56,7 +57,7 @@ def _sweep(tile, a, a_strides, image_taps, b, panel_taps, depth, c, c_strides, b
                                         panel_taps[t:].ctypes.data, mode, bias + k * FLOAT if bias else 0, b, 0, 0))
 
 
-@njit(nogil=True, cache=True)
+@inner
 def _pack(w, groups, wide):
     """Weights (R,S,C,K) as (groups, panels, R, S, C, wide), the last panel filled up with zeros."""
     R, S, C, K = w.shape
@@ -75,7 +76,7 @@ def _pack(w, groups, wide):
     return packed
 
 
-@njit(nogil=True, cache=True)
+@inner
 def _pack_phase(w, groups, wide, r0, s0, sh, sw):
     """The taps r0, r0+sh, ... x s0, s0+sw, ... flipped and transposed, packed like weights that map K to C channels."""
     R, S, C, K = w.shape
@@ -91,7 +92,7 @@ def _pack_phase(w, groups, wide, r0, s0, sh, sw):
     return packed
 
 
-@njit(nogil=True, cache=True)
+@jit
 def _forward(tile, x, w, bias, relu, y, stride, padding, groups):
     (sh, sw), ((top, bottom), (left, right)) = stride, padding
     N, H, W, C = x.shape
@@ -116,7 +117,7 @@ def _forward(tile, x, w, bias, relu, y, stride, padding, groups):
                    (c_n, c_p, c_q), bias.ctypes.data + first if bias.size else 0, relu, count, P, Q, K // groups)
 
 
-@njit(nogil=True, cache=True)
+@jit
 def _dgrad(tile, dy, w, dx, stride, padding, groups):
     """A convolution with stride 1 for each phase of the stride: the pixels of dx that the same taps reach."""
     (sh, sw), ((top, _), (left, _)) = stride, padding
@@ -152,7 +153,7 @@ def _dgrad(tile, dy, w, dx, stride, padding, groups):
                            count, -(-(H - h) // sh), -(-(W - v) // sw), Cg)
 
 
-@njit(nogil=True, cache=True)
+@jit
 def _wgrad(tile, x, dy, dw, stride, padding, groups, first, last):
     """Panels first to last, of all groups, of dw: rows of the tile are the (s, c) of a filter row, columns are k.
 

@@ -1,23 +1,26 @@
 """How images are read: with a border, tap by tap, or some rows at a time."""
 
 import numpy as np
-from numba import njit
+
+from kernels import compiled
 
 FLOAT = 4
 CACHED = 384 << 10  # bytes of image worked on at a time: it shares a core's L2 with a panel of the weights
 
-jit = njit(nogil=True, cache=True)
+jit, inner = compiled.decorators()
 
 
-@jit
+@inner
 def pad(x, padded, top, left):
     """Copy images into the middle of a buffer whose border is already zero."""
     for n in range(x.shape[0]):
         for h in range(x.shape[1]):
-            padded[n, top + h, left:left + x.shape[2]] = x[n, h]
+            for w in range(x.shape[2]):
+                for c in range(x.shape[3]):
+                    padded[n, top + h, left + w, c] = x[n, h, w, c]
 
 
-@jit
+@inner
 def with_border(x, top, bottom, left, right):
     """A buffer for as many padded images as stay in cache; for none without a border."""
     N, H, W, C = x.shape
@@ -43,7 +46,7 @@ def shifted(x, h, v, stride, seen):
                     target[:] = 0
 
 
-@jit
+@inner
 def copy_from(source, start, target):
     """target[i] = source[start + i], zero outside."""
     a, b = min(target.size, max(0, -start)), max(0, min(target.size, source.size - start))
@@ -54,7 +57,7 @@ def copy_from(source, start, target):
         inside[i] = wanted[i]
 
 
-@jit
+@inner
 def gather(x, first, top, left, s, line):
     """What n rows of squares need of an image (H,W,C), from row `first` on, into line (rows, columns, s*s*C)."""
     rows, columns, channels = line.shape

@@ -8,9 +8,8 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
-from kernels import env, micro, scratch
+from kernels import compiled, env, micro, scratch
 from kernels.conv2d.pixels import copy_from, gather
 from kernels.conv2d.transform import DATA, FILTER, GRADIENT, OUTPUT, WEIGHTS, transform
 from kernels.layout import padded_length, transpose
@@ -24,7 +23,7 @@ FLOAT = 4
 NEAR, FAR = 1 << 20, 24 << 20  # bytes of points in a block: one core's L2, and the L3 it may share
 SUMMED = {6: 256, 8: 64}  # products in one go, by n: more points magnify rounding errors, so sums are shorter
 
-jit = njit(nogil=True, cache=True)
+jit, inner = compiled.decorators()
 
 
 class Squares(NamedTuple):
@@ -67,7 +66,7 @@ def _block(cut, images, channels, size):
     return min(images * cut.down, max(1, size // (channels * cut.n**2 * cut.across * FLOAT)))
 
 
-@jit
+@inner
 def _data(data, x, cut, start, lines, line, v):
     """A block of lines to the points v (n * n, squares, channels)."""
     m, n, s, top, left, down, across = cut
@@ -91,7 +90,7 @@ def _filters(filter, w, n, first, last, u):
                       K * FLOAT, u[0, g, j % panels].ctypes.data, n * plane, plane, wide * FLOAT, 0, 0))
 
 
-@jit
+@inner
 def _products(tile, v, u, K, squares, summed, z):
     """z (n * n, squares, K) = v (n * n, squares, C) times u, point by point."""
     wide = tile.columns
@@ -107,7 +106,7 @@ def _products(tile, v, u, K, squares, summed, z):
                              (z[point, 0, k:].ctypes.data, z.shape[2] * FLOAT), ACCUMULATE if c > 0 else 0, (b, 0, 0))
 
 
-@jit
+@inner
 def _output(output, z, bias, relu, cut, start, lines, edge, y):
     """A block of lines of z to y; squares that reach over the edge go through a line of their own."""
     m, n, down, across = cut.m, cut.n, cut.down, cut.across
@@ -195,7 +194,7 @@ def dgrad(dy, w, dx, stride, padding, groups):
     _convolve(dy, flipped, np.zeros(0, np.float32), False, dx, _squares(r, 1, around, *dx.shape[1:3]), groups)
 
 
-@jit
+@inner
 def _gradient(gradient, dy, cut, panels, start, lines, line, first, z):
     """A block of lines of dy to the points, panels of neighbouring k from `first` on: z (n * n, panels, squares, wide).
 
@@ -215,7 +214,7 @@ def _gradient(gradient, dy, cut, panels, start, lines, line, first, z):
                             wide * FLOAT, 0, 0))
 
 
-@jit
+@inner
 def _sums(tile, v, z, panels, squares, summed, more, first, u):
     """u (n * n, panels, C, wide) from v and z, summed over squares; added to what is there if `more`."""
     points, own, C, wide = u.shape
@@ -229,7 +228,7 @@ def _sums(tile, v, z, panels, squares, summed, more, first, u):
                          (u[point, j].ctypes.data, wide * FLOAT), ACCUMULATE if more or t > 0 else 0, (b, 0, 0))
 
 
-@jit
+@inner
 def _weights(weights, u, n, panels, first, dw):
     """Panels of u, from `first` on, to dw (R,S,C,K)."""
     (_, own, C, wide), (_, S, _, K) = u.shape, dw.shape

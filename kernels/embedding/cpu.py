@@ -1,13 +1,13 @@
 """Embedding: rows copied one way; back, rows summed that belong together, found by counting."""
 
 import numpy as np
-from numba import njit
 
+from kernels import compiled
 from kernels.hints import restrict
 from kernels.progress import tick
 from kernels.threads import parallel_for
 
-jit = njit(nogil=True, cache=True, error_model="numpy")
+jit, inner = compiled.decorators()
 TERMS = 256  # of a sum in one go: the rounding error grows with the longest sum
 RUN = 4096  # floats zeroed in one go at most
 ZERO = np.float32(0)
@@ -70,13 +70,13 @@ def _sum(dy, order, begin, sums, first, last):
         following = key + 1
 
 
-@jit
+@inner
 def _zero(flat):
     for i in range(flat.size):
         flat[i] = ZERO
 
 
-@jit
+@inner
 def _add(dy, places, part, row):
     row = restrict(row)
     for start in range(0, places.size, TERMS):

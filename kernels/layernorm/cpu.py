@@ -1,20 +1,19 @@
 """Layer normalization, token by token: a row stays in L1 while its mean, its variance and its values are made."""
 
 import numpy as np
-from numba import njit
 
+from kernels import compiled
 from kernels.hints import restrict
 from kernels.progress import tick
 from kernels.threads import parallel_for
 
-jit = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
+jit, inner = compiled.decorators(fastmath={"contract", "reassoc"})
 # Fused, a value less itself would be what rounding took.
-unfused = njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc"})
 ROWS = 128  # of a sum over tokens in one go: the rounding error grows with the longest sum
 ZERO, ONE = np.float32(0), np.float32(1)
 
 
-@jit
+@inner
 def _mean(x):
     total = ZERO
     for c in range(x.size):
@@ -22,7 +21,7 @@ def _mean(x):
     return total / np.float32(x.size)
 
 
-@jit
+@inner
 def _variance(x, mean):
     total = ZERO
     for c in range(x.size):
@@ -57,7 +56,7 @@ def _layernorm(x, gamma, beta, eps, y, means, rstds):
         tick(row.size // 4)
 
 
-@unfused
+@compiled.kernel(fastmath={"reassoc"})
 def _pieces(dy, x, means, rstds, gamma, dx, sums, first, last):
     """Write dx; pieces first to last of sums (pieces,2,C) get those for dgamma and dbeta of ROWS tokens each.
 
@@ -69,7 +68,7 @@ def _pieces(dy, x, means, rstds, gamma, dx, sums, first, last):
         _backward(rows, dy, x, means, rstds, gamma, dx, sums[piece])
 
 
-@unfused
+@compiled.part(fastmath={"reassoc"})
 def _backward(rows, dy, x, means, rstds, gamma, dx, sums):
     dx, dgamma, dbeta, part = restrict(dx), restrict(sums[0]), restrict(sums[1]), ONE / np.float32(gamma.size)
     given = dx if dy is None else dy

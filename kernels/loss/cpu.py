@@ -1,17 +1,17 @@
 """Softmax and cross entropy, a row at a time; everything but the logarithm of a row's sum is vector code."""
 
 import numpy as np
-from numba import njit
 
+from kernels import compiled
 from kernels.exponential import exp, row_max, row_sum
 from kernels.progress import tick
 from kernels.threads import parallel_for
 
-jit = njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+jit, inner = compiled.decorators(fastmath={"contract"})
 ONE = np.float32(1)
 
 
-@jit
+@inner
 def _softmax(x, y):
     """Write a row's softmax to y; return (peak, sum of exp(x - peak))."""
     top = row_max(x)

@@ -4,9 +4,8 @@ Dense layers are these; so are convolutions of one pixel.
 """
 
 import numpy as np
-from numba import njit
 
-from kernels import micro, scratch
+from kernels import compiled, micro, scratch
 from kernels.layout import padded_length, transpose
 from kernels.matmul import few_rows, packed
 from kernels.matmul.few_rows import CROWDED, SUMMED
@@ -16,7 +15,7 @@ from kernels.threads import parallel_for
 FEW = 64  # rows for which packing weights costs more than it brings
 
 NONE = np.zeros(0, np.float32)
-jit = njit(nogil=True, cache=True)
+jit = compiled.kernel()
 
 
 def times(x, w, bias, relu, y, more=False):

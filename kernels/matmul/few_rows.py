@@ -1,7 +1,7 @@
 """Products with few rows: the weights are the traffic, each is read once, in order."""
 
-from numba import njit
 
+from kernels import compiled
 from kernels.micro import ACCUMULATE, RELU, multiply
 from kernels.vectors import call
 
@@ -11,7 +11,7 @@ SUMMED = 1024  # products in one go: the rounding error grows with the longest s
 AHEAD = 2  # panels to fetch: the hardware does not follow a walk down the columns
 CROWDED = 4096  # bytes from one row to the next, or a multiple: all rows would share the same sets of L1
 
-jit = njit(nogil=True, cache=True)
+jit = compiled.kernel()
 
 
 @jit

@@ -3,9 +3,8 @@
 What comes from memory, or goes there, is prefetched while the micro-kernel computes.
 """
 
-from numba import njit
 
-from kernels import micro, scratch
+from kernels import compiled, micro, scratch
 from kernels.layout import copy, padded_length, transpose
 from kernels.matmul.few_rows import CROWDED, FLOAT, SUMMED
 from kernels.micro import ACCUMULATE, RELU, multiply
@@ -17,7 +16,7 @@ ROWS = 112  # rows of x for which a panel is used before the next
 PACKED = 2 << 20  # bytes of weights packed at a time: they are read from L2, or L3, once for every ROWS
 PIXELS, CHANNELS = 128, 1024  # of x in a gradient by weights: a part of it that stays in L2
 
-jit = njit(nogil=True, cache=True)
+jit = compiled.kernel()
 
 
 @jit

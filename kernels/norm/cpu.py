@@ -6,13 +6,12 @@ to normalize a pixel.
 """
 
 import numpy as np
-from numba import njit
 
-from kernels import threads
+from kernels import compiled, threads
 from kernels.progress import tick
 
 # "arcp" lets 1 / sqrt be an estimate made good by a Newton step, three times as fast and good to 2 ulp.
-jit = njit(nogil=True, cache=True, error_model="numpy", fastmath={"arcp", "contract"})
+jit, inner = compiled.decorators(fastmath={"arcp", "contract"})
 BLOCK = 384  # floats in a pass: one pixel would load what was stored last, many would read and write memory in turns
 ONE, ZERO, INFINITY = np.float32(1), np.float32(0), np.float32(np.inf)
 
@@ -75,14 +74,14 @@ def _lrn_backward(dy, x, y, dx, slope, window, share, exponent, k):
         tick(BLOCK)
 
 
-@jit
+@inner
 def _square(x, first, part, before, squares):
     for i in part:
         for c in range(x.shape[1]):
             squares[i, before + np.uintp(c)] = x[first + i, c] * x[first + i, c]
 
 
-@jit
+@inner
 def _window_sum(padded, i, c, window):
     total = padded[i, c]
     for j in range(1, len(window)):
@@ -90,7 +89,7 @@ def _window_sum(padded, i, c, window):
     return total
 
 
-@jit
+@inner
 def _powers(s, exponent):
     """(1 / s^exponent, 1 / s)."""
     if exponent is None:

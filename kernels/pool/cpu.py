@@ -5,26 +5,34 @@ with arrays: to pass views costs more than to pool a pixel.
 """
 
 import numpy as np
-from numba import njit
 
+from kernels import compiled
 from kernels.hints import prefetch, restrict
 from kernels.progress import tick
 from kernels.threads import parallel_for
 
-jit = njit(nogil=True, cache=True, error_model="numpy")
-NANS = True  # what is passed where there may be NaNs; else None, a type of its own, so that there is code for each
+jit, inner = compiled.decorators()
+NANS = True  # what is passed where there are NaNs; else None, a type of its own, so that there is code for each
 ZERO = np.float32(0)
 NUMBER, INFINITY = np.int32(2**31 - 1), np.int32(0x7F800000)  # all bits but the sign, and those of infinity
 
 
 def maxpool2d(x, rows, columns, y, index):
     """Write the maximum of each window to y and the number of its tap to index."""
-    parallel_for(len(x), lambda a, b: _maxpool2d(x[a:b], rows, columns, y[a:b], index[a:b]))
+    images, C = [_lined_up(array) for array in (x, y, index)], x.shape[3]
+
+    def work(a, b):
+        part = *(image[a:b] for image in images), rows, columns, C
+        if not _maxpool2d(*part, None):
+            _maxpool2d(*part, NANS)
+
+    parallel_for(len(x), work)
 
 
 def maxpool2d_backward(dy, index, rows, columns, dx):
     """Write to dx the sum of the dy of the windows each input won: it reads much to write once, and in order."""
-    parallel_for(len(dy), lambda a, b: _maxpool2d_backward(dy[a:b], index[a:b], rows, columns, dx[a:b]))
+    images, C = [_lined_up(array) for array in (dy, index, dx)], dx.shape[3]
+    parallel_for(len(dy), lambda a, b: _maxpool2d_backward(*(image[a:b] for image in images), rows, columns, C))
 
 
 def avgpool2d(x, rows, columns, y):
@@ -37,31 +45,32 @@ def avgpool2d_backward(dy, rows, columns, dx):
     parallel_for(len(dy), lambda a, b: _avgpool2d_backward(dy[a:b], rows, columns, dx[a:b]))
 
 
+def _lined_up(images):
+    """(N,H,W,C) as (N,H,W*C)."""
+    return images.reshape(*images.shape[:2], -1)
+
+
 @jit
-def _maxpool2d(x, rows, columns, y, index):
-    N, P, Q, C = y.shape
-    R = rows.window
+def _maxpool2d(x, y, index, rows, columns, C, nans):
+    """Whether it came to its end; without `nans` it gives up at the first NaN."""
+    (N, P, size), R = y.shape, rows.window
     # Every row of x is reduced along itself once; then whole rows of maxima, R at most, are compared.
-    best, winner, plain = _lines(R, Q * C), np.empty((R, Q * C), np.uint8), np.ones(R, np.bool_)
+    best, winner = _lines(R, size), np.empty((R, size), np.uint8)
     for n in range(N):
         ready = 0
         for p in range(P):
             for h in range(max(ready, rows.begin[p]), rows.end[p]):
-                row, slot = x[n, h].reshape(-1), h % R
-                plain[slot] = _no_nan(row)
-                if plain[slot]:
-                    _along(row, columns, C, None, best[slot], winner[slot])
-                else:
-                    _along(row, columns, C, NANS, best[slot], winner[slot])
+                row, slot = x[n, h], h % R
+                if nans is None and not _no_nan(row):
+                    return False
+                _along(row, columns, C, nans, best[slot], winner[slot])
             ready = rows.end[p]
-            if plain.all():
-                _down(best, winner, rows, columns, p, None, y[n, p].reshape(-1), index[n, p].reshape(-1))
-            else:
-                _down(best, winner, rows, columns, p, NANS, y[n, p].reshape(-1), index[n, p].reshape(-1))
-            tick(Q * C)
+            _down(best, winner, rows, columns, p, nans, y[n, p], index[n, p])
+            tick(size)
+    return True
 
 
-@jit
+@inner
 def _lines(count, size):
     """An empty array of rows that begins with a cache line: a vector across two of them costs twice as much."""
     memory = np.empty(count * size + 16, np.float32)
@@ -69,7 +78,7 @@ def _lines(count, size):
     return memory[skip:skip + count * size].reshape(count, size)
 
 
-@jit
+@inner
 def _no_nan(row):
     most = np.int32(0)
     for i in range(row.size):  # as ints without their sign NaNs are above infinity, and ints have a vector maximum
@@ -77,7 +86,7 @@ def _no_nan(row):
     return most <= INFINITY
 
 
-@jit
+@inner
 def _along(row, columns, C, nans, best, winner):
     """The maxima of one row's windows, three taps in a pass."""
     best, winner, C, Q = restrict(best), restrict(winner), np.uintp(C), len(columns.start)
@@ -97,14 +106,14 @@ def _along(row, columns, C, nans, best, winner):
                 best[to + c], winner[to + c] = _larger(top, won, row[at_k + c], tap_k, nans)
 
 
-@jit
+@inner
 def _ahead(row, start, count, line):
     """Have memory bring a part of the row after this one, while this one is worked on; `line` elements at a time."""
     for i in range(start, start + count, line):
         prefetch(row, row.size + i)
 
 
-@jit
+@inner
 def _down(best, winner, rows, columns, p, nans, y, index):
     """The maxima of the rows of maxima of one row of windows, three rows in a pass."""
     R, begin, last = rows.window, rows.begin[p], rows.end[p] - 1
@@ -120,12 +129,12 @@ def _down(best, winner, rows, columns, p, nans, y, index):
             y[c], index[c] = _larger(top, won, best[at_k, c], np.uint8(tap_k + winner[at_k, c]), nans)
 
 
-@jit
+@inner
 def _taps(i, j, k, start, step):
     return np.uint8((i - start) * step), np.uint8((j - start) * step), np.uint8((k - start) * step)
 
 
-@jit
+@inner
 def _larger(top, tap, value, its_tap, nans):
     """The earlier of equals, and of any number and a NaN the NaN, where there may be some."""
     better = value > top if nans is None else (not value <= top) & (top == top)
@@ -133,30 +142,31 @@ def _larger(top, tap, value, its_tap, nans):
 
 
 @jit
-def _maxpool2d_backward(dy, index, rows, columns, dx):
-    N, H, W, C = dx.shape
-    down, across = _reach(rows, H), _reach(columns, W)
-    for n in range(N):
-        for h in range(H):
-            row, first, end = dx[n, h].reshape(-1), down[h, 0], down[h, 1]
+def _maxpool2d_backward(dy, index, dx, rows, columns, C):
+    down, across = _reach(rows), _reach(columns)
+    for n in range(dx.shape[0]):
+        for h in range(dx.shape[1]):
+            row, first, end = dx[n, h], down[h, 0], down[h, 1]
             if first == end:
                 row[:] = 0
             for p in range(first, end):
                 tap = (h - rows.start[p]) * columns.window
-                _collect(dy[n, p].reshape(-1), index[n, p].reshape(-1), columns, across, C, tap, p > first, row)
+                _collect(dy[n, p], index[n, p], columns, across, C, tap, p > first, row)
             tick(row.size)
 
 
-@jit
-def _reach(axis, size):
-    """The windows first <= o < end that each pixel is in, as (size, 2)."""
+@inner
+def _reach(axis):
+    """The windows first <= o < end that each pixel is in, as (pixels, 2)."""
+    size, outputs, window, stride, before = axis.numbers[:5]
     reach = np.empty((size, 2), np.intp)
     for i in range(size):
-        reach[i, 0], reach[i, 1] = np.searchsorted(axis.end, i, "right"), np.searchsorted(axis.begin, i, "right")
+        reach[i, 0] = min(outputs, max(0, (i + before - window + stride) // stride))
+        reach[i, 1] = min(outputs, (i + before) // stride + 1)
     return reach
 
 
-@jit
+@inner
 def _collect(dy, index, columns, across, C, tap, more, row):
     """Write to one row, or with `more` add to it, what it won in one row of windows, three of them in a pass."""
     row, start, last, size, C = restrict(row), columns.start, len(columns.start) - 1, C, np.uintp(C)

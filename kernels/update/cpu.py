@@ -1,8 +1,8 @@
 """Updates in Numba, one pass over memory. No fused multiply-add, so every grouping gives the same bits."""
 
 import numpy as np
-from numba import njit
 
+from kernels import compiled
 from kernels.progress import tick
 from kernels.threads import parallel_for
 
@@ -10,10 +10,10 @@ BLOCK = 4096
 ONE = np.float32(1)
 
 
-jit = njit(nogil=True, cache=True, error_model="numpy")  # a division that may raise is no vector code
+jit, inner = compiled.decorators()
 
 
-@jit
+@inner
 def _momentum_block(w, g, v, lr, momentum, weight_decay, scale, old, new):
     for i in range(w.size):
         step = lr * (scale * g[i] + weight_decay * w[i])
@@ -34,7 +34,7 @@ def momentum_update(w, g, v, *constants):
     parallel_for(w.size, lambda a, b: _momentum_update(w[a:b], g[a:b], v[a:b], *constants))
 
 
-@jit
+@inner
 def _adamw_block(w, g, m, v, rate, decay, beta1, beta2, eps, scale, old, new):
     for i in range(w.size):
         gradient = scale * g[i]
@@ -67,7 +67,7 @@ def compensate_delay(g, w, then, factor):
     parallel_for(g.size, lambda a, b: _compensate(g[a:b], w[a:b], then[a:b], factor))
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+@compiled.kernel(fastmath={"reassoc", "contract"})
 def _squares(x, sums, first, last):
     """The sum of squares of each block first to last, in double precision."""
     for block in range(first, last):

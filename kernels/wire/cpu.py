@@ -8,10 +8,11 @@ import functools
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, cfunc, from_dtype, njit, types
+from numba import carray, cfunc, from_dtype, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
+from kernels import compiled
 from kernels.progress import tick
 from kernels.threads import parallel_for
 
@@ -20,7 +21,7 @@ INFINITY = np.uint32(0x7F80)  # as bfloat16: an exponent of ones, no fraction
 QUIET = np.uint32(0x40)  # a bit of NaN's fraction that no rounding can carry away
 HALF, SIGN, ODD, LOW = np.uint32(0x7FFF), np.uint32(0x8000), np.uint32(1), np.uint32(16)
 
-jit = njit(nogil=True, cache=True)
+jit, inner = compiled.decorators()
 
 
 @intrinsic
@@ -45,7 +46,7 @@ def _stack(typing):
     return types.CPointer(types.float32)(), generate
 
 
-@jit
+@inner
 def _round(value):
     """The nearest bfloat16, ties to even: the carry goes on into the exponent, up to infinity."""
     bits = _bits(value)
@@ -74,13 +75,13 @@ def _narrowed(value, out):
     return (lambda value, out: value) if out.dtype == types.float32 else (lambda value, out: _round(value))
 
 
-@jit
+@inner
 def _encode_block(x, out):
     for i in range(x.size):
         out[i] = _round(x[i])
 
 
-@jit
+@inner
 def _feedback_block(x, out, error):
     for i in range(x.size):
         value = x[i] + error[i]
@@ -89,7 +90,7 @@ def _feedback_block(x, out, error):
         error[i] = np.float32(0) if sent & INFINITY == INFINITY else value - _widen(sent)
 
 
-@jit
+@inner
 def _decode_block(x, out):
     for i in range(x.size):
         out[i] = _widen(x[i])
@@ -119,7 +120,7 @@ def _decode(x, out):
         tick(BLOCK)
 
 
-@jit
+@inner
 def _sum_block(parts, start, out):
     """out = the sum over p of parts[p, start:start + out.size], of at most BLOCK numbers."""
     total = carray(_stack(), BLOCK)

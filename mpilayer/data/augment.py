@@ -6,8 +6,8 @@ What happens to a sample depends on the seed, the epoch and the sample: neither 
 from dataclasses import replace
 
 import numpy as np
-from numba import njit
 
+from kernels import compiled
 from mpilayer.base.cli import Option, image_shape
 from mpilayer.data.source import require
 
@@ -64,7 +64,7 @@ class View:
         return *AUGMENTS[self.augment](size, self.shape, rng), flipped
 
 
-@njit(nogil=True, cache=True)
+@compiled.kernel()
 def _sample(x, boxes, out):
     """out[n] = the box of x[n], bilinear between the centres of pixels; 0 beyond the edge."""
     N, h, w, C = out.shape
@@ -77,7 +77,7 @@ def _sample(x, boxes, out):
                 _pixel(x[n], down, across, out[n, i, w - 1 - j if flipped else j])
 
 
-@njit(nogil=True, cache=True)
+@compiled.part()
 def _pixel(image, down, across, out):
     H, W, C = image.shape
     if down <= -1 or down >= H or across <= -1 or across >= W:

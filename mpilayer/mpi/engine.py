@@ -35,6 +35,7 @@ def warm():
     loop.hook()
     kernels.set_progress(0)
     loop.watch(idle.words, 0)
+    loop.release(idle.words)  # first, for what cannot be released must not be held
     with idle.held():
         pass
 

@@ -13,12 +13,14 @@ thread, or the training loop.
 import functools
 
 from llvmlite import ir
-from numba import carray, cfunc, njit, types
+from numba import carray, cfunc, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from kernels import compiled
 from kernels.progress import now
 
+jit, inner = compiled.decorators()
 I32, I64 = ir.IntType(32), ir.IntType(64)
 ARGUMENTS = 10  # of the longest MPI call, MPI_Ialltoallv
 
@@ -67,7 +69,7 @@ def _sleep(typing, microseconds):
     return types.void(types.intp), generate
 
 
-@njit(nogil=True, cache=True)
+@inner
 def _start(words, record):
     """Start the request of an Operation."""
     a = record + START_ARGUMENTS
@@ -76,7 +78,7 @@ def _start(words, record):
         words[a + 5], words[a + 6], words[a + 7], words[a + 8], words[a + 9]))
 
 
-@njit(nogil=True, cache=True)
+@inner
 def _begin(words, lane, place, operation):
     """Begin an Operation of the message in a lane; False, with the error noted, if MPI refuses."""
     record = words[CALLS] + (place * MOST_OPERATIONS + operation) * OPERATION_WORDS
@@ -89,7 +91,7 @@ def _begin(words, lane, place, operation):
     return words[ERROR] == 0
 
 
-@njit(nogil=True, cache=True)
+@inner
 def _arrive(words, place, moment):
     words[words[READY] + place], words[words[ENDED] + place] = THERE, moment
     message = place % words[MESSAGES]
@@ -102,7 +104,7 @@ def _arrive(words, place, moment):
         words[BUSY_NS] += moment - words[BUSY_SINCE]
 
 
-@njit(nogil=True, cache=True)
+@inner
 def _completed(words, request):
     """Whether MPI says so of the request at an address."""
     base = words.ctypes.data
@@ -110,7 +112,7 @@ def _completed(words, request):
     return words[ERROR] == 0 and words[FLAG] != 0
 
 
-@njit(nogil=True, cache=True)
+@inner
 def _test(words, lane):
     """Whether anything changed in a lane: its request completed."""
     at = words[LANE] + 2 * lane
@@ -125,14 +127,14 @@ def _test(words, lane):
     return True
 
 
-@njit(nogil=True, cache=True)
+@inner
 def _first_place(words):
     """Where the messages of the step begin whose turn it is."""
     slot = (words[FIRST] + words[STARTED] // words[MESSAGES]) % words[SLOTS]
     return slot * words[MESSAGES]
 
 
-@njit(nogil=True, cache=True)
+@inner
 def _neediest(words):
     """The message that is needed first, of those that all ranks have ready; -1 if there is none."""
     here = words[AGREED] - words[STARTED] // words[MESSAGES] * words[MESSAGES]
@@ -143,14 +145,14 @@ def _neediest(words):
     return chosen
 
 
-@njit(nogil=True, cache=True)
+@inner
 def _vote(words):
     """Ask how many messages every rank has ready."""
     words[VOTE], words[VOTING] = words[POSTED], 1
     _start(words, words[BY_NEED])
 
 
-@njit(nogil=True, cache=True)
+@inner
 def _next_by_need(words):
     """The message whose turn it is, or -1 as long as that is not agreed."""
     if words[VOTING]:
@@ -164,7 +166,7 @@ def _next_by_need(words):
     return words[NEXT]
 
 
-@njit(nogil=True, cache=True)
+@inner
 def _start_next(words):
     """Whether the message whose turn it is could be started: it is ready and its lane free."""
     message = _next_by_need(words) if words[BY_NEED] else words[STARTED] % words[MESSAGES]
@@ -184,7 +186,7 @@ def _start_next(words):
     return words[ERROR] == 0 and _begin(words, lane, place, 0)
 
 
-@njit(nogil=True, cache=True)
+@jit
 def advance_all(words):
     """Move what can move."""
     if words[ERROR] or _swap(words[LOCK], 1):
@@ -200,20 +202,20 @@ def advance_all(words):
     _swap(words[LOCK], 0)
 
 
-@njit(nogil=True, cache=True)
+@jit
 def hold(words):
     """Wait until nobody is inside advance_all, and keep everybody out."""
     while _swap(words[LOCK], 1):
         _sleep(10)
 
 
-@njit(nogil=True, cache=True)
+@jit
 def release(words):
     """Let them in again."""
     _swap(words[LOCK], 0)
 
 
-@njit(nogil=True, cache=True)
+@jit
 def watch(words, microseconds):
     """Advance again and again until told to stop: a thread's work."""
     while not words[STOP]:

@@ -4,12 +4,12 @@ import contextlib
 import os
 import signal
 import sys
-import tempfile
 import time
 import traceback
 import warnings
 
 from mpilayer.base.errors import AgreedError, UserError
+from mpilayer.mpi.node_file import open_together
 from mpilayer.mpi.ranks import CROWD, Ranks
 
 # what launchers tell their ranks, asked only when MPI itself says that this rank is alone: (ranks, rank, launcher)
@@ -53,18 +53,10 @@ class ErrorToken:
 
     def create(self):
         """Make the pipe; a meeting of the node's ranks."""
-        if self.ranks.node.rank > 0:
-            self._open(None)
-            return
-        with tempfile.TemporaryDirectory(prefix="mpilayer-") as folder:
-            path = os.path.join(folder, "token")
-            os.mkfifo(path)
-            self._open(path)
+        self.pipe = open_together(self.ranks, os.mkfifo, os.O_RDWR | os.O_NONBLOCK)
+        if self.ranks.node.rank == 0:
             os.write(self.pipe, b"1")
-
-    def _open(self, path):
-        self.pipe = os.open(self.ranks.node.bcast(path), os.O_RDWR | os.O_NONBLOCK)
-        self.ranks.meet(self.ranks.node)  # then the file name may go
+        self.ranks.meet(self.ranks.node)
 
     def take(self):
         """Whether this rank got the byte: one on the node does."""

@@ -3,27 +3,23 @@
 import threading
 
 import numpy as np
-from numba.core import event
 
-import kernels
 from kernels import gpu
 from mpilayer.exchange import probe
 from mpilayer.exchange.channel import silent
 from mpilayer.gpu import device
 from mpilayer.training.batch import Batch
+from mpilayer.training.compiling import Together
 
 TOLD = 3  # seconds after which compiling for a GPU is worth a word
 
 
 def first_step(net, size):
-    """Forward, backward and updates on so many random samples; weights and state stay as they are."""
+    """Forward and backward on so many random samples; the state stays as it is."""
     state = net.state.copy()
     for _ in (*net.forward(Batch(*net.example(size, np.random.default_rng(0)), size)), *net.backward()):
         pass
     net.state[:] = state
-    w, *rest = np.zeros_like(net.weights, shape=(4, 1))
-    kernels.momentum_update(w, *rest[:2], lr=0)
-    kernels.adamw_update(w, *rest, lr=0, step=1)
 
 
 def warm_gpu(ranks, net, say, size, also):
@@ -39,47 +35,41 @@ def warm_gpu(ranks, net, say, size, also):
     def loaded():
         with device.room(f"a batch of {size} on each rank"):
             first_step(net, size)
-            also()
+            for work in also:
+                work()
 
     ranks.agree(compiled if ranks.node.rank == 0 else lambda: None)
     ranks.agree(loaded if ranks.node.rank > 0 else lambda: None)
 
 
-def warm(ranks, net, say, also=lambda: None):
-    """Compile the kernels by one step on one sample, then also(): one rank a node does, others find them on disk.
+def warm(ranks, net, say, also):
+    """Compile the kernels of the net's blocks and of the functions `also`: as many ranks of a node as it has cores
+    share that out, and each then has all of them.
     """
-    class Announce(event.Listener):
-        told = False
+    compilers = max(1, min(ranks.node.size, ranks.cores * ranks.node.size // ranks.neighbours))
+    works = [*net.trials(Batch(*net.example(1, np.random.default_rng(0)), 1)), *also]
+    first = len(works) * ranks.node.rank // compilers  # each begins somewhere else
 
-        def on_start(self, _):
-            if not self.told:
-                self.told = True
-                waiting = f"; {ranks.node.size - 1} ranks wait" if ranks.node.size > 1 else ""
-                say(f"compiling the kernels, once on this machine (about half a minute){waiting}")
+    def announce():
+        waiting = f"; {ranks.node.size - compilers} ranks wait" if ranks.node.size > compilers else ""
+        say(f"compiling the kernels, once on this machine (10 to 30 seconds){waiting}")
 
-        def on_end(self, _):
-            pass
-
-    if ranks.node.rank == 0:
-        with event.install_listener("numba:compile", Announce()):
-            first_step(net, 1)
-            also()
-    ranks.meet_after(ranks.node)
+    with Together(ranks, announce) as together:
+        if ranks.node.rank < compilers:
+            together.call(works[first:] + works[:first])
+        ranks.meet_after(ranks.node)
 
 
-def prepare(ranks, settings, net, batch, say, also=lambda: None):
-    """Compile what training needs, and also() for the caller; the Settings, measured where they say "auto"."""
-    def more():
-        probe.warm(settings, net.weights)
-        also()
-
+def prepare(ranks, settings, net, batch, say, also=()):
+    """Compile what training and the functions `also` need; the Settings, measured where they say "auto"."""
+    also = (lambda: probe.warm(settings, net.weights), *also)
     if gpu.is_array(net.weights):
         from mpilayer.gpu.cuda_aware import cuda_aware
 
-        warm_gpu(ranks, net, say, max(1, batch // ranks.size), more)
+        warm_gpu(ranks, net, say, max(1, batch // ranks.size), also)
         if ranks.size > 1:
             progress = "poll" if settings.progress == "auto" else settings.progress  # this core is free to do that
             settings = settings._replace(cuda_aware=cuda_aware(ranks), progress=progress)
     else:
-        warm(ranks, net, say, more)
+        warm(ranks, net, say, also)
     return probe.choose(ranks, settings, net.weights.nbytes, say if ranks.rank == 0 else silent)
