@@ -35,7 +35,8 @@ def check(options, schedules):
             if value in ONLY_THERE:
                 raise UserError(f"--{name} {value} goes with --device gpu")
         return
-    if options.reduction == "nccl" and (options.wire != "float32" or options.schedule == "split"):
+    halves = schedules[options.schedule].queue_options.get("order") == "split"
+    if options.reduction == "nccl" and (options.wire != "float32" or halves):
         raise UserError("--reduction nccl goes with --wire float32, and not with --schedule split: NCCL sums float32,"
                         " each message at once")
     for (name, value), why in REFUSED.items():

@@ -32,7 +32,7 @@ class Schedule:
     open, and an Optimizer; make_schedule does that.
     """
 
-    channel, options, refuses = GradientQueue, (), {}
+    channel, options, refuses, queue_options = GradientQueue, (), {}, {}
     wires, wires_because, host_only = None, "", ""
     asynchronous, late, staleness, kept_sums, overlaps = False, False, None, False, True
     delay, period, measured, prediction = 0, 1, 0, None

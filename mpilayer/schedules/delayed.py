@@ -16,7 +16,6 @@ class DelayedUpdates(Schedule):
     """What layer-wise schedules share: sums that are settled `delay` steps late, just before the layer is read."""
 
     kept_sums = True
-    queue_options = {}  # how its queue is opened: GradientQueue.open
 
     def __init__(self, net, queue, optimizer, policy):
         super().__init__(net, queue, optimizer)
