@@ -44,6 +44,14 @@ def number(kind, least, what):
 count = number(int, 1, "a positive whole number")
 natural = number(int, 0, "a whole number, not negative")
 amount = number(float, 0, "a number, not negative")
+
+
+def natural_or(word):
+    """An argparse type: a whole number, not negative, or that word."""
+    steps = number(int, 0, f"a whole number, not negative, or {word}")
+    return lambda text: text if text == word else steps(text)
+
+
 _positive = number(float, 1e-9, "a positive number")
 
 
