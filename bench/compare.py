@@ -10,7 +10,7 @@ import psutil
 
 from kernels import gpu
 from mpilayer.base.tracing import Watched
-from mpilayer.schedules import SCHEDULES, make
+from mpilayer.schedules import make
 from mpilayer.train import NET
 from mpilayer.training import options as main_job
 from mpilayer.training import startup
@@ -145,7 +145,7 @@ class Candidate:
                                            trace=self.trace, **keywords)
         self.channel = self.schedule.channel
         self.channel.pause()
-        self.serves = ranks.rank >= ranks.size - SCHEDULES[options.schedule].servers(**keywords)
+        self.serves = ranks.rank >= ranks.size - make.CHOICE.parts[options.schedule].servers(**keywords)
         self.period = self.schedule.period
         self.filling = self.period + FILLING * self.schedule.delay
         self.steps, self.bytes = 0, []
