@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 import nets
 from mpilayer import info
-from mpilayer.base.cli import Choice, Option, count
+from mpilayer.base.cli import Choice, Option, amount, count
 from mpilayer.base.errors import UserError
 from mpilayer.base.files import replacing
 from mpilayer.base.tracing import Watched, write_timeline
 from mpilayer.data import DATA, batches, open_data, samples_of
 from mpilayer.gpu import device
 from mpilayer.mpi.job import job
-from mpilayer.schedules import SCHEDULES, make
+from mpilayer.schedules import make
 from mpilayer.training import options as all_options
 from mpilayer.training import report, startup
 from mpilayer.training.compute import compute_of
@@ -22,6 +22,8 @@ from mpilayer.training.optim import OPTIMIZERS
 from mpilayer.training.rates import learning_rate
 from mpilayer.training.straggler import slowed
 from mpilayer.training.trainer import Trainer, steps_in
+
+TYPES = {int: count, float: amount, bool: bool, str: str}  # of a size of a net, by its default
 
 
 class NetPart(NamedTuple):
@@ -37,8 +39,10 @@ def _part(blocks):
         recipe = nets.recipe_of(blocks)
     except ValueError as error:
         raise UserError(f"--net: {error}") from None
-    sizes = tuple(Option(name, what, count) for name, what in dict(recipe.sizes).items())
-    return NetPart(recipe, sizes, DATA.default_for(recipe.shape))
+    defaults = recipe.defaults
+    sizes = [Option(name, what, TYPES.get(type(defaults.get(name)), count), defaults.get(name))
+             for name, what in dict(recipe.sizes).items()]
+    return NetPart(recipe, tuple(sizes), DATA.default_for(recipe.shape))
 
 
 NET = Choice("net", {name: _part(recipe) for name, recipe in nets.NETS.items()}, "alexnet-mini", "what to train", _part)
@@ -67,23 +71,30 @@ def _fits(net, shape, source):
                         f" | try: --data {DATA.default_for(shape)}, or another --net")
 
 
+def _made(options, source):
+    """The net for these samples. Raises UserError."""
+    where = {name: getattr(options, name) for name in ("device", "precision", "seed")}
+    sizes = {name: value for name, value in NET.keywords(options).items() if value is not None}
+    try:
+        with device.room(f"the weights of {options.net}"):
+            return nets.build(NET.parts[options.net].recipe, classes=source.classes, shape=source.shape, **where,
+                              **sizes)
+    except nets.ShapeError as error:
+        raise UserError(f"{options.net} cannot take samples of {source.shape} from {source.name}: {error}"
+                        " | try: larger ones, or another --net") from None
+    except ValueError as error:
+        raise UserError(f"--net {options.net}: {error}") from None
+
+
 def load(options, ranks):
     """The data and the net. Raises UserError."""
     recipe = NET.parts[options.net].recipe
     form = {key: getattr(options, key) for key in ("augment", "validation", "seed", *DATA.option_names())}
-    sizes = {name: value for name, value in NET.keywords(options).items() if value}
-    where = {name: getattr(options, name) for name in ("device", "precision", "seed")}
     try:
         source = open_data(options.data, ranks=ranks, like=(recipe.shape, recipe.classes), **form)
         batches(len(source.train), options.batch, seed=options.seed, epoch=0)  # says if there are too few samples
         _fits(options.net, recipe.shape, source)
-        with device.room(f"the weights of {options.net}"):
-            return source, nets.build(recipe, classes=source.classes, shape=source.shape, **where, **sizes)
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"{options.net} cannot take samples of {source.shape} from {source.name}: {error}"
-                        " | try: larger ones, or another --net") from None
+        return source, _made(options, source)
     except MemoryError as error:
         raise UserError(f"not enough memory for {options.net} on {options.data}: {error}"
                         " | try: a smaller --shape or --net, or fewer ranks on a machine") from None
@@ -115,7 +126,7 @@ def make_trainer(ranks, options, settings, data, net, display):
     seen = Watched(slowed(net, ranks.rank, options.slow, options.jitter, lambda s: schedule.channel.rest(s)), trace)
     schedule = make.make_schedule(options.schedule, seen, ranks, optimizer, settings=settings, trace=trace,
                                   say=display.say, **arguments)
-    workers = ranks.size - SCHEDULES[options.schedule].servers(**arguments)
+    workers = ranks.size - make.CHOICE.parts[options.schedule].servers(**arguments)
     return Trainer(ranks, schedule, net, data, compute, display, batch=options.batch, steps=steps, per_epoch=per_epoch,
                    seed=options.seed, workers=workers, statistics=options.batch_statistics, name=options.schedule)
 
