@@ -49,7 +49,6 @@ def test_new_net():
     ("--schedule {}/new_schedule.py:Accumulated --every 0", "argument --every: expected a positive whole number"),
     ("--every 2", "unrecognized arguments: --every 2"),
     ("--net {}/new_net.py:plain --width 0.5", "argument --width: expected a positive whole number"),
-    ("--net {}/new_net.py:plain --data text", "expected a shape (H,W,C), got (64,)"),
     ("--schedule delayd:1", "--schedule delayd:1: delayd cannot be imported"),
     ("--schedule delayed:1 --delay 2", "--schedule delayed:1: --delay is given twice"),
 ])
