@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import nets
 from mpilayer import info
-from mpilayer.base.cli import Choice, Option, amount, count
+from mpilayer.base.cli import Choice, Option, amount, count, number
 from mpilayer.base.errors import UserError
 from mpilayer.base.files import replacing
 from mpilayer.base.tracing import Watched, write_timeline
@@ -23,7 +23,7 @@ from mpilayer.training.rates import learning_rate
 from mpilayer.training.straggler import slowed
 from mpilayer.training.trainer import Trainer, steps_in
 
-TYPES = {int: count, float: amount, bool: bool, str: str}  # of a size of a net, by its default
+TYPES = {int: count, float: amount, bool: bool, str: str}  # of sizes of nets, by what their defaults are
 
 
 class NetPart(NamedTuple):
@@ -34,15 +34,24 @@ class NetPart(NamedTuple):
     data: str
 
 
+def _size(name, what, default):
+    """The Option of a size of a net; a default that no option can have stays with the net."""
+    kind = type(default)
+    if kind not in TYPES:
+        return Option(name, what, count)
+    if kind in (int, float) and default <= 0:
+        return Option(name, what, number(kind, default, f"a number, at least {default}"), default)
+    return Option(name, what, TYPES[kind], default)
+
+
 def _part(blocks):
     try:
         recipe = nets.recipe_of(blocks)
     except ValueError as error:
         raise UserError(f"--net: {error}") from None
     defaults = recipe.defaults
-    sizes = [Option(name, what, TYPES.get(type(defaults.get(name)), count), defaults.get(name))
-             for name, what in dict(recipe.sizes).items()]
-    return NetPart(recipe, tuple(sizes), DATA.default_for(recipe.shape))
+    sizes = tuple(_size(name, what, defaults.get(name)) for name, what in dict(recipe.sizes).items())
+    return NetPart(recipe, sizes, DATA.default_for(recipe.shape))
 
 
 NET = Choice("net", {name: _part(recipe) for name, recipe in nets.NETS.items()}, "alexnet-mini", "what to train", _part)

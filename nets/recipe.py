@@ -30,25 +30,26 @@ class Recipe(NamedTuple):
     def body(self, name, classes, sizes):
         """The block that `blocks` makes; `name` is the net's, for messages.
 
-        Raises ValueError for sizes that it does not take, for classes and sizes that are no positive whole numbers
-        where the default is one, and if it returns no block.
+        Raises ValueError for sizes that it does not take, for classes that are no positive whole number, for a size
+        that is none where the default is a whole number (a smaller default is the least), and if it returns no block.
         """
         try:
             inspect.signature(self.blocks).bind(classes, **sizes)
         except TypeError as error:
             raise ValueError(f"{name}: {error} (its sizes: {', '.join(self.defaults) or 'none'})") from None
         for key, value in {"classes": classes, **sizes}.items():
-            if type(self.defaults.get(key, 1)) is int and not whole(value):
-                raise ValueError(f"{name}: {key}={value!r}, expected a positive whole number")
+            default = {"classes": 1, **self.defaults}.get(key)
+            if type(default) is int and not whole(value, min(1, default)):
+                raise ValueError(f"{name}: {key}={value!r}, expected a whole number, at least {min(1, default)}")
         body = self.blocks(classes, **sizes)
         if not hasattr(body, "build"):
             raise ValueError(f"{name} returned {body!r}: expected a block, such as nets.composite.Sequence")
         return body
 
 
-def whole(value):
-    """Whether it is a positive whole number."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and value > 0
+def whole(value, least=1):
+    """Whether it is a whole number, at least that."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
 
 
 def recipe(shape=None, classes=None, **sizes):

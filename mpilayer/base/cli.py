@@ -147,7 +147,7 @@ class Choice:
         names = "" if self.own is None else f": {', '.join(self.parts)}, or MODULE:NAME or FILE.py:NAME of your own"
         parser.add_argument(flag(self.name), default=self.default, help=self.help + names, **how)
         for name in self.option_names():
-            self._add_option(parser, name, chosen, f"{', '.join(late)}: ")
+            self._add_option(parser, name, chosen, late)
 
     def option_names(self):
         """Names of the options of all parts, in order, each once."""
@@ -162,7 +162,8 @@ class Choice:
         first = having.get(chosen) or next(iter(having.values()))
         told = {}
         for key, option in having.items():
-            told.setdefault((late * option.late + option.help, option.default), []).append(key)
+            text = f"{', '.join(late)}: {option.help}" if option.late else option.help
+            told.setdefault((text, option.default), []).append(key)
         text = "; ".join(f"{', '.join(keys)}: {help}{_default(default)}" for (help, default), keys in told.items())
         switch = argparse.BooleanOptionalAction if first.default else "store_true"
         how = ({"action": switch, "default": None} if first.type is bool else

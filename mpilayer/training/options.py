@@ -82,8 +82,7 @@ def _add_data(p):
 
 
 def parser(net, chosen=None):
-    """All options, with their defaults and meaning; `net` is the Choice of nets, `chosen` {a Choice's name: a part's}.
-    """
+    """All options, with defaults and meaning; `net` is the Choice of nets, `chosen` {a Choice's name: a part's}."""
     chosen = chosen or {}
     p = Parser(prog=PROGRAM, description=PURPOSE, add_help=False, allow_abbrev=False, formatter_class=HelpFormatter)
     p.add_argument("--help", "-h", action="store_true", help="show this and stop")

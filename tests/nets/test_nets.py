@@ -145,11 +145,11 @@ def test_two_layers_of_one_name_are_refused():
 @pytest.mark.parametrize(("name", "arguments", "message"), [
     ("alexnet", {"width": 3}, r"alexnet: got an unexpected keyword argument 'width' \(its sizes: none\)"),
     ("transformer", {"width": 64, "headz": 2}, r"'headz' \(its sizes: width, heads, depth\)"),
-    ("transformer-mini", {"heads": 0}, "transformer-mini: heads=0, expected a positive whole number"),
-    ("transformer-mini", {"width": 6.5}, "width=6.5, expected a positive whole number"),
-    ("transformer-mini", {"depth": True}, "depth=True, expected a positive whole number"),
-    ("alexnet-mini", {"classes": -1}, "classes=-1, expected a positive whole number"),
-    ("alexnet-mini", {"classes": 0}, "classes=0, expected a positive whole number"),
+    ("transformer-mini", {"heads": 0}, "transformer-mini: heads=0, expected a whole number, at least 1"),
+    ("transformer-mini", {"width": 6.5}, "width=6.5, expected a whole number, at least 1"),
+    ("transformer-mini", {"depth": True}, "depth=True, expected a whole number, at least 1"),
+    ("alexnet-mini", {"classes": -1}, "classes=-1, expected a whole number, at least 1"),
+    ("alexnet-mini", {"classes": 0}, "classes=0, expected a whole number, at least 1"),
     ("alexnet-mini", {"shape": (0, 8, 1)}, r"shape=\(0, 8, 1\), expected \(H,W,C\) or \(T,\)"),
     ("alexnet-mini", {"shape": 8}, r"shape=8, expected \(H,W,C\) or \(T,\)"),
     ("alexnet-mini", {"shape": (64,)}, r"conv1: expected a shape \(H,W,C\), got \(64,\)"),
@@ -160,6 +160,16 @@ def test_two_layers_of_one_name_are_refused():
 def test_arguments_that_do_not_fit(name, arguments, message):
     with pytest.raises(ValueError, match=message):
         nets.build(name, **arguments)
+
+
+def test_a_size_may_be_its_default_whatever_that_is():
+    def body(classes, more=0, **others):
+        return Sequence(Flatten(), Dense("last", classes + more, relu=False), Loss())
+
+    for sizes in ({}, {"more": 0}, {"more": 2, "name": "a"}):
+        assert nets.build(body, shape=(2, 2, 1), classes=3, **sizes).size == 5 * (3 + sizes.get("more", 0))
+    with pytest.raises(ValueError, match="body: more=-1, expected a whole number, at least 0"):
+        nets.build(body, shape=(2, 2, 1), classes=3, more=-1)
 
 
 def test_a_function_that_takes_no_classes_is_refused():

@@ -31,6 +31,9 @@ def alike(classes):
 def odd(classes, width=24):
     raise ValueError(f"{width} is not odd")
 
+def unusual(classes, more=0, slope=-0.5, shapes=(3, 5), act=body):
+    return body(classes)
+
 def unset(classes, width):
     return body(classes, width)
 '''
@@ -121,6 +124,14 @@ def test_sizes_of_a_net_are_options(own):
     assert (options.width, options.rate, options.hidden, options.wide, options.names) == (3, 0.25, False, True, "few")
     assert "--rate: expected a number, not negative" in refused("--net", own("body"), "--rate", "-1")
     assert "--width: expected a positive whole number" in refused("--net", own("body"), "--width", "0.5")
+
+
+def test_sizes_of_which_the_default_is_unusual(own):
+    options = read("--net", own("unusual"))
+    assert (options.more, options.slope, options.shapes, options.act) == (0, -0.5, None, None)
+    assert read("--more 0 --slope=-0.25 --net", own("unusual")).slope == -0.25
+    assert "--more: expected a number, at least 0, got '-1'" in refused("--more -1 --net", own("unusual"))
+    assert len(load(options, None)[1].layers) == 2
 
 
 def test_two_nets_disagree_on_the_type_of_a_size(own):
