@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 
 from kernels import gpu
-from mpilayer.schedules import SCHEDULES, make
+from mpilayer.schedules import make
 from mpilayer.train import NET
 from mpilayer.training import options as main_job
 from mpilayer.training import startup
@@ -144,7 +144,7 @@ class Candidate:
                                            trace=self.trace, **keywords)
         self.channel = self.schedule.channel
         self.channel.pause()
-        self.serves = ranks.rank >= ranks.size - SCHEDULES[options.schedule].servers(**keywords)
+        self.serves = ranks.rank >= ranks.size - make.CHOICE.parts[options.schedule].servers(**keywords)
         self.period = self.schedule.period
         self.filling = self.period + FILLING * self.schedule.delay
         self.steps, self.bytes = 0, []

@@ -10,14 +10,14 @@ import numpy as np
 
 import nets
 from mpilayer import info
-from mpilayer.base.cli import Choice, Option, count
+from mpilayer.base.cli import Choice, Option, amount, count, number
 from mpilayer.base.errors import UserError
 from mpilayer.base.files import replacing
 from mpilayer.base.tracing import write_timeline
 from mpilayer.data import DATA, batches, open_data, samples_of
 from mpilayer.gpu import device
 from mpilayer.mpi.job import job
-from mpilayer.schedules import SCHEDULES, make
+from mpilayer.schedules import make
 from mpilayer.training import options as all_options
 from mpilayer.training import report, startup
 from mpilayer.training.compute import compute_of
@@ -26,6 +26,8 @@ from mpilayer.training.rates import learning_rate
 from mpilayer.training.straggler import slowed
 from mpilayer.training.trainer import Trainer, steps_in
 from nets.net import Whole
+
+TYPES = {int: count, float: amount, bool: bool, str: str}  # of sizes of nets, by what their defaults are
 
 
 class NetPart(NamedTuple):
@@ -36,12 +38,23 @@ class NetPart(NamedTuple):
     data: str
 
 
+def _size(name, what, default):
+    """The Option of a size of a net; a default that no option can have stays with the net."""
+    kind = type(default)
+    if kind not in TYPES:
+        return Option(name, what, count)
+    if kind in (int, float) and default <= 0:
+        return Option(name, what, number(kind, default, f"a number, at least {default}"), default)
+    return Option(name, what, TYPES[kind], default)
+
+
 def _part(blocks):
     try:
         recipe = nets.recipe_of(blocks)
     except ValueError as error:
         raise UserError(f"--net: {error}") from None
-    sizes = tuple(Option(name, what, count) for name, what in dict(recipe.sizes).items())
+    defaults = recipe.defaults
+    sizes = tuple(_size(name, what, defaults.get(name)) for name, what in dict(recipe.sizes).items())
     return NetPart(recipe, sizes, DATA.default_for(recipe.shape))
 
 
@@ -71,23 +84,30 @@ def _fits(net, shape, source):
                         f" | try: --data {DATA.default_for(shape)}, or another --net")
 
 
+def _made(options, source):
+    """The net for these samples. Raises UserError."""
+    where = {name: getattr(options, name) for name in ("device", "precision", "seed")}
+    sizes = {name: value for name, value in NET.keywords(options).items() if value is not None}
+    try:
+        with device.room(f"the weights of {options.net}"):
+            return nets.build(NET.parts[options.net].recipe, classes=source.classes, shape=source.shape, **where,
+                              **sizes)
+    except nets.ShapeError as error:
+        raise UserError(f"{options.net} cannot take samples of {source.shape} from {source.name}: {error}"
+                        " | try: larger ones, or another --net") from None
+    except ValueError as error:
+        raise UserError(f"--net {options.net}: {error}") from None
+
+
 def load(options, ranks):
     """The data and the net. Raises UserError."""
     recipe = NET.parts[options.net].recipe
     form = {key: getattr(options, key) for key in ("augment", "validation", "seed", *DATA.option_names())}
-    sizes = {name: value for name, value in NET.keywords(options).items() if value}
-    where = {name: getattr(options, name) for name in ("device", "precision", "seed")}
     try:
         source = open_data(options.data, ranks=ranks, like=(recipe.shape, recipe.classes), **form)
         batches(len(source.train), options.batch, seed=options.seed, epoch=0)  # says if there are too few samples
         _fits(options.net, recipe.shape, source)
-        with device.room(f"the weights of {options.net}"):
-            return source, nets.build(recipe, classes=source.classes, shape=source.shape, **where, **sizes)
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"{options.net} cannot take samples of {source.shape} from {source.name}: {error}"
-                        " | try: larger ones, or another --net") from None
+        return source, _made(options, source)
     except MemoryError as error:
         raise UserError(f"not enough memory for {options.net} on {options.data}: {error}"
                         " | try: a smaller --shape or --net, or fewer ranks on a machine") from None
@@ -131,7 +151,7 @@ def make_trainer(ranks, options, settings, data, net, display):
     seen = slowed(net, ranks.rank, options.slow, options.jitter, lambda seconds: schedule.channel.rest(seconds))
     schedule = make.make_schedule(options.schedule, seen, ranks, optimizer, settings=settings, trace=trace,
                                   say=display.say, **arguments)
-    workers = ranks.size - SCHEDULES[options.schedule].servers(**arguments)
+    workers = ranks.size - make.CHOICE.parts[options.schedule].servers(**arguments)
     return Trainer(ranks, schedule, net, data, compute, display, batch=options.batch, steps=steps, per_epoch=per_epoch,
                    seed=options.seed, workers=workers, statistics=options.batch_statistics, name=options.schedule)
 

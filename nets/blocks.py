@@ -15,6 +15,7 @@ import zlib
 import numpy as np
 
 import kernels
+from nets.shapes import ShapeError, require
 
 
 def _nothing():
@@ -29,8 +30,12 @@ class MaxPool:
         self.window, self.geometry = window, {"stride": stride, "padding": padding, "ceil_mode": ceil_mode}
 
     def build(self, shape):
-        """(H,W,C) to (P,Q,C)."""
-        return kernels.pool2d_shape((1, *shape), self.window, **self.geometry)[1:]
+        """(H,W,C) to (P,Q,C). Raises ShapeError for another shape, and if no window fits."""
+        require("pooling", shape, "H,W,C")
+        try:
+            return kernels.pool2d_shape((1, *shape), self.window, **self.geometry)[1:]
+        except ValueError as error:
+            raise ShapeError(error) from None
 
     def forward(self, x, batch):
         """The maximum of each window; where it was is kept for backward."""
@@ -64,7 +69,8 @@ class GlobalAvgPool:
     """The mean of all pixels of a channel: (H,W,C) to (C,)."""
 
     def build(self, shape):
-        """(H,W,C) to (C,)."""
+        """(H,W,C) to (C,). Raises ShapeError for another shape."""
+        require("pooling", shape, "H,W,C")
         return shape[2:]
 
     def forward(self, x, batch):
@@ -173,7 +179,8 @@ class Attention:
         self.heads = heads
 
     def build(self, shape):
-        """(T,3C) to (T,C). Raises ValueError if the heads do not divide C."""
+        """(T,3C) to (T,C). Raises ShapeError for another shape, ValueError if the heads do not divide C."""
+        require("attention", shape, "T,3C")
         T, C3 = shape
         if C3 % (3 * self.heads):
             raise ValueError(f"a width of {C3 // 3} cannot be shared out among {self.heads} heads")

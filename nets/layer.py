@@ -7,6 +7,7 @@ import numpy as np
 import kernels
 from kernels.gpu import fetch
 from nets.memory import beside
+from nets.shapes import ShapeError, require
 
 
 class Layer:
@@ -68,11 +69,12 @@ class Layer:
 
 
 def conv_shape(layer, shape):
-    """What a convolution makes of (H,W,C). Raises ValueError if its window does not fit."""
+    """What a convolution makes of (H,W,C). Raises ShapeError for another shape, and if its window does not fit."""
+    require(layer.name, shape, "H,W,C")
     stride, padding = layer.geometry["stride"], layer.geometry["padding"]
     P, Q = ((n + 2 * padding - layer.window) // stride + 1 for n in shape[:2])
     if min(P, Q) < 1:
-        raise ValueError(f"{layer.name}: its {layer.window}x{layer.window} window does not fit an input of"
+        raise ShapeError(f"{layer.name}: its {layer.window}x{layer.window} window does not fit an input of"
                          f" {shape[0]}x{shape[1]}")
     return P, Q, layer.channels
 
@@ -96,10 +98,11 @@ class Conv(Layer):
 
     def build(self, shape):
         """Declare weight (R,S,C/groups,K) and bias (K,)."""
+        made = conv_shape(self, shape)
         filters = (self.window, self.window, shape[2] // self.geometry["groups"], self.channels)
         self.declare("weight", filters, self.std or math.sqrt(2 / math.prod(filters[:3])))
         self.declare("bias", (self.channels,), mean=self.bias)
-        return conv_shape(self, shape)
+        return made
 
     def forward(self, x, batch):
         """Conv + bias + ReLU."""
@@ -138,11 +141,12 @@ class ConvNorm(Layer):
 
     def build(self, shape):
         """Declare weight (R,S,C,K), gamma and beta (K,)."""
+        made = conv_shape(self, shape)
         filters = (self.window, self.window, shape[2], self.channels)
         self.declare("weight", filters, math.sqrt(2 / math.prod(filters[:3])))
         self.declare("gamma", (self.channels,), mean=1.0)
         self.declare("beta", (self.channels,))
-        return conv_shape(self, shape)
+        return made
 
     def bind_state(self, flat):
         """Its state: the number of steps, running means, running variances."""
@@ -272,7 +276,8 @@ class Embedding(Layer):
         self.vocabulary, self.channels, self.std = vocabulary, channels, std
 
     def build(self, shape):
-        """Declare token (V,C) and position (T,C)."""
+        """Declare token (V,C) and position (T,C). Raises ShapeError for another shape."""
+        require(self.name, shape, "T")
         self.declare("token", (self.vocabulary, self.channels), self.std)
         self.declare("position", (*shape, self.channels), self.std)
         return *shape, self.channels

@@ -9,7 +9,10 @@ PRECISIONS = {"cpu": ("float32",), "gpu": ("float32", "tf32", "bfloat16")}
 
 
 class Memory:
-    """Of a CPU or the current GPU. Weights, gradients and state are float32 there, `activations` perhaps bfloat16."""
+    """Of a CPU or the current GPU. Weights, gradients and state are float32 there, `activations` perhaps bfloat16.
+
+    Raises ValueError for a GPU that cannot be used, and for a precision that the device does not have.
+    """
 
     def __init__(self, device="cpu", precision="float32"):
         if precision not in PRECISIONS.get(device, ()):
@@ -17,6 +20,8 @@ class Memory:
             raise ValueError(f"no net computes on {device!r} in {precision!r}: choose {known}")
         self.on_gpu = device == "gpu"
         if self.on_gpu:
+            if why := gpu.missing():
+                raise ValueError(f"'gpu' cannot be used: {why}")
             gpu.set_precision("tf32" if precision == "tf32" else "float32")
         self.activations = gpu.bfloat16() if precision == "bfloat16" else np.dtype(np.float32)
 

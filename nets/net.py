@@ -1,6 +1,7 @@
 """A net: blocks, and the flat memory of their layers. The two generators are all that a schedule knows of it."""
 
 import hashlib
+from collections import Counter
 from functools import partial
 from typing import NamedTuple
 
@@ -20,7 +21,6 @@ class Whole(NamedTuple):
     name: str
     w: np.ndarray
     g: np.ndarray
-
 
 
 def walk(block):
@@ -46,6 +46,14 @@ def _result(generator):
         return end.value
 
 
+def _once(layers):
+    """The layers. Raises ValueError if two of them have one name, and thus one place in memory."""
+    name, count = Counter(layer.name for layer in layers).most_common(1)[0] if layers else ("", 0)
+    if count > 1:
+        raise ValueError(f"two layers are called {name!r}: expected a name of its own for each")
+    return layers
+
+
 class Net:
     """A net: layers in flat memory, and two generators, forward and backward.
 
@@ -60,12 +68,14 @@ class Net:
     offsets     {layer's name: (begin, end)} in flat memory; each layer begins a cache line
     gradients   list of gradient buffers, each as `weights`; write_gradients_to chooses the one that backward writes
     state       (m,) float64, running statistics of this rank; evaluation uses their mean over the ranks
+
+    Raises ValueError for two layers of one name, ShapeError for samples that the body cannot take.
     """
 
     def __init__(self, body, shape, memory=None, seed=0):
         self.body, self.shape, self.memory = body, tuple(shape), memory or Memory()
         self.classes = body.build(self.shape)[-1]
-        self.layers = [b for b in walk(body) if isinstance(b, Layer)]
+        self.layers = _once([b for b in walk(body) if isinstance(b, Layer)])
         self.losses = [b for b in walk(body) if isinstance(b, Loss)]
         if first := first_layer(body):
             first.input_gradient = False

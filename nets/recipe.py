@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, NamedTuple
 
 
@@ -19,6 +20,37 @@ class Recipe(NamedTuple):
     classes: int | None = None
     sizes: Any = ()
 
+    @property
+    def defaults(self):
+        """{keyword argument of `blocks`: its default, None if it has none}."""
+        keywords = list(inspect.signature(self.blocks).parameters.values())[1:]
+        return {each.name: None if each.default is each.empty else each.default for each in keywords
+                if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
+
+    def body(self, name, classes, sizes):
+        """The block that `blocks` makes; `name` is the net's, for messages.
+
+        Raises ValueError for sizes that it does not take, for classes that are no positive whole number, for a size
+        that is none where the default is a whole number (a smaller default is the least), and if it returns no block.
+        """
+        try:
+            inspect.signature(self.blocks).bind(classes, **sizes)
+        except TypeError as error:
+            raise ValueError(f"{name}: {error} (its sizes: {', '.join(self.defaults) or 'none'})") from None
+        for key, value in {"classes": classes, **sizes}.items():
+            default = {"classes": 1, **self.defaults}.get(key)
+            if type(default) is int and not whole(value, min(1, default)):
+                raise ValueError(f"{name}: {key}={value!r}, expected a whole number, at least {min(1, default)}")
+        body = self.blocks(classes, **sizes)
+        if not hasattr(body, "build"):
+            raise ValueError(f"{name} returned {body!r}: expected a block, such as nets.composite.Sequence")
+        return body
+
+
+def whole(value, least=1):
+    """Whether it is a whole number, at least that."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+
 
 def recipe(shape=None, classes=None, **sizes):
     """A decorator that makes a Recipe of a function blocks(classes, **sizes).
@@ -35,4 +67,5 @@ def recipe_of(blocks):
         return blocks
     if not inspect.isfunction(blocks):
         raise ValueError(f"{blocks!r} is no net: expected a function blocks(classes, **sizes)")
-    return Recipe(blocks, sizes=dict.fromkeys(list(inspect.signature(blocks).parameters)[1:], "see its source"))
+    made = Recipe(blocks)
+    return made._replace(sizes=dict.fromkeys(made.defaults, "see its source"))

@@ -59,6 +59,9 @@ def test_new_net():
     ("--net {}/new_schedule.py:count", "returned 10: expected a block"),
     ("--schedule {}/new_schedule.py:Accumulated --every 0", "argument --every: expected a positive whole number"),
     ("--every 2", "unrecognized arguments: --every 2"),
+    ("--net {}/new_net.py:plain --width 0.5", "argument --width: expected a positive whole number"),
+    ("--schedule delayd:1", "--schedule delayd:1: delayd cannot be imported"),
+    ("--schedule delayed:1 --delay 2", "--schedule delayed:1: --delay is given twice"),
 ])
 def test_what_cannot_be_used(words, message):
     done = train(2, *words.format(EXAMPLES).split(), "--steps", "1")

@@ -44,6 +44,14 @@ def number(kind, least, what):
 count = number(int, 1, "a positive whole number")
 natural = number(int, 0, "a whole number, not negative")
 amount = number(float, 0, "a number, not negative")
+
+
+def natural_or(word):
+    """An argparse type: a whole number, not negative, or that word."""
+    steps = number(int, 0, f"a whole number, not negative, or {word}")
+    return lambda text: text if text == word else steps(text)
+
+
 _positive = number(float, 1e-9, "a positive number")
 
 
@@ -94,10 +102,12 @@ class Option(NamedTuple):
 
     name      of the keyword argument; outer_lr is --outer-lr
     help      what --help says of it
-    type      a function from the text to the value, as argparse takes it; bool makes the option a switch
+    type      a function from the text to the value, as argparse takes it; bool makes the option a switch, with a
+              --no- of its own if the default is True
     default   the value if the option is not given
     metavar   what --help writes for the value
     choices   the values that are allowed; None: all
+    late      of an optimizer: whether it is for schedules that apply late gradients, and for no others
     """
 
     name: str
@@ -142,15 +152,17 @@ class Choice:
     """
 
     def __init__(self, name, parts, default, help, own=None):
-        self.name, self.parts, self.default, self.help, self.own = name, parts, default, help, own
+        self.name, self.parts, self.default, self.help, self.own = name, dict(parts), default, help, own
 
-    def add(self, parser, chosen=None):
-        """Add the option and those of its parts to a parser; a type that parts disagree on is the chosen part's."""
+    def add(self, parser, chosen=None, late=()):
+        """Add the option and those of its parts to a parser; a type that parts disagree on is the chosen part's. `late`
+        names the schedules that apply late gradients, for the help.
+        """
         how = {"choices": self.parts} if self.own is None else {"type": self._checked, "metavar": "NAME"}
         names = "" if self.own is None else f": {', '.join(self.parts)}, or MODULE:NAME or FILE.py:NAME of your own"
         parser.add_argument(flag(self.name), default=self.default, help=self.help + names, **how)
         for name in self.option_names():
-            self._add_option(parser, name, chosen)
+            self._add_option(parser, name, chosen, late)
 
     def option_names(self):
         """Names of the options of all parts, in order, each once."""
@@ -160,14 +172,16 @@ class Choice:
         """{part's name: its Option of that name}."""
         return {key: option for key, part in self.parts.items() for option in part.options if option.name == name}
 
-    def _add_option(self, parser, name, chosen):
+    def _add_option(self, parser, name, chosen, late):
         having = self._having(name)
         first = having.get(chosen) or next(iter(having.values()))
         told = {}
         for key, option in having.items():
-            told.setdefault((option.help, option.default), []).append(key)
+            text = f"{', '.join(late)}: {option.help}" if option.late else option.help
+            told.setdefault((text, option.default), []).append(key)
         text = "; ".join(f"{', '.join(keys)}: {help}{_default(default)}" for (help, default), keys in told.items())
-        how = ({"action": "store_true", "default": None} if first.type is bool else
+        switch = argparse.BooleanOptionalAction if first.default else "store_true"
+        how = ({"action": switch, "default": None} if first.type is bool else
                {"type": _of_option(first), "metavar": first.metavar, "choices": first.choices})
         try:
             parser.add_argument(first.flag, help=text.replace("%", "%%"), **how)
@@ -176,16 +190,26 @@ class Choice:
                             " | try: another name for it") from None
 
     def _checked(self, text):
-        if text not in self.parts and ":" not in text:
-            names = ", ".join(map(repr, self.parts))
-            raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {names})")
-        self.load(text)
+        if wrong := self._unknown(text):
+            raise argparse.ArgumentTypeError(wrong)
+        self.load(text, flag(self.name))
         return text
 
-    def load(self, text):
-        """The part of that name, or of that module or file. Raises UserError."""
+    def _unknown(self, text):
+        """What is wrong with a name that is neither known nor that of a module or file; None if nothing is."""
+        if text in self.parts or ":" in text:
+            return None
+        return f"invalid choice: {text!r} (choose from {', '.join(map(repr, self.parts))})"
+
+    def load(self, text, where=None):
+        """The part of that name, or of that module or file. Raises UserError, whose message calls the choice `where`,
+        or by its name.
+        """
+        where = where or self.name
+        if wrong := self._unknown(text):
+            raise UserError(f"{where}: {wrong}")
         if text not in self.parts:
-            self.parts[text] = self.own(load(text, flag(self.name)))
+            self.parts[text] = self.own(load(text, where, self.parts))
         return self.parts[text]
 
     def complete(self, options, *, shown=True):
@@ -231,8 +255,8 @@ def _of_option(option):
     return convert
 
 
-def load(text, where):
-    """What MODULE:NAME or FILE.py:NAME names. Raises UserError."""
+def load(text, where, known):
+    """What MODULE:NAME or FILE.py:NAME names. Raises UserError; if there is no such module, it has the known names."""
     source, _, name = text.rpartition(":")
     try:
         module = _from_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
@@ -240,8 +264,10 @@ def load(text, where):
     except AttributeError:
         raise UserError(f"{where} {text}: there is no {name} in {source}") from None
     except Exception as error:  # whatever the user's code raises while it is imported
+        absent = isinstance(error, ModuleNotFoundError) and f"{source}.".startswith(f"{error.name}.")
+        names = f"one of {', '.join(known)}, or " if absent else ""
         raise UserError(f"{where} {text}: {source} cannot be imported ({type(error).__name__}: {error})"
-                        f" | try: python -c 'import {Path(source).stem}'") from error
+                        f" | try: {names}python -c 'import {Path(source).stem}'") from error
 
 
 def _from_file(path):

@@ -25,7 +25,7 @@ class SourceChoice(Choice):
         wanted = samples_of(shape) or "images"
         return next(name for name, source in self.sources.items() if source.samples == wanted)
 
-    def load(self, text):
+    def load(self, text, where="--data"):
         """The Source, with its path if it has one. Raises DataError, or UserError for what cannot be imported."""
         prefix, _, path = text.partition(":")
         for name, source in self.sources.items():
@@ -37,7 +37,7 @@ class SourceChoice(Choice):
             return HDF5.at(text)
         module, _, name = text.rpartition(":")
         require(module and name.isidentifier(), text, "unknown source", ", ".join(self.sources))
-        source = super().load(text)
+        source = super().load(text, where)
         return source._replace(open=partial(_open_own, text, source.open))
 
     def _checked(self, text):

@@ -1,15 +1,10 @@
 """Layer-wise sums that are applied k steps late."""
 
-from mpilayer.base.cli import Option, natural, number
+from mpilayer.base.cli import Option, natural, natural_or
 from mpilayer.base.errors import UserError
 from mpilayer.schedules import shards
 from mpilayer.schedules.base import Schedule
 from mpilayer.schedules.delay_policy import Adaptive, AfterWarmup, Constant
-
-
-def steps_or_auto(text):
-    """An argparse type: a number of steps, or auto."""
-    return text if text == "auto" else number(int, 0, "a whole number, not negative, or auto")(text)
 
 
 class DelayedUpdates(Schedule):
@@ -71,8 +66,8 @@ class Delayed(DelayedUpdates):
     learning rate is that of the step the gradient is from; momentum and weight decay act when it is applied.
     """
 
-    options = (Option("delay", "steps a gradient is late, or auto for as few as hide communication", steps_or_auto, 1,
-                      metavar="K"),
+    options = (Option("delay", "steps a gradient is late, or auto for as few as hide communication",
+                      natural_or("auto"), 1, metavar="K"),
                Option("delay_warmup", "steps without delay at first", natural, 0, metavar="STEPS"))
     late = True
 

@@ -3,11 +3,10 @@
 import numpy as np
 
 import kernels
-from mpilayer.base.cli import Option, amount, below_one, count
+from mpilayer.base.cli import Option, amount, below_one, count, natural_or
 from mpilayer.base.errors import UserError
 from mpilayer.schedules import shards
 from mpilayer.schedules.base import CLIP_REFUSED, Schedule
-from mpilayer.schedules.delayed import steps_or_auto
 from mpilayer.schedules.shards import Part
 
 
@@ -15,7 +14,7 @@ def _period(steps):
     return Option("period", "steps between means", count, steps, metavar="H")
 
 
-DELAY = Option("delay", "steps a mean is late", steps_or_auto, 0, metavar="K")
+DELAY = Option("delay", "steps a mean is late", natural_or("auto"), 0, metavar="K")
 
 
 class Local(Schedule):

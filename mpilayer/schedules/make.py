@@ -16,7 +16,7 @@ from mpilayer.schedules.base import Schedule
 def own(kind):
     """A schedule of the user's. Raises UserError if it is none."""
     if not (isinstance(kind, type) and issubclass(kind, Schedule)):
-        raise UserError(f"--schedule: {kind!r} is no schedule | expected a subclass of mpilayer.Schedule")
+        raise UserError(f"{kind!r} is no schedule | expected a subclass of mpilayer.Schedule")
     return kind
 
 
@@ -51,9 +51,8 @@ def make_schedule(name, net, ranks, optimizer, *, settings=None, trace=None, say
     kind = CHOICE.load(name) if isinstance(name, str) else own(name)
     chosen = _own_options(kind, given, settings)
     kind.check(ranks.size, **chosen)
-    check_optimizer(kind, name, optimizer)
+    check_fit(kind, name, optimizer, optimizer, settings.wire if settings else given.get("wire", "float32"))
     settings = probe.resolved(ranks, settings, given, net.weights.nbytes, say)
-    check_wire(kind, name, settings.wire)
     trace = trace or compute_trace(net)
     channel = _channel(kind, net, ranks, settings, trace, say)
     optimizer.attach(trace, getattr(channel, "norm", None))
@@ -75,22 +74,22 @@ def _own_options(kind, given, settings):
     return options
 
 
-def check_wire(kind, name, wire, flag=""):
-    """Raise UserError if the schedule cannot send in that form; `flag` goes before the option's name."""
-    if kind.wires and wire not in kind.wires:
-        raise UserError(f"{flag}wire {wire} does not go with {flag}schedule {name}: {kind.wires_because}"
-                        f" | try: {flag}wire {' or '.join(kind.wires)}")
+def check_fit(kind, name, optimizer, values, wire, spell=str):
+    """Raise UserError if a schedule cannot do what an optimizer's options or the form of gradients ask for.
 
-
-def check_optimizer(kind, name, optimizer):
-    """Raise UserError for an optimizer that does something for which the schedule is not made."""
+    values   has the options' values as attributes          spell   how an option is written: on a command line, a flag
+    """
+    schedule = spell("schedule")
     for option, why in kind.refuses.items():
-        if getattr(optimizer, option, None):
-            raise UserError(f"{option} does not go with schedule {name}: {why}")
+        if getattr(values, option, None):
+            raise UserError(f"{spell(option)} does not go with {schedule} {name}: {why}")
     for option in optimizer.options:
-        if option.late and getattr(optimizer, option.name) and not kind.late:
+        if option.late and getattr(values, option.name) and not kind.late:
             able = " or ".join(name for name, other in SCHEDULES.items() if other.late)
-            raise UserError(f"{option.name} goes with schedule {able}: nothing else is late")
+            raise UserError(f"{spell(option.name)} goes with {schedule} {able}: nothing else is late")
+    if kind.wires and wire not in kind.wires:
+        raise UserError(f"{spell('wire')} {wire} does not go with {schedule} {name}: {kind.wires_because}"
+                        f" | try: {spell('wire')} {' or '.join(kind.wires)}")
 
 
 def _channel(kind, net, ranks, settings, trace, say):

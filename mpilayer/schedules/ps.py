@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from mpilayer.base.cli import Option, natural, number
+from mpilayer.base.cli import Option, natural, natural_or
 from mpilayer.base.errors import UserError
 from mpilayer.compression.codecs import CODECS
 from mpilayer.exchange.mailbox import Mailbox, Message, PendingReplies
@@ -12,11 +12,6 @@ from mpilayer.schedules import shards
 from mpilayer.schedules.base import CLIP_REFUSED, HOST_ONLY, Schedule
 from mpilayer.schedules.server import Server
 from mpilayer.schedules.shards import Part
-
-
-def steps_or_none(text):
-    """An argparse type: a number of steps, or none."""
-    return text if text == "none" else number(int, 0, "a whole number, not negative, or none")(text)
 
 
 class ParameterServer(Schedule):
@@ -34,7 +29,7 @@ class ParameterServer(Schedule):
 
     channel, host_only = Mailbox, HOST_ONLY
     options = (Option("staleness", "steps a rank may be ahead of another, or none for no bound; 0 sums all ranks'"
-                      " gradients", steps_or_none, 0, metavar="S"),
+                      " gradients", natural_or("none"), 0, metavar="S"),
                Option("servers", "ranks, the last ones, that do nothing else; 0: all ranks serve and compute", natural,
                       0, metavar="N"))
     refuses = {"clip": CLIP_REFUSED}

@@ -13,10 +13,10 @@ COMMON = (
     Option("weight_decay", "weight decay", amount, 5e-4),
     Option("clip", "largest norm of a step's gradient; longer ones are scaled (default: no limit)",
            number(float, 1e-30, "a positive number")),
-    Option("delay_compensation", "delayed, ps: move late gradients towards what they would be now", amount, 0.0,
-           metavar="FACTOR"),
-    Option("momentum_correction", "delayed, ps: a late gradient brings along what its momentum would have moved since",
-           bool, False),
+    Option("delay_compensation", "move late gradients towards what they would be now", amount, 0.0, metavar="FACTOR",
+           late=True),
+    Option("momentum_correction", "a late gradient brings along what its momentum would have moved since", bool, False,
+           late=True),
 )
 
 

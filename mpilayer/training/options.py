@@ -3,6 +3,7 @@
 A part (a schedule, net, compressor, optimizer, ...) names its options itself, beside its code; here they meet.
 """
 
+from itertools import pairwise
 from pathlib import Path
 
 from mpilayer.base.cli import Choice, HelpFormatter, Parser, amount, count, flag, natural, number, size_in_bytes
@@ -13,7 +14,7 @@ from mpilayer.exchange.settings import Settings
 from mpilayer.gpu import device
 from mpilayer.mpi.collectives import REDUCTIONS
 from mpilayer.mpi.progress import PROGRESS
-from mpilayer.schedules import SCHEDULES, make
+from mpilayer.schedules import make
 from mpilayer.training import straggler
 from mpilayer.training.optim import OPTIMIZERS
 from mpilayer.training.rates import POLICIES
@@ -24,7 +25,6 @@ WIRE = Choice("wire", COMPRESSORS, "float32",
               "what travels: all numbers, rounded, each layer's largest, or its matrices' factors")
 OPTIMIZER = Choice("optimizer", OPTIMIZERS, "sgd", "what gradients do to the weights")
 POLICY = Choice("lr_policy", POLICIES, "poly", "how the learning rate falls")
-LATE = "momentum_correction", "delay_compensation"  # of an optimizer: for schedules that apply late gradients
 
 
 def add_messages(p):
@@ -52,20 +52,16 @@ def settings(options):
                     wire_options=WIRE.keywords(options), bucket=options.bucket, chunk=options.chunk)
 
 
+def _late():
+    """Names of the schedules that apply late gradients."""
+    return [name for name, kind in make.CHOICE.parts.items() if kind.late]
+
+
 def complete_schedule(options, ranks):
     """Give the schedule's options their defaults. Raises UserError for what does not go with it."""
-    kind, name = SCHEDULES[options.schedule], options.schedule
+    kind, name = make.CHOICE.parts[options.schedule], options.schedule
     make.CHOICE.complete(options)
-    for option, why in kind.refuses.items():
-        if getattr(options, option):
-            raise UserError(f"{flag(option)} does not go with --schedule {name}: {why}")
-    for option in LATE:
-        if getattr(options, option) and not kind.late:
-            able = " or ".join(name for name, other in SCHEDULES.items() if other.late)
-            raise UserError(f"{flag(option)} goes with --schedule {able}: nothing else is late")
-    if kind.wires and options.wire not in kind.wires:
-        raise UserError(f"--wire {options.wire} does not go with --schedule {name}: {kind.wires_because}"
-                        f" | try: --wire {' or '.join(kind.wires)}")
+    make.check_fit(kind, name, OPTIMIZER.parts[options.optimizer], options, options.wire, flag)
     kind.check(ranks, **make.CHOICE.keywords(options))
 
 
@@ -78,12 +74,12 @@ def _add_data(p):
 
 
 def parser(net, chosen=None):
-    """All options, with their defaults and meaning; `net` is the Choice of nets, `chosen` a schedule's name."""
-    p = Parser(prog=PROGRAM, description=PURPOSE, add_help=False,
-               formatter_class=HelpFormatter)
+    """All options, with defaults and meaning; `net` is the Choice of nets, `chosen` {a Choice's name: a part's}."""
+    chosen = chosen or {}
+    p = Parser(prog=PROGRAM, description=PURPOSE, add_help=False, allow_abbrev=False, formatter_class=HelpFormatter)
     p.add_argument("--help", "-h", action="store_true", help="show this and stop")
-    net.add(p)
-    make.CHOICE.add(p, chosen)
+    net.add(p, chosen.get(net.name))
+    make.CHOICE.add(p, chosen.get(make.CHOICE.name))
     straggler.add_options(p)
     device.add_options(p)
     _add_data(p)
@@ -93,7 +89,7 @@ def parser(net, chosen=None):
     p.add_argument("--epochs", type=count, help="how often to see all samples (default: 30, or as --steps needs)")
     p.add_argument("--steps", type=count, help="stop after so many steps")
     p.add_argument("--lr", type=amount, default=0.007, help="learning rate")
-    OPTIMIZER.add(p)
+    OPTIMIZER.add(p, late=_late())
     p.add_argument("--label-smoothing", type=amount, default=0.0, help="share of each label that goes to all classes")
     p.add_argument("--batch-statistics", choices=("local", "all"), default="local",
                    help="batch normalization: over the samples of each rank, or of all ranks")
@@ -106,39 +102,55 @@ def parser(net, chosen=None):
     return p
 
 
-def _expanded(argv, net):
-    """(argv with --schedule NAME:DELAY+OPTION=VALUE as words of its own, the schedule's name); what is the user's own,
-    and must be known before there can be a parser, is loaded.
+def _schedule_words(argv):
+    """argv with --schedule=TEXT as two words."""
+    return [part for word in argv for part in (word.split("=", 1) if word.startswith("--schedule=") else [word])]
+
+
+def _chosen(argv, net):
+    """{a Choice's name: the part it is given}; what is the user's own, and must be known before there can be a parser,
+    is loaded.
     """
+    choices = make.CHOICE, net, DATA
     first = Parser(prog=PROGRAM, add_help=False, allow_abbrev=False)
-    for choice in (make.CHOICE, net, DATA):
-        first.add_argument(flag(choice.name))
-    names, _ = first.parse_known_args(argv)
-    words = [None, None] if names.schedule is None else make.words(names.schedule)
-    own = [(make.CHOICE, words[1]), (net, names.net), (DATA, names.data)]
-    for choice, name in own:
-        if name and ":" in name:
-            choice.load(name)
-    argv = [words[1] if word == names.schedule else word for word in argv]
-    argv = [f"--schedule={words[1]}" if word == f"--schedule={names.schedule}" else word for word in argv]
-    return [*argv, *words[2:]], words[1]
+    for choice in choices:
+        first.add_argument(flag(choice.name), default="")
+    names = vars(first.parse_known_args(argv)[0])
+    names[make.CHOICE.name] = make.words(names[make.CHOICE.name])[1]
+    for choice in choices:
+        if ":" in names[choice.name]:
+            choice.load(names[choice.name], flag(choice.name))
+    return names
+
+
+def _expanded(argv):
+    """argv with --schedule NAME:DELAY+OPTION=VALUE as words of its own. Raises UserError for an option given twice."""
+    expanded, text, more = [], "", []
+    for before, word in pairwise(["", *_schedule_words(argv)]):
+        if before == "--schedule":
+            text, (_, word, *more) = word, make.words(word)
+        expanded.append(word)
+    given = [word.split("=")[0] for word in (*expanded, *more)]
+    for word in more:
+        if word.startswith("--") and given.count(word) > 1:
+            raise UserError(f"--schedule {text}: {word} is given twice")
+    return expanded + more
 
 
 def read_options(argv, net, ranks):
     """The options, completed and checked for so many ranks; `net` is the Choice of nets. Raises UserError."""
-    argv, schedule = _expanded(argv, net)
-    options = parser(net, schedule).parse_args(argv)
+    options = parser(net, _chosen(argv, net)).parse_args(_expanded(argv))
     check_messages(options)
     OPTIMIZER.complete(options, shown=False)
     POLICY.complete(options, shown=False)
     complete_schedule(options, ranks)
     straggler.check(options, ranks)
-    device.check(options, SCHEDULES)
+    device.check(options, make.CHOICE.parts)
     if options.label_smoothing >= 1:
         raise UserError(f"--label-smoothing {options.label_smoothing}: expected less than 1")
     net.complete(options, shown=False)
     options.data = options.data or net.parts[options.net].data
-    workers = ranks - SCHEDULES[options.schedule].servers(**make.CHOICE.keywords(options))
+    workers = ranks - make.CHOICE.parts[options.schedule].servers(**make.CHOICE.keywords(options))
     if options.batch_per_rank:
         options.batch = options.batch_per_rank * workers
     if options.batch < workers:

@@ -1,8 +1,13 @@
+import sys
+
 import numpy as np
 import pytest
 
 import nets
 from mpilayer.training.batch import Batch
+from nets.blocks import Flatten, GlobalAvgPool, Loss, MaxPool
+from nets.composite import Concat, Residual, Sequence
+from nets.layer import Conv, ConvNorm, Dense
 
 
 @pytest.mark.parametrize(("name", "options", "published"), [
@@ -131,6 +136,59 @@ def test_unknown_net_lists_the_choices_and_small_images_are_refused():
         nets.build("alexnet", shape=(8, 8, 3))
 
 
+def test_two_layers_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="two layers are called 'dense'"):
+        nets.build(lambda classes: Sequence(Flatten(), Dense("dense", 13), Dense("dense", classes, relu=False), Loss()),
+                   shape=(4, 4, 1), classes=10)
+
+
+@pytest.mark.parametrize(("name", "arguments", "message"), [
+    ("alexnet", {"width": 3}, r"alexnet: got an unexpected keyword argument 'width' \(its sizes: none\)"),
+    ("transformer", {"width": 64, "headz": 2}, r"'headz' \(its sizes: width, heads, depth\)"),
+    ("transformer-mini", {"heads": 0}, "transformer-mini: heads=0, expected a whole number, at least 1"),
+    ("transformer-mini", {"width": 6.5}, "width=6.5, expected a whole number, at least 1"),
+    ("transformer-mini", {"depth": True}, "depth=True, expected a whole number, at least 1"),
+    ("alexnet-mini", {"classes": -1}, "classes=-1, expected a whole number, at least 1"),
+    ("alexnet-mini", {"classes": 0}, "classes=0, expected a whole number, at least 1"),
+    ("alexnet-mini", {"shape": (0, 8, 1)}, r"shape=\(0, 8, 1\), expected \(H,W,C\) or \(T,\)"),
+    ("alexnet-mini", {"shape": 8}, r"shape=8, expected \(H,W,C\) or \(T,\)"),
+    ("alexnet-mini", {"shape": (64,)}, r"conv1: expected a shape \(H,W,C\), got \(64,\)"),
+    ("resnet-mini", {"shape": (64,)}, r"conv1: expected a shape \(H,W,C\), got \(64,\)"),
+    ("transformer-mini", {"shape": (8, 8, 3)}, r"embedding: expected a shape \(T\), got \(8, 8, 3\)"),
+    ("alexnet-mini", {"precision": "tf32"}, "no net computes on 'cpu' in 'tf32'"),
+])
+def test_arguments_that_do_not_fit(name, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        nets.build(name, **arguments)
+
+
+def test_a_size_may_be_its_default_whatever_that_is():
+    def body(classes, more=0, **others):
+        return Sequence(Flatten(), Dense("last", classes + more, relu=False), Loss())
+
+    for sizes in ({}, {"more": 0}, {"more": 2, "name": "a"}):
+        assert nets.build(body, shape=(2, 2, 1), classes=3, **sizes).size == 5 * (3 + sizes.get("more", 0))
+    with pytest.raises(ValueError, match="body: more=-1, expected a whole number, at least 0"):
+        nets.build(body, shape=(2, 2, 1), classes=3, more=-1)
+
+
+def test_a_function_that_takes_no_classes_is_refused():
+    with pytest.raises(ValueError, match="too many positional arguments"):
+        nets.build(lambda: None, shape=(8, 8, 1), classes=10)
+
+
+def test_a_gpu_without_cupy_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(ValueError, match="'gpu' cannot be used: CuPy cannot be imported"):
+        nets.build("alexnet-mini", device="gpu")
+
+
+@pytest.mark.parametrize("first", [MaxPool(2, 2), GlobalAvgPool(), Conv("conv", 3, 1), ConvNorm("conv", 3, 1)])
+def test_blocks_of_images_say_that_tokens_do_not_fit(first):
+    with pytest.raises(nets.ShapeError, match=r"expected a shape \(H,W,C\), got \(12,\)"):
+        nets.build(lambda classes: Sequence(first, Loss()), shape=(12,), classes=3)
+
+
 def evaluate(net, sample):
     total_loss(net, Batch(sample.x, sample.y, sample.size, training=False))
     return net.logits
@@ -196,10 +254,6 @@ def test_heads_must_share_out_the_width():
 
 def test_nets_that_begin_otherwise_than_with_a_layer():
     """Blocks before the first layer, and blocks that add up or join what layers within them give back."""
-    from nets.blocks import Flatten, GlobalAvgPool, Loss, MaxPool
-    from nets.composite import Concat, Residual, Sequence
-    from nets.layer import Conv, ConvNorm, Dense
-
     beginnings = [
         (Flatten(),), (MaxPool(2, 2), Flatten()),
         (Concat(Conv("a", 3, 1), Conv("b", 4, 1)), GlobalAvgPool()),
