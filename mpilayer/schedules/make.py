@@ -85,7 +85,7 @@ def check_fit(kind, name, optimizer, values, wire, spell=str):
             raise UserError(f"{spell(option)} does not go with {schedule} {name}: {why}")
     for option in optimizer.options:
         if option.late and getattr(values, option.name) and not kind.late:
-            able = " or ".join(name for name, other in SCHEDULES.items() if other.late)
+            able = " or ".join(name for name, other in CHOICE.parts.items() if other.late)
             raise UserError(f"{spell(option.name)} goes with {schedule} {able}: nothing else is late")
     if kind.wires and wire not in kind.wires:
         raise UserError(f"{spell('wire')} {wire} does not go with {schedule} {name}: {kind.wires_because}"
