@@ -45,7 +45,7 @@ def options_of(text, words, ranks):
     """The main job's options of a candidate, NAME:DELAY+OPTION=VALUE, on so many ranks; `words` are those of all
     candidates. Raises UserError.
     """
-    return main_job.read_options([*words, "--schedule", text, "--batch-per-rank", "1"], NET, ranks)
+    return main_job.read_options(["--schedule", text, "--batch-per-rank", "1"], NET, ranks, words)
 
 
 class Workload:

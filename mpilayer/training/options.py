@@ -137,9 +137,11 @@ def _expanded(argv):
     return expanded + more
 
 
-def read_options(argv, net, ranks):
-    """The options, completed and checked for so many ranks; `net` is the Choice of nets. Raises UserError."""
-    options = parser(net, _chosen(argv, net)).parse_args(_expanded(argv))
+def read_options(argv, net, ranks, defaults=()):
+    """The options, completed and checked for so many ranks; `net` is the Choice of nets, and what argv says takes the place
+    of what `defaults` say, words of the command line, too. Raises UserError.
+    """
+    options = parser(net, _chosen([*defaults, *argv], net)).parse_args([*defaults, *_expanded(argv)])
     check_messages(options)
     OPTIMIZER.complete(options, shown=False)
     POLICY.complete(options, shown=False)

@@ -42,7 +42,7 @@ def warm_gpu(ranks, net, say, size, also):
     ranks.agree(loaded if ranks.node.rank > 0 else lambda: None)
 
 
-def warm(ranks, net, say, also):
+def warm(ranks, net, say, also=()):
     """Compile the kernels of the net's blocks and of the functions `also`: as many ranks of a node as it has cores
     share that out, and each then has all of them.
     """
