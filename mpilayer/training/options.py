@@ -138,8 +138,8 @@ def _expanded(argv):
 
 
 def read_options(argv, net, ranks, defaults=()):
-    """The options, completed and checked for so many ranks; `net` is the Choice of nets, and what argv says takes the place
-    of what `defaults` say, words of the command line, too. Raises UserError.
+    """The options, completed and checked for so many ranks; `net` is the Choice of nets. What argv says takes the place
+    of what `defaults`, words of the command line as well, say. Raises UserError.
     """
     options = parser(net, _chosen([*defaults, *argv], net)).parse_args([*defaults, *_expanded(argv)])
     check_messages(options)
