@@ -111,7 +111,7 @@ def hints(facts):
         yield (f"the kernels cannot be kept in {facts['numba_cache']}: every start compiles them"
                " | set NUMBA_CACHE_DIR to a folder you can write")
     elif not facts["kernels_compiled"]:
-        yield "no kernel is compiled yet: the first start on this machine takes about half a minute longer"
+        yield "no kernel is compiled yet: the first start on this machine takes 10 to 30 seconds longer"
     if facts["gpu"].startswith("not used"):
         yield f"there is a GPU, {facts['gpu']} | try: pip install 'mpilayer[gpu]', and nvidia-smi"
 

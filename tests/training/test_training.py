@@ -1,6 +1,8 @@
 """The main job as users start it."""
 
 import json
+import os
+import re
 import shutil
 
 import h5py
@@ -44,21 +46,46 @@ def test_every_setting_of_messages_trains(tmp_path):
         assert json.loads((out / "run.json").read_text())["epochs"][1]["train_loss"] < 2.4
 
 
-def test_one_rank_a_node_compiles_and_the_others_wait(tmp_path):
-    """Where kernels are missing, here of some rooms in a copy: one line says so, and the first rank makes each once."""
+COUNTING = """
+import atexit, os
+from numba.core import event
+from mpilayer.train import main
+
+class Count(event.Listener):
+    found = 0
+    def on_start(self, _):
+        self.found += 1
+    def on_end(self, _):
+        pass
+
+count = Count()
+event.register("numba:compile", count)
+atexit.register(lambda: print(f"rank {os.environ['PMI_RANK']} compiled {count.found}", flush=True))
+main()
+"""
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_ranks_of_a_node_share_out_what_is_compiled(tmp_path, count):
+    """Where kernels are missing, here of some rooms in a copy: one line says so, no function is compiled by two ranks,
+    and as many ranks as there are cores compile.
+    """
     for package in ("kernels", "mpilayer", "nets"):
         shutil.copytree(TOP / package, tmp_path / package)
-    rooms = [tmp_path / "kernels" / room / "__pycache__" for room in ("activation", "loss", "pool", "update")]
+    rooms = [tmp_path / "kernels" / room / "__pycache__" for room in ("activation", "loss", "pool", "norm", "update")]
     for index in (index for room in rooms for index in room.glob("*.nbi")):
         index.unlink()
-    (tmp_path / "job.py").write_text("from mpilayer.train import main\nmain()\n")
-    done = mpiexec(4, tmp_path / "job.py", "--epochs", "1", "--out", tmp_path / "out", seconds=150, NUMBA_CACHE_DIR="",
-                   NUMBA_DEBUG_CACHE="1")
+    (tmp_path / "job.py").write_text(COUNTING)
+    done = mpiexec(count, tmp_path / "job.py", "--epochs", "1", "--out", tmp_path / "out", seconds=150,
+                   NUMBA_CACHE_DIR="", NUMBA_DEBUG_CACHE="1", PYTHONPATH=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("compiling the kernels, once on this machine") == 1
     saved = [line for line in done.stdout.splitlines() if "data saved to" in line]
     assert len(saved) == len(set(saved))
     assert all(any(f"'{room}/" in line for line in saved) for room in rooms), saved
+    compiled = {int(rank): int(found) for rank, found in re.findall(r"rank (\d+) compiled (\d+)", done.stdout)}
+    assert set(compiled) == set(range(count))
+    assert all(compiled[rank] > 0 for rank in range(min(count, len(os.sched_getaffinity(0)))))
 
 
 def test_many_ranks_start_and_train(tmp_path):
