@@ -18,6 +18,7 @@ from mpilayer.data import DATA, batches, open_data, samples_of
 from mpilayer.gpu import device
 from mpilayer.mpi.job import job
 from mpilayer.schedules import make
+from mpilayer.schedules.shards import Part
 from mpilayer.training import options as all_options
 from mpilayer.training import report, startup
 from mpilayer.training.compute import compute_of
@@ -25,7 +26,6 @@ from mpilayer.training.optim import OPTIMIZERS
 from mpilayer.training.rates import learning_rate
 from mpilayer.training.straggler import slowed
 from mpilayer.training.trainer import Trainer, steps_in
-from nets.net import Whole
 
 TYPES = {int: count, float: amount, bool: bool, str: str}  # of sizes of nets, by what their defaults are
 
@@ -133,7 +133,7 @@ def make_optimizer(options, parameters, rate):
 
 def update_once(options, weights):
     """One update of one weight, which lies where `weights` do: so its kernel is compiled."""
-    layer = Whole("all layers", *np.zeros_like(weights, shape=(2, 1)))
+    layer = Part("a layer", *np.zeros_like(weights, shape=(2, 1)))
     optimizer = make_optimizer(options, SimpleNamespace(layers=[layer]), 0.0)
     optimizer.attach(optimizer.trace, lambda step: 1.0).update(layer, layer.g, step=0)
 

@@ -3,7 +3,6 @@
 import hashlib
 from collections import Counter
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 
@@ -13,14 +12,6 @@ from nets.blocks import Loss
 from nets.composite import Sequence
 from nets.layer import Layer
 from nets.memory import Memory
-
-
-class Whole(NamedTuple):
-    """All layers as one layer: flat weights `w` and gradient `g`."""
-
-    name: str
-    w: np.ndarray
-    g: np.ndarray
 
 
 def walk(block):
@@ -141,7 +132,6 @@ class Net:
         self.gradient_buffer(slot)
         for layer, gradient in self._bound[slot]:
             layer.bind_gradient(gradient)
-        self.whole = Whole("all layers", self.weights, self.gradients[slot])
 
     def forward(self, batch):
         """Compute the loss of a Batch; a generator that yields each layer just before its weights are read.

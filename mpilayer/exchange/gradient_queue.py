@@ -1,20 +1,25 @@
 """The request queue: the sums that are on their way, and when each layer's must have arrived."""
 
 import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
 
 import kernels
 from kernels.gpu import address
 from mpilayer.base.errors import UserError
+from mpilayer.base.tracing import Trace
 from mpilayer.compression import COMPRESSORS
 from mpilayer.compression.payload import PayloadContext
 from mpilayer.exchange import probe
 from mpilayer.exchange.channel import Channel, running, silent
 from mpilayer.exchange.messages import Messages, Slot, buckets_of
 from mpilayer.exchange.posting import Posting, by_name
-from mpilayer.exchange.settings import MOST_LANES
+from mpilayer.exchange.settings import MOST_LANES, Settings
 from mpilayer.mpi.collectives import REDUCTIONS, Calls
 from mpilayer.mpi.engine import Engine
 from mpilayer.mpi.progress import MOVING
+from mpilayer.mpi.ranks import Ranks
 
 
 class GradientQueue(Channel):
@@ -36,25 +41,23 @@ class GradientQueue(Channel):
     Raises UserError for an unknown name, and where MPI fails; RuntimeError for wrong use.
     """
 
-    def __init__(self, ranks, parameters, *, delay=0, order="backward", average=False, settings=None, trace=None,
-                 say=silent, **given):
+    def __init__(self, ranks: Ranks, parameters, *, delay: int | None = 0, order: str = "backward",
+                 average: bool = False, settings: Settings | None = None, trace: Trace | None = None,
+                 say: Callable = silent, **given):
         settings = probe.resolved(ranks, settings, given, parameters.weights.nbytes, say)
         super().__init__(ranks, settings, trace, say)
-        self.parameters = parameters
-        self.layers = by_name(parameters.layers)
+        self.parameters, self.layers = parameters, by_name(parameters.layers)
         self.scale = 1 / ranks.size if average else 1
-        self.norms = {}  # of the gradients of the last steps, as far as somebody asked
         self.calls = Calls(self.ranks)
         self.reduction = REDUCTIONS[settings.reduction](self.calls)
         self.compressor = COMPRESSORS[settings.wire](**dict(settings.wire_options))
         if delay is not None:
             self.open(delay=delay, order=order)
 
-    def open(self, delay=0, order="backward", **sizes):
+    def open(self, delay: int = 0, order: str = "backward", **sizes):
         """Begin anew, with messages of `bucket` and `chunk` bytes if given, else of the settings'.
 
-        All ranks call this together. Raises RuntimeError for sums that were not settled, and UserError for a delay or
-        an order that cannot be.
+        All ranks call this together. Raises RuntimeError for sums not settled, UserError for a delay or order unknown.
         """
         if not isinstance(delay, int) or delay < 0:
             raise UserError(f"delay {delay!r} | expected a whole number of steps, not negative")
@@ -67,10 +70,10 @@ class GradientQueue(Channel):
         buckets = self.messages.buckets
         context = PayloadContext(self.calls, self.reduction, self.layers, buckets, self.parameters.offsets,
                                  self.compressor.offsets(self.parameters), self.mirror)
-        self.slots = [Slot(self.compressor.open(context, self.parameters.gradient_buffer(number)), buckets)
-                      for number in range(delay + 1)]
+        flat = map(self.parameters.gradient_buffer, range(delay + 1))
+        self.slots = [Slot(self.compressor.open(context, gradient), buckets) for gradient in flat]
         self.posting = Posting([layer.name for layer in self.parameters.backward_layers], delay + 1, order == "need")
-        self.norms = {}
+        self.norms = {}  # of the gradients of the last steps, as far as somebody asked
         self._start()
         self.resume()
 
@@ -105,7 +108,7 @@ class GradientQueue(Channel):
         self.engine = None
         self.calls.free()
 
-    def gradient(self, name, step):
+    def gradient(self, name: str, step: int) -> np.ndarray:
         """Memory for a layer's gradient of a step: float32 of its shape. Raises RuntimeError if it is in flight."""
         self._check_open()
         self.posting.check_free(step, name)
@@ -119,7 +122,7 @@ class GradientQueue(Channel):
         shapes = getattr(self.layers[name], "shapes", {})
         return flat.reshape(next(iter(shapes.values()))) if len(shapes) == 1 else flat
 
-    def post(self, step, layer):
+    def post(self, step: int, layer) -> None:
         """Hand in the gradient of a layer, or of its name; its sum begins when its turn comes. Returns at once.
 
         Raises RuntimeError for memory in flight, a layer posted twice, and a step before all of the last was posted.
@@ -142,7 +145,7 @@ class GradientQueue(Channel):
         else:
             self.test()
 
-    def finish(self, step):
+    def finish(self, step: int) -> list[str]:
         """Post zeros for the layers of a step that were not posted, in the order of memory; a list of their names."""
         self._check_open()
         missing = self.posting.missing() if step == self.posting.step else self.posting.layers
@@ -178,7 +181,7 @@ class GradientQueue(Channel):
         self.send_message(position, number)
         return True
 
-    def settle(self, layer, up_to):
+    def settle(self, layer, up_to: float) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (step, sum) of a layer, or of its name, for each step up to `up_to` that is not settled, oldest first.
 
         Waits for sums that have not arrived. They are flat for a layer, of its shape for a name, and good until the
@@ -198,7 +201,7 @@ class GradientQueue(Channel):
             yield step, self._shaped(name, gradient) if layer is name else gradient
         self.test()
 
-    def norm(self, step):
+    def norm(self, step: int) -> float:
         """Euclidean norm of the sums of all layers of a step, a float; waits for all of them."""
         self._check_open()
         if step not in self.norms:
@@ -238,7 +241,7 @@ class GradientQueue(Channel):
             left = [layer for layer in left if layer not in arrived]
 
     @property
-    def drained(self):
+    def drained(self) -> bool:
         """Whether every sum has been settled."""
         return not any(self.posting.pending.values())
 

@@ -1,5 +1,7 @@
 """A schedule from its name and keyword arguments, with what it sends with."""
 
+from collections.abc import Callable
+
 from kernels import gpu
 from mpilayer.base.cli import Choice
 from mpilayer.base.errors import UserError
@@ -8,7 +10,8 @@ from mpilayer.compression import COMPRESSORS
 from mpilayer.exchange import probe
 from mpilayer.exchange.channel import silent
 from mpilayer.exchange.gradient_queue import GradientQueue
-from mpilayer.exchange.settings import GIVEN, one_of
+from mpilayer.exchange.settings import GIVEN, Settings, one_of
+from mpilayer.mpi.ranks import Ranks
 from mpilayer.schedules import SCHEDULES
 from mpilayer.schedules.base import Schedule
 
@@ -33,7 +36,8 @@ def words(text):
             *(word for flag in flags for word in f"--{flag}".split("=", 1))]
 
 
-def make_schedule(name, net, ranks, optimizer, *, settings=None, trace=None, say=silent, **given):
+def make_schedule(name: str | type[Schedule], net, ranks: Ranks, optimizer, *, settings: Settings | None = None,
+                  trace: Trace | None = None, say: Callable = silent, **given) -> Schedule:
     """A Schedule on a net, ready for step(t, batch). Its `channel` is what it sends with; close that at the end.
 
     name        a key of SCHEDULES, MODULE:CLASS or FILE.py:CLASS for one of your own, or its class

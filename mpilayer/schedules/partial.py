@@ -35,7 +35,7 @@ class Partial(Schedule):
         self.quorum = quorum or max(1, queue.ranks.size - 1)
         queue.open()
         self.sums = queue.gradients(0)
-        self.booth, self.ballot, self.vote = queue.calls.comm("booth"), np.zeros(3), None
+        self.vote_comm, self.counts, self.vote = queue.calls.comm("partial"), np.zeros(3), None
         self.ready = self.finished = self.running = self.taken = self.over = False
         self.round = self.at = self.missed = 0
         self.staleness = collections.Counter()
@@ -85,12 +85,12 @@ class Partial(Schedule):
         """Ranks with a gradient, ranks that have no more, and the sum of the former's steps."""
         if not self.over:
             self.taken = self.ready
-            self.ballot[:] = self.ready, self.finished, self.at * self.ready
+            self.counts[:] = self.ready, self.finished, self.at * self.ready
             with self.channel.engine.held():
-                self.vote = self.booth.Iallreduce(self.channel.ranks.MPI.IN_PLACE, self.ballot)
+                self.vote = self.vote_comm.Iallreduce(self.channel.ranks.MPI.IN_PLACE, self.counts)
 
     def _count(self):
-        self.vote, (ready, finished, steps) = None, self.ballot
+        self.vote, (ready, finished, steps) = None, self.counts
         if ready and ready + finished >= self.quorum:
             self._begin_round(ready, round(steps / ready))
         self.over = finished == self.channel.ranks.size

@@ -145,13 +145,13 @@ def test_feedback_sends_later_what_rounding_loses(ranks):
         gradients = np.random.default_rng(5).standard_normal((ranks.size, net.weights.size), np.float32)
         arrived = np.zeros(net.weights.size)
         for step in range(steps):
-            net.whole.g[:] = gradients[ranks.rank]
+            net.gradients[0][:] = gradients[ranks.rank]
             for layer in net.backward_layers:
                 queue.post(step, layer)
             for layer in net.layers:
                 for _ in queue.settle(layer, step):
                     pass
-            arrived += net.whole.g
+            arrived += net.gradients[0]
         kept = np.concatenate([np.arange(*net.offsets[layer.name]) for layer in net.layers])
         lost[feedback] = np.abs(arrived - steps * gradients.sum(0, dtype=np.float64))[kept].mean()
     assert lost[True] < lost[False] / 2
@@ -194,7 +194,7 @@ def test_ranks_add_up_other_numbers_while_a_thread_moves_messages(ranks):
     net = build()
     queue = GradientQueue(ranks, net, settings=Settings(bucket=0, chunk=2048, progress="thread"))
     for step in range(300):
-        net.whole.g[:] = 1
+        net.gradients[0][:] = 1
         for layer in net.backward_layers:
             queue.post(step, layer)
             assert queue.total(np.array([1.0, step])).tolist() == [ranks.size, ranks.size * step]
