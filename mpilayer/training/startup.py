@@ -49,9 +49,10 @@ def warm(ranks, net, say, also=()):
     compilers = max(1, min(ranks.node.size, ranks.cores * ranks.node.size // ranks.neighbours))
     works = [*net.trials(Batch(*net.example(1, np.random.default_rng(0)), 1)), *also]
     first = len(works) * ranks.node.rank // compilers  # each begins somewhere else
+    others = ranks.node.size - compilers
 
     def announce():
-        waiting = f"; {ranks.node.size - compilers} ranks wait" if ranks.node.size > compilers else ""
+        waiting = {0: "", 1: "; 1 rank waits"}.get(others, f"; {others} ranks wait")
         say(f"compiling the kernels, once on this machine (10 to 30 seconds){waiting}")
 
     with Together(ranks, announce) as together:
