@@ -65,7 +65,7 @@ def readings(ranks, size, rounds):
 def _count(ranks, once):
     """How many sums make a reading long enough; the same on all ranks."""
     _reading(ranks, once, 1)
-    return max(1, int(ranks.comm.bcast(LEAST / _reading(ranks, once, 1))))
+    return max(1, int(ranks.bcast(LEAST / _reading(ranks, once, 1))))
 
 
 def _reading(ranks, once, count):

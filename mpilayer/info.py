@@ -147,7 +147,7 @@ def show_probe(ranks):
 
     probe.kernels.dense(*probe.operands())  # compiled, or loaded, before ranks wait for each other
     found = probe.Probe(ranks, Settings())
-    link = ranks.comm.bcast(found.link(probe.SIZES[-1]))
+    link = ranks.bcast(found.link(probe.SIZES[-1]))
     alone, compute, overlaps = found.overlap(probe.typical(probe.SIZES[-1], link), link.chunk)
     if ranks.rank > 0:
         return

@@ -27,6 +27,7 @@ from mpilayer.training.rates import learning_rate
 from mpilayer.training.straggler import slowed
 from mpilayer.training.trainer import Trainer, steps_in
 
+FLIGHT = "flight"  # the folder of flight recorders in that of --out
 TYPES = {int: count, float: amount, bool: bool, str: str}  # of sizes of nets, by what their defaults are
 
 
@@ -167,8 +168,10 @@ def run(ranks, argv):
     if options.device == "gpu":
         ranks.agree(lambda: device.use(ranks, options))
     data, net = ranks.agree(lambda: load(options, ranks))
+    ranks.timeout = options.timeout
     if options.out:
         ranks.agree(lambda: prepare_folder(options.out) if ranks.rank == 0 else None)
+        ranks.keep_records(options.out / FLIGHT)
 
     def say(text):
         if not options.quiet:
@@ -191,6 +194,7 @@ def run(ranks, argv):
     data.close()
     if options.out:
         save(options.out, ranks, options, trainer.trace, epochs, final)
+        ranks.forget_records()
 
 
 def main(argv=None):

@@ -10,3 +10,7 @@ class UserError(Exception):
 
 class AgreedError(UserError):
     """A UserError that every rank raises at the same point, so that all can leave in good order."""
+
+
+class HangError(UserError):
+    """Nothing has moved on any rank for too long; the message names those that the others wait for."""

@@ -33,10 +33,15 @@ def _nothing():
     return 0.0
 
 
+def _nobody(text):
+    """Is told."""
+
+
 class Trace:
     """`seconds` by kind since the last `restart`; `steps`, the events (kind, name, start, end) of the last steps.
 
     keep      steps whose events are kept; none with 0, where next_step() need not be called
+    `doing` is told, in words, what is computed from now on: for the flight recorder.
     `moving` tells how long this rank has been moving messages: what of that falls into other work is counted as mpi.
     rows      {kind: its row of the timeline}, the others' is `work`      beside   kinds that take no time of the others
     exposed   seconds so far, but for what no schedule can hide
@@ -48,6 +53,7 @@ class Trace:
     def __init__(self, keep=STEPS_KEPT):
         self.steps = collections.deque([[] if keep else collections.deque(maxlen=0)], maxlen=max(1, keep))
         self.keep, self.moving, self.exposed, self.announced = keep, _nothing, 0.0, False
+        self.doing = _nobody
         self.restart()
 
     def restart(self):
@@ -112,15 +118,18 @@ class Trace:
             self.add("compute", f"forward {name}", begin)
             yield layer
             name, begin = layer.name, self.moment()
+            self.doing(f"forward {name}")
         self.add("compute", f"forward {name}", begin)
 
     def backward(self, layers):
         """Pass on what a net's backward yields; what it computes before a yield is that layer's gradient."""
         begin = self.moment()
+        self.doing("backward")
         for layer in layers:
             self.add("compute", f"backward {layer.name}", begin)
             yield layer
             begin = self.moment()
+            self.doing(f"backward, after {layer.name}")
         self.add("compute", "backward input", begin)
 
     def period(self):

@@ -30,9 +30,8 @@ def hold(load, ranks=None):
     if ranks is None or ranks.node.size == 1:
         return _alone(load)
     array, failure = _loaded(load) if ranks.node.rank == 0 else (None, None)
-    ranks.meet(ranks.node)
-    failure, shape, kind = ranks.node.bcast(
-        (failure, None, None) if array is None else (None, array.shape, array.dtype.str))
+    failure, shape, kind = ranks.bcast(
+        (failure, None, None) if array is None else (None, array.shape, array.dtype.str), ranks.node)
     if failure:
         raise failure
     size = int(np.prod(shape)) * np.dtype(kind).itemsize

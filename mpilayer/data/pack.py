@@ -182,9 +182,9 @@ def pack(ranks, o):
     """Pack on all ranks; see the module. Raises UserError."""
     console = Console(quiet=ranks.rank > 0, highlight=False, soft_wrap=True,
                       force_terminal=launcher_on_terminal() or None)
-    trees = ranks.comm.bcast(ranks.agree(lambda: _trees(o) if ranks.rank == 0 else None))
+    trees = ranks.bcast(ranks.agree(lambda: _trees(o) if ranks.rank == 0 else None))
     partial = Partial(o.out, o.size, trees)
-    done = ranks.comm.bcast(ranks.agree(lambda: partial.begin(trees) if ranks.rank == 0 else None))
+    done = ranks.bcast(ranks.agree(lambda: partial.begin(trees) if ranks.rank == 0 else None))
     with Progress(console=console, transient=True, disable=console.quiet) as bar:
         for suffix, tree in trees.items():
             empty = set(range(len(tree.classes))) - {number for _, number in tree.files}

@@ -38,6 +38,7 @@ class Channel:
     def __init__(self, ranks, settings=None, trace=None, say=silent):
         self.ranks, self.settings, self.say = ranks, settings or Settings(), say
         self.trace = trace or Trace(keep=0)
+        self.trace.doing = ranks.recorder.doing
         self.engine, self._context = None, contextlib.ExitStack()
 
     @property

@@ -86,7 +86,7 @@ class GradientQueue(Channel):
         lanes = self.settings.lanes if self.moves_while_computing else MOST_LANES
         operations = [self.messages.operations(slot.payload, lanes) for slot in self.slots]
         self.engine = Engine(operations, lanes, self.calls.test, self.messages.due, self.calls.vote,
-                             self.messages.follow)
+                             self.messages.follow, self.messages.labels, self.ranks.recorder)
 
     def check_alone(self):
         """Raise RuntimeError if another open queue sums in the same gradient buffers."""
@@ -129,11 +129,11 @@ class GradientQueue(Channel):
         """
         self._check_open()
         name = self._check_memory(step, layer)
-        begins = self.posting.step is None
+        position = step % len(self.slots)
+        if self.posting.step is None:
+            self.engine.first(position)
         self.posting.add(step, name)
-        if begins:
-            self.engine.first(step % len(self.slots))
-        slot = self.slots[step % len(self.slots)]
+        slot, self.engine.steps[position] = self.slots[position], step
         slot.decoded.discard(name)
         if self.scale != 1:
             slot.payload.gradient[name] *= self.scale

@@ -44,10 +44,13 @@ class PendingReplies:
     def expect(self, name, step, count):
         """So many requests, from now on; a function to be called when one has completed."""
         self.lacking[name], began = count, self.mail.trace.now()
+        recorder = self.mail.ranks.recorder
+        record = recorder.posted(name, step, 0)
 
         def came():
             self.lacking[name] -= 1
             if self.lacking[name] == 0:
+                recorder.done(record)
                 self.mail.trace.request(name, step, began, self.mail.trace.now())
 
         return came
@@ -74,8 +77,8 @@ class Mailbox(Channel):
         """Messages may come; answer(source, tag, probed) is called for each that is sent to this rank's server."""
         self.ranks.meet()
         self.pending, self.answer, self.belongings = [], answer, contextlib.ExitStack()
-        originals = self.ranks.comm, self.ranks.comm, self.ranks.MPI.COMM_SELF
-        self.comm, self.server_comm, self.self = (comm.Dup() for comm in originals)
+        self.comm, self.server_comm = self.ranks.duplicate(), self.ranks.duplicate()
+        self.self = self.ranks.MPI.COMM_SELF.Dup()
         for comm in (self.comm, self.server_comm, self.self):
             self.belongings.callback(comm.Free)
         calls, MPI = Calls(self.ranks), self.ranks.MPI

@@ -23,17 +23,20 @@ class Messages:
 
     parts   {layer: numbers of the buckets that hold it}          last    for each bucket, the message that ends it
     due     for each bucket, when forward needs it, or None       follow  for each message, the one after it, or -1
+    labels  for each message, its name and its bytes of float32
     """
 
     def __init__(self, buckets, layers, order):
         self.buckets, self.order = buckets, one_of("order", order, ORDERS)
         self.parts = {layer.name: [number for number, bucket in enumerate(buckets) if layer.name in bucket.layers]
                       for layer in layers}
+        self.labels = [(bucket.name, 4 * (bucket.end - bucket.begin)) for bucket in buckets]
         needed, M = due(buckets, layers), len(buckets)
         self.due, self.last, self.follow = needed if order == "need" else None, [*range(M)], None
         if order == "split":
             for number, message in enumerate(sorted(range(M), key=needed.__getitem__)):
                 self.last[message] = M + number
+                self.labels.append((f"{buckets[message].name} (gather)", self.labels[message][1]))
             self.follow = [*self.last, *[-1] * M]
 
     def operations(self, payload, lanes):

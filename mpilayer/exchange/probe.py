@@ -111,7 +111,7 @@ class Probe:
         pieces = max(1, min(size // chunk, MOST_PIECES))
         engine = self._engine(size, pieces, LANES)
         alone = statistics.median(self._trial(engine, _nothing).total for _ in range(rounds))
-        compute, seconds = self._computation(self.ranks.comm.bcast(alone))
+        compute, seconds = self._computation(self.ranks.bcast(alone))
         ways = {name: way for name, way in PROGRESS.items() if all(self.ranks.gather(_bears(self.ranks, name)))}
         found = {name: [] for name in ways}
         for _ in range(rounds):
@@ -129,7 +129,7 @@ class Probe:
         """(a function that computes for about so long and calls its argument between kernels, how long it takes)."""
         x, w = operands()
         once = min(_timed(lambda: kernels.dense(x, w)) for _ in range(3))
-        rows = self.ranks.comm.bcast(seconds / once) * len(x)
+        rows = self.ranks.bcast(seconds / once) * len(x)
         calls = max(1, math.ceil(rows / LONGEST))
         x, w = operands(max(1, round(rows / calls)))
 
@@ -232,7 +232,7 @@ def choose(ranks, settings, largest, say):
 def _measured(ranks, settings, auto, largest, say):
     """With the link, and what is "auto", as measured on more ranks than one."""
     probe = Probe(ranks, settings)
-    link = ranks.comm.bcast(probe.link(largest))
+    link = ranks.bcast(probe.link(largest))
     settings = settings._replace(link=link, **{name: getattr(link, name) for name in auto - {"progress"}})
     say(f"messages take {link} of float32; fused up to {size(settings.bucket)}, split from {size(settings.chunk)}")
     if "progress" in auto:

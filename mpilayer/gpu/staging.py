@@ -177,7 +177,7 @@ class Nccl(SingleRank):
     def __init__(self, trace, ranks):
         super().__init__(trace)
         self.nccl = device.nccl()
-        number = ranks.comm.bcast(self.nccl.get_unique_id() if ranks.rank == 0 else None)
+        number = ranks.bcast(self.nccl.get_unique_id() if ranks.rank == 0 else None)
         self.everyone = self.nccl.NcclCommunicator(ranks.size, number, ranks.rank)
 
     def leave(self, slot, number):

@@ -20,7 +20,7 @@ class Calls:
     """
 
     def __init__(self, ranks):
-        self.MPI, self.comm_of_ranks, self.comms = ranks.MPI, ranks.comm, {}
+        self.MPI, self.duplicate, self.comms = ranks.MPI, ranks.duplicate, {}
         self.size, self.rank = ranks.size, ranks.rank
         self.library = ctypes.CDLL(self.MPI.__file__)  # the symbols of the MPI that mpi4py is linked with
         self.test = self.address("MPI_Test")
@@ -40,7 +40,7 @@ class Calls:
     def comm(self, lane):
         """The communicator of a lane; all ranks must ask for them in one order."""
         if lane not in self.comms:
-            self.comms[lane] = self.comm_of_ranks.Dup()
+            self.comms[lane] = self.duplicate()
         return self.comms[lane]
 
     def operation(self, lane, collective, *arguments, op=None, work=()):

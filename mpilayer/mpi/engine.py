@@ -8,6 +8,7 @@ import numpy as np
 
 import kernels
 from mpilayer.mpi import engine_loop as loop
+from mpilayer.mpi import flight_recorder as flight
 
 _lock = np.zeros(1, np.int64)  # of all engines of this process: MPI allows calls by one thread at a time
 
@@ -35,6 +36,7 @@ def warm():
     loop.hook()
     kernels.set_progress(0)
     loop.watch(idle.words, 0)
+    loop.post(idle.words, 0)
     loop.release(idle.words)  # first, for what cannot be released must not be held
     with idle.held():
         pass
@@ -49,13 +51,17 @@ class Engine:
     due          for each message, when it is needed
     vote         with `due`: of an int64 array of one number, the Operation that replaces it by the least of all
     follow       for each message, the number of the one that is ready when it has arrived, or -1
+    labels       for each message, (name, bytes) for the recorder
+    recorder     FlightRecorder, which notes what happens to the messages; None: nobody reads it
+
+    steps        (slots,) the training step that uses each slot, for the recorder
     """
 
-    def __init__(self, operations, lanes, test, due=None, vote=None, follow=None):
+    def __init__(self, operations, lanes, test, due=None, vote=None, follow=None, labels=(), recorder=None):
         slots, messages = len(operations), len(operations[0])
         places = slots * messages
         sizes = {loop.DUE: messages, loop.FOLLOW: messages, loop.READY: places, loop.BEGAN: places, loop.ENDED: places,
-                 loop.LANE: 2 * lanes,
+                 loop.RECORD: places, loop.STEPS: slots, loop.LABEL: messages * loop.LABEL_WORDS, loop.LANE: 2 * lanes,
                  loop.CALLS: places * loop.MOST_OPERATIONS * loop.OPERATION_WORDS, None: loop.OPERATION_WORDS}
         ends = np.cumsum([loop.HEADER, *sizes.values()])
         self.words = words = np.zeros(ends[-1], np.int64)
@@ -67,12 +73,21 @@ class Engine:
             words[word] = value
         self.ready, self.began, self.ended = (words[words[part]:][:places].reshape(slots, messages)
                                               for part in (loop.READY, loop.BEGAN, loop.ENDED))
+        self.steps = words[words[loop.STEPS]:][:slots]
         words[words[loop.FOLLOW]:][:messages] = -1 if follow is None else follow
+        block = np.zeros(flight.BLOCK, np.int64) if recorder is None else recorder.block
+        words[loop.RECORDER] = block.ctypes.data
+        if recorder:
+            recorder.engines += 1
+            words[loop.NUMBER] = recorder.engines
+        for number, (name, size) in enumerate(labels):
+            label = words[words[loop.LABEL] + number * loop.LABEL_WORDS:][:loop.LABEL_WORDS]
+            label[0], label[1:] = size, np.frombuffer(flight.encoded(name, flight.NAME_WORDS), np.int64)
         for place, message in enumerate(message for slot in operations for message in slot):
             for number, operation in enumerate(message):
                 at = words[loop.CALLS] + (place * loop.MOST_OPERATIONS + number) * loop.OPERATION_WORDS
                 self._record(at, operation)
-        self.keep = [operations]
+        self.keep = [operations, block]
         if due is not None:
             self._by_need(due, vote(words[loop.VOTE:loop.VOTE + 1]), ends[-1] - loop.OPERATION_WORDS)
 
@@ -114,8 +129,10 @@ class Engine:
 
     def mark(self, slot, message, *, ready):
         """A message's data are being replaced, or are there: it may go in its turn. Each once a step, by number."""
-        self.ready[slot, message] = loop.READY_TO_GO if ready else loop.WAITING
-        self.words[loop.POSTED] += ready
+        if ready:
+            loop.post(self.words, slot * self.ready.shape[1] + message)
+        else:
+            self.ready[slot, message] = loop.WAITING
 
     def arrived(self, slot, message):
         """Whether the message's sum is there."""

@@ -19,6 +19,7 @@ from numba.extending import intrinsic
 
 from kernels import compiled
 from kernels.progress import now
+from mpilayer.mpi import flight_recorder as flight
 
 jit, inner = compiled.decorators()
 I32, I64 = ir.IntType(32), ir.IntType(64)
@@ -26,13 +27,14 @@ ARGUMENTS = 10  # of the longest MPI call, MPI_Ialltoallv
 
 # words of the state
 (LENGTH, LOCK, ERROR, STOP, LANES, MESSAGES, SLOTS, FIRST, STARTED, ARRIVED, BUSY_SINCE, BUSY_NS, INSIDE_NS, TEST, FLAG,
- BY_NEED, POSTED, AGREED, VOTING, VOTE, NEXT, DUE, FOLLOW, READY, BEGAN, ENDED, LANE, CALLS, FOLLOWED, STATUS
- ) = range(30)
+ BY_NEED, POSTED, AGREED, VOTING, VOTE, NEXT, DUE, FOLLOW, READY, BEGAN, ENDED, LANE, CALLS, FOLLOWED, RECORDER,
+ RECORD, STEPS, LABEL, NUMBER, STATUS) = range(35)
 HEADER = 64  # the MPI status takes the rest
 # words of an Operation
 WORK, WORK_ARGUMENTS, START, REQUEST, START_ARGUMENTS = 0, 1, 6, 7, 8
 OPERATION_WORDS, MOST_OPERATIONS = START_ARGUMENTS + ARGUMENTS, 2  # of one, and of a message
 WAITING, READY_TO_GO, IN_FLIGHT, THERE = range(4)  # what READY says of a message
+LABEL_WORDS = 1 + flight.NAME_WORDS  # of a message: its bytes and its name
 
 
 def _words(count):
@@ -69,6 +71,50 @@ def _sleep(typing, microseconds):
     return types.void(types.intp), generate
 
 
+@intrinsic
+def _store(typing, address, value):
+    """Write a word that others read."""
+    def generate(context, builder, signature, values):
+        builder.store(values[1], builder.inttoptr(values[0], I64.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp), generate
+
+
+@intrinsic
+def _count(typing, address):
+    """Add one to a word, return what was there; atomic."""
+    def generate(context, builder, signature, values):
+        address = builder.inttoptr(values[0], I64.as_pointer())
+        return builder.atomic_rmw("add", address, I64(1), "seq_cst")
+
+    return types.intp(types.intp), generate
+
+
+@inner
+def _record(words, place):
+    """Begin the record of a message that may go."""
+    block, moment = words[RECORDER], now()
+    number = _count(block + 8 * flight.COUNT)
+    at = block + 8 * (flight.HEADER + number % flight.ENTRIES * flight.ENTRY_WORDS)
+    words[words[RECORD] + place] = at
+    label = words[LABEL] + place % words[MESSAGES] * LABEL_WORDS
+    for word, value in ((flight.NUMBER, number + 1), (flight.ENGINE, words[NUMBER]),
+                        (flight.STEP, words[words[STEPS] + place // words[MESSAGES]]), (flight.BYTES, words[label]),
+                        (flight.POSTED, moment), (flight.STARTED, 0), (flight.DONE, 0)):
+        _store(at + 8 * word, value)
+    for word in range(flight.NAME_WORDS):
+        _store(at + 8 * (flight.NAME + word), words[label + 1 + word])
+    _store(block + 8 * flight.MOVED, moment)
+
+
+@inner
+def _note(words, place, what, moment):
+    """Write into a message's record when it was started, or done."""
+    _store(words[words[RECORD] + place] + 8 * what, moment)
+    _store(words[RECORDER] + 8 * flight.MOVED, moment)
+
+
 @inner
 def _start(words, record):
     """Start the request of an Operation."""
@@ -94,9 +140,11 @@ def _begin(words, lane, place, operation):
 @inner
 def _arrive(words, place, moment):
     words[words[READY] + place], words[words[ENDED] + place] = THERE, moment
+    _note(words, place, flight.DONE, moment)
     message = place % words[MESSAGES]
     following = words[words[FOLLOW] + message]
     if following >= 0:
+        _record(words, place - message + following)
         words[words[READY] + place - message + following] = READY_TO_GO
         words[FOLLOWED] += 1  # a count of its own: POSTED is raised by Python, perhaps at the same moment
     words[ARRIVED] += 1
@@ -177,6 +225,7 @@ def _start_next(words):
         return False
     moment = now()
     words[words[BEGAN] + place], words[words[READY] + place] = moment, IN_FLIGHT
+    _note(words, place, flight.STARTED, moment)
     if words[ARRIVED] == words[STARTED]:
         words[BUSY_SINCE] = moment
     words[STARTED] += 1
@@ -200,6 +249,14 @@ def advance_all(words):
             more = True
     words[INSIDE_NS] += now() - begin
     _swap(words[LOCK], 0)
+
+
+@jit
+def post(words, place):
+    """A message may go when its turn comes."""
+    _record(words, place)
+    words[words[READY] + place] = READY_TO_GO
+    words[POSTED] += 1
 
 
 @jit

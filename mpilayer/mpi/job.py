@@ -8,7 +8,7 @@ import time
 import traceback
 import warnings
 
-from mpilayer.base.errors import AgreedError, UserError
+from mpilayer.base.errors import AgreedError, HangError, UserError
 from mpilayer.mpi.node_file import open_together
 from mpilayer.mpi.ranks import CROWD, Ranks
 
@@ -18,6 +18,7 @@ LAUNCHERS = [("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "Open MPI"),
 LOCAL_RANKS = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_TASKS_PER_NODE")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SAY = 3  # seconds in which the rank that speaks has its say, before another ends the job
+ABORT = 2  # seconds that MPI has to end the job
 PASS_ON = 0.3  # seconds in which a launcher passes a message on; once it hears of the end it may drop it
 
 
@@ -88,19 +89,29 @@ def stopping_together(ranks):
 
 
 def _stop(ranks, token, error):
+    hangs = isinstance(error, HangError)
     if not ranks.first_node:
-        time.sleep(SAY / 3)  # each node has a token; rank 0's node goes first
+        time.sleep(SAY if hangs else SAY / 3)  # each node has a token; rank 0's node goes first, unless it hangs itself
     if token.take():
         print(_describe(ranks, error), file=sys.stderr, flush=True)
         time.sleep(PASS_ON)
     else:
         time.sleep(SAY)
-    code = 128 + error.args[0] if isinstance(error, Interrupted) else 2 if isinstance(error, UserError) else 1
-    ranks.comm.Abort(code)
+    signal.setitimer(signal.ITIMER_REAL, ABORT)  # a signal's default action: MPI may wait for a rank that hangs
+    if hangs:
+        signal.raise_signal(signal.SIGALRM)
+    ranks.comm.Abort(_status(error))
+
+
+def _status(error):
+    """The exit status: 2 for what would fail again."""
+    if isinstance(error, Interrupted):
+        return 128 + error.args[0]
+    return 2 if isinstance(error, UserError) and not isinstance(error, HangError) else 1
 
 
 def _describe(ranks, error):
-    if isinstance(error, AgreedError):
+    if isinstance(error, AgreedError | HangError):
         return f"mpilayer: {error}"
     where = f"mpilayer: rank {ranks.rank} | {ranks.where}"
     if isinstance(error, UserError):

@@ -16,6 +16,6 @@ def open_together(ranks, make, flags=os.O_RDWR):
         path = os.path.join(folder, "file")
         if first:
             make(path)
-        descriptor = os.open(ranks.node.bcast(path), flags)
+        descriptor = os.open(ranks.bcast(path, ranks.node), flags)
         ranks.meet(ranks.node)
     return descriptor

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
+import pickle
 import socket
 import sys
 import time
@@ -11,16 +13,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mpilayer.base import env
 from mpilayer.base.errors import AgreedError, UserError
+from mpilayer.mpi.flight_recorder import BLOCK, FlightRecorder, NodeRecorders
+from mpilayer.mpi.hang_watch import HangWatch
 
 if TYPE_CHECKING:
-    import numpy as np
     from mpi4py import MPI
 
 CROWD, TURN = 8, 15e-6  # ranks on a core from which on sleeping beats yielding; seconds a rank holds a core to poll
 LONG_NAP = 0.01  # seconds between looks at something that takes many
 BUSY, NAP = 0.5, 3e-4  # seconds after which a wait is a long one, and that a rank then leaves a core alone
+NOTICED = 0.05  # seconds after which a wait is written into the flight recorder
+TIMEOUT = 600.0  # seconds
+MEETING = "a meeting of all ranks"
 
 
 def _initialised():
@@ -68,22 +76,49 @@ class Ranks:
     cores        cores that they may use together
     crowded      whether there are more of them than cores; then a rank that waits gives its core to others
     where        what this rank is doing, in words: a part of messages about errors and long waits
+    timeout      seconds, 0 for no limit: a rank that has waited so long raises HangError if no rank has moved meanwhile
+    recorder     FlightRecorder of this rank
 
     Raises UserError if no MPI library can be loaded, or if MPI has been finalised; TypeError for what is not an mpi4py
     intracommunicator, ValueError for COMM_NULL; and RuntimeError when it is used after close().
     """
 
-    def __init__(self, comm: MPI.Intracomm | None = None) -> None:
+    def __init__(self, comm: MPI.Intracomm | None = None, timeout: float = TIMEOUT) -> None:
         self.MPI = MPI = _initialised()
         comm = MPI.COMM_WORLD if comm is None else comm
         _check(comm, MPI)
-        self._comm = comm.Dup()
+        self._comm, self.timeout = comm.Dup(), 0
         self.rank, self.size = self._comm.rank, self._comm.size
+        self.recorder = FlightRecorder(np.zeros(BLOCK, np.int64), self.rank, self.size)
         self._node = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.first_node = self.node.bcast(self.rank) == 0
         self.neighbours, self.cores = self._machine()
         self.crowded = self.neighbours > self.cores
-        self.patience, self.where = env.get("MPILAYER_PATIENCE"), "start-up"
+        self.patience = env.get("MPILAYER_PATIENCE")
+        self.keep_records()
+        self._hangs, self.timeout = HangWatch(self), timeout
+
+    def keep_records(self, folder: Path | None = None) -> None:
+        """Keep the flight recorders in files of a folder, which outlive the ranks, or in memory of the node. All ranks
+        call this together, with no queue open. Raises AgreedError if the folder cannot be written to.
+        """
+        where = self.where
+        self.recorders = NodeRecorders(self, folder)
+        self.recorder = self.recorders.own
+        self.where = where
+
+    def forget_records(self) -> None:
+        """Remove the files of keep_records. All ranks call this together."""
+        self.recorders.remove()
+
+    @property
+    def where(self) -> str:
+        """What this rank is doing, in words."""
+        return self.recorder.where
+
+    @where.setter
+    def where(self, text: str) -> None:
+        self.recorder.where = text
 
     @property
     def comm(self) -> MPI.Intracomm:
@@ -102,6 +137,7 @@ class Ranks:
 
     def close(self) -> None:
         """Free the communicators; nothing if that is done. All ranks call this together."""
+        self._hangs.close()
         for comm in (self._node, self._comm):
             if comm:
                 comm.Free()
@@ -128,13 +164,24 @@ class Ranks:
 
     def until(self, done: Callable[[], Any], what: str = "") -> None:
         """Return when done() is true. Signals are handled meanwhile; a wait of more than MPILAYER_PATIENCE seconds is
-        reported once, on standard error, with `what`.
+        reported once, on standard error, with `what`. Raises HangError.
         """
-        start, told = time.monotonic(), False
+        start, told, noticed, due = time.monotonic(), False, False, self.timeout or math.inf
         while not done():
             waited = time.monotonic() - start
             self._give_way(waited)
+            noticed = noticed or self._notice(waited, what)
             told = told or self._complain(waited, what)
+            if waited > due:
+                due = waited + self._hangs.check()
+        if noticed:
+            self.recorder.waiting("")
+
+    def _notice(self, waited, what):
+        if waited < NOTICED:
+            return False
+        self.recorder.waiting(what or MEETING)
+        return True
 
     def _give_way(self, waited):
         """Let the ranks that share this core have it; where they are many, until they all had their turn."""
@@ -149,7 +196,7 @@ class Ranks:
     def _complain(self, waited, what):
         if waited < self.patience:
             return False
-        print(f"rank {self.rank} | {self.where} | {what or 'a meeting of all ranks'} | "
+        print(f"rank {self.rank} | {self.where} | {what or MEETING} | "
               f"still waiting after {waited:.0f} s", file=sys.stderr, flush=True)
         return True
 
@@ -166,8 +213,28 @@ class Ranks:
 
     def gather(self, value: Any) -> list[Any]:
         """A list of every rank's value, any Python object, in the order of ranks; on every rank."""
-        self.meet()
-        return self.comm.allgather(value)
+        mine = np.frombuffer(pickle.dumps(value), np.uint8)
+        sizes = np.empty(self.size, np.int64)
+        self.wait(self.comm.Iallgather(np.array([mine.size]), sizes))
+        everything = np.empty(sizes.sum(), np.uint8)
+        self.wait(self.comm.Iallgatherv(mine, [everything, sizes]))
+        return [pickle.loads(part) for part in np.split(everything, np.cumsum(sizes)[:-1])]
+
+    def bcast(self, value: Any, comm: MPI.Intracomm | None = None) -> Any:
+        """The value, any Python object, that the first rank has; on every rank of `comm`, by default of all."""
+        comm = comm or self.comm
+        mine = np.frombuffer(pickle.dumps(value if comm.rank == 0 else None), np.uint8).copy()
+        size = np.array([mine.size])
+        self.wait(comm.Ibcast(size))
+        mine = mine if comm.rank == 0 else np.empty(size[0], np.uint8)
+        self.wait(comm.Ibcast(mine))
+        return pickle.loads(mine)
+
+    def duplicate(self) -> MPI.Intracomm:
+        """A duplicate of the communicator; all ranks call this together."""
+        found, request = self.comm.Idup()
+        self.wait(request)
+        return found
 
     def total(self, values: np.ndarray) -> np.ndarray:
         """Sum a float64 array over the ranks, in place, on every rank; the array."""

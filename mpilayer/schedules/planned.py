@@ -38,7 +38,7 @@ class Planned(DelayedUpdates):
         ranks, durations = self.channel.ranks, self.channel.trace.durations()
         everyone = ranks.gather(durations)
         mean = {name: sum(each[name] for each in everyone) / ranks.size for name in durations}
-        chunk, self.prediction = ranks.comm.bcast(self._best(step_model.profile(self.net, mean)))
+        chunk, self.prediction = ranks.bcast(self._best(step_model.profile(self.net, mean)))
         self.open(chunk=chunk)
         self.channel.say(f"plan: {1e3 * self.prediction.seconds:.1f} ms a step,"
                          f" {1e3 * self.prediction.exposed:.1f} of it exposed")

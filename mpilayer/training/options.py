@@ -14,6 +14,7 @@ from mpilayer.exchange.settings import Settings
 from mpilayer.gpu import device
 from mpilayer.mpi.collectives import REDUCTIONS
 from mpilayer.mpi.progress import PROGRESS
+from mpilayer.mpi.ranks import TIMEOUT
 from mpilayer.schedules import make
 from mpilayer.training import straggler
 from mpilayer.training.optim import OPTIMIZERS
@@ -97,7 +98,9 @@ def parser(net, chosen=None):
     p.add_argument("--warmup", type=natural, default=20, help="steps in which the learning rate rises to its value")
     p.add_argument("--seed", type=natural, default=0, help="of weights, batches, dropout and synthetic data")
     add_messages(p)
-    p.add_argument("--out", type=Path, help="folder for run.json and timeline.json")
+    p.add_argument("--timeout", type=amount, default=TIMEOUT, metavar="SECONDS",
+                   help="end, and say which rank the others wait for, when nothing has moved for so long; 0: never")
+    p.add_argument("--out", type=Path, help="folder for run.json and timeline.json, and flight/ while it runs")
     p.add_argument("--quiet", action="store_true", help="print nothing but errors")
     return p
 

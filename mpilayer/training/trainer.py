@@ -85,6 +85,7 @@ class Trainer:
         """The samples, each the beginning of a step, from the given one on."""
         while True:
             self.ranks.where = f"{self.name} | step {step}"
+            self.ranks.recorder.doing("reading the batch")
             begin = self.trace.moment()
             sample = next(samples, None)
             if sample is None:
@@ -171,10 +172,12 @@ class Trainer:
         mine, loss, right, answers = share(total, self.ranks.rank, self.ranks.size), 0.0, 0, 0
         chunk = max(1, self.batch // self.ranks.size)
         for start in range(mine.start, mine.stop, chunk):
+            self.ranks.recorder.doing(f"test sample {start}")
             x, y = self.compute.put(*self.data.test.read(np.arange(start, min(start + chunk, mine.stop))))
             for _ in net.forward(Batch(x, y, total, training=False)):
                 pass
             loss, right = loss + net.losses[-1].loss, right + (net.logits.argmax(-1) == y).sum()
             answers += y.size
+        self.ranks.recorder.doing("its sums")
         loss, right, answers = self.ranks.total(np.array([float(loss), float(right), answers]))
         return loss, right / answers
