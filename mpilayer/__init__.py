@@ -27,6 +27,7 @@ _HOME = {  # where each public name is defined; imported when it is first asked 
     "Batch": "mpilayer.training.batch",
     "Option": "mpilayer.base.cli",
     "UserError": "mpilayer.base.errors",
+    "HangError": "mpilayer.base.errors",
     "open_data": "mpilayer.data",
     "Data": "mpilayer.data",
     "Source": "mpilayer.data",

@@ -17,6 +17,7 @@ from mpilayer.base.tracing import write_timeline
 from mpilayer.data import DATA, batches, open_data, samples_of
 from mpilayer.gpu import device
 from mpilayer.mpi.job import job
+from mpilayer.mpi.ranks import TIMEOUT
 from mpilayer.schedules import make
 from mpilayer.schedules.shards import Part
 from mpilayer.training import options as all_options
@@ -168,7 +169,7 @@ def run(ranks, argv):
     if options.device == "gpu":
         ranks.agree(lambda: device.use(ranks, options))
     data, net = ranks.agree(lambda: load(options, ranks))
-    ranks.timeout = options.timeout
+    ranks.timeout = options.timeout and max(options.timeout, TIMEOUT)  # compiling may take long
     if options.out:
         ranks.agree(lambda: prepare_folder(options.out) if ranks.rank == 0 else None)
         ranks.keep_records(options.out / FLIGHT)
@@ -184,6 +185,7 @@ def run(ranks, argv):
             trainer = ranks.agree(lambda: make_trainer(ranks, options, settings, data, net, display))
         display.begin(options.net, net, data, make.CHOICE.shown(options), trainer.steps,
                       device.said(options, trainer.channel.description))
+        ranks.timeout = options.timeout
         epochs = trainer.run()
         final = {**{key: epochs[-1][key] for key in ("test_loss", "test_accuracy")},
                  "steps": trainer.steps, "weights_sha256": net.weights_sha256(), "planned_seconds": trainer.planned,

@@ -4,6 +4,7 @@
     def test_something(ranks): ...      runs once for each number of ranks; `ranks` is mpilayer.Ranks
 """
 
+import contextlib
 import functools
 import importlib
 import os
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 TOP = Path(__file__).parent.parent
@@ -36,6 +38,16 @@ def python(program, env, seconds=60):
     """Run a program in a process of its own; a CompletedProcess with text output."""
     return subprocess.run([sys.executable, "-c", program], cwd=TOP, env=env, capture_output=True, text=True,
                           timeout=seconds)
+
+
+def processes_of(folder):
+    """Living processes that have a path below the folder on their command line."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if str(folder) in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def _launcher():

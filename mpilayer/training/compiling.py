@@ -30,6 +30,7 @@ class Together:
 
     def __init__(self, ranks, announce):
         self.file, self.announce = open_together(ranks, lambda path: Path(path).touch()), announce
+        self.moved = ranks.recorder.moved
         self.begun, self.waits, self.told = set(), True, False
 
     def __enter__(self):
@@ -73,6 +74,7 @@ class Together:
 
     def _saved(self, cache, *entry):
         self._save(cache, *entry)
+        self.moved()  # compiling is no hang
         self.begun.discard(_byte(cache))
         self._unlock(_byte(cache))
 
