@@ -25,11 +25,11 @@ def _pieces(name, begin, end, chunk):
         yield Bucket(name if count == 1 else f"{name} {number}/{count}", a, b, (name,))
 
 
-def cut(layers, bucket, chunk):
+def cut(layers, bucket, chunk, most=None):
     """Messages for layers [(name, begin, end)] in the order of memory, which is that of backward.
 
     Neighbours are fused until they have `bucket` bytes; layers of more than `chunk` bytes are split evenly and fused
-    with nothing. None is no limit.
+    with nothing; fused ones stay within `most`. None is no limit.
     """
     messages, group = [], []
 
@@ -46,6 +46,8 @@ def cut(layers, bucket, chunk):
             close()
             messages.extend(_pieces(name, begin, end, chunk))
             continue
+        if group and most is not None and 4 * (end - group[0][1]) > most:
+            close()
         group.append(layer)
         if bucket is not None and 4 * (end - group[0][1]) >= bucket:
             close()

@@ -31,10 +31,11 @@ class Compressor:
 
     whole           layers must not be cut into pieces      payload     the Payload of a gradient buffer
     own_sums        it sums in its own way, so that --reduction does not apply
+    gathers         each rank receives the messages of all ranks
     refused_on_gpu  why it cannot compress what lies on a GPU, or an empty string
     """
 
-    options, whole, own_sums, refused_on_gpu = (), True, False, ""
+    options, whole, own_sums, gathers, refused_on_gpu = (), True, False, False, ""
 
     def __init__(self):
         self.residuals = {}

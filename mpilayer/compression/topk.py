@@ -5,7 +5,17 @@ import numpy as np
 import kernels
 from kernels.layout import offsets
 from mpilayer.base.cli import Option, share
+from mpilayer.base.errors import UserError
 from mpilayer.compression.payload import Compressor, Payload
+
+MOST = 2**31 - 1  # numbers of a layer
+
+
+def _outside(pairs, size):
+    """Which ranks sent positions that are not there, in words."""
+    positions = pairs[:, :pairs.shape[1] // 2]
+    ranks = np.flatnonzero(((positions < 0) | (positions >= size)).any(axis=1))
+    return f"rank {', '.join(map(str, ranks))} sent positions outside 0..{size - 1}"
 
 
 class TopKPayload(Payload):
@@ -14,7 +24,7 @@ class TopKPayload(Payload):
     def prepare(self):
         """Memory for what all ranks send."""
         context = self.context
-        self.count = self.compressor.counts(context.layers.values())
+        self.count = self.compressor.counts(list(context.layers.values()))
         self.mine = self._words(max(end for _, end in context.travel.values()))
         self.received = [self._words((context.calls.size, bucket.end - bucket.begin)) for bucket in context.buckets]
         self.mirrors = context.mirror(self.mine), [context.mirror(each) for each in self.received]
@@ -33,7 +43,12 @@ class TopKPayload(Payload):
     def decode(self, name):
         """Add up what all ranks sent, in the order of ranks."""
         received, begin = self.home[name]
-        kernels.topk_decode(received[:, begin:begin + self.count[name]].copy(), self.gradient[name])
+        pairs, gradient = received[:, begin:begin + self.count[name]].copy(), self.gradient[name]
+        try:
+            kernels.topk_decode(pairs, gradient)
+        except ValueError:
+            raise UserError(f"{name} | {_outside(pairs, gradient.size)} | try: another --wire, and python -m"
+                            " mpilayer.info: messages arrive damaged") from None
 
     def copies(self, number):
         """(array, its mirror) of what MPI reads of a message, and of what it writes."""
@@ -58,14 +73,18 @@ class TopK(Compressor):
     """
 
     options = (Option("top_share", "the share of a layer's numbers that travels", share, 0.01, metavar="SHARE"),)
-    own_sums, payload = True, TopKPayload
+    own_sums, gathers, payload = True, True, TopKPayload
 
     def __init__(self, top_share=0.01):
         super().__init__()
         self.top_share = top_share
 
     def counts(self, layers):
-        """{layer: words that travel}: two for each number."""
+        """{layer: words that travel}: two for each number. Raises UserError for a layer that int32 cannot count."""
+        for layer in layers:
+            if layer.g.size > MOST:
+                raise UserError(f"{layer.name} | {layer.g.size:,} numbers | top-k's positions go up to {MOST:,}"
+                                " | try: another wire")
         return {layer.name: 2 * max(1, round(self.top_share * layer.g.size)) for layer in layers}
 
     def offsets(self, parameters):

@@ -80,7 +80,7 @@ class GradientQueue(Channel):
     def cut(self, **sizes):
         """The messages (mpilayer.compression.buckets.Bucket) of the gradient, for `bucket` and `chunk` in bytes."""
         settings = self.settings._replace(**sizes)
-        return buckets_of(self.parameters, self.compressor, settings.bucket, settings.chunk, self.calls.persistent)
+        return buckets_of(self.parameters, self.compressor, settings.bucket, settings.chunk, self.ranks.size)
 
     def _start(self):
         lanes = self.settings.lanes if self.moves_while_computing else MOST_LANES

@@ -73,8 +73,14 @@ class Mailbox(Channel):
 
     norm = None  # nobody knows a whole gradient
 
-    def open(self, answer=None):
-        """Messages may come; answer(source, tag, probed) is called for each that is sent to this rank's server."""
+    def open(self, tags, answer=None):
+        """Messages with tags below `tags` may come; answer(source, tag, probed) is called for each that is sent to this
+        rank's server. Raises UserError if MPI has not so many tags.
+        """
+        most = self.ranks.comm.Get_attr(self.ranks.MPI.TAG_UB)
+        if tags > most + 1:
+            raise UserError(f"{tags:,} kinds of messages, one for each layer | this MPI has tags for {most + 1:,}"
+                            " | try: fewer, larger layers")
         self.ranks.meet()
         self.pending, self.answer, self.belongings = [], answer, contextlib.ExitStack()
         self.comm, self.server_comm = self.ranks.duplicate(), self.ranks.duplicate()

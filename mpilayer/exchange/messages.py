@@ -1,21 +1,42 @@
 """Which messages the gradient of a step is sent as, and in which order they go."""
 
-from mpilayer.compression.buckets import cut, due
+from mpilayer.base.errors import UserError
+from mpilayer.compression.buckets import LINE, cut, due
 from mpilayer.exchange.settings import one_of
 
 ORDERS = ("backward", "need", "split")
-INT_BYTES = 4 * (2**31 - 1)  # MPI 3 counts elements with an int
+INT_NUMBERS = 2**30  # of a message: MPI 3, and operators of our own in MPI 4, count with an int
+MOST = 10_000  # messages of a step
 
 
-def buckets_of(parameters, compressor, bucket, chunk, persistent):
-    """The Buckets that a gradient makes with these sizes in bytes; `persistent`: the MPI has MPI 4's large counts."""
+def buckets_of(parameters, compressor, bucket, chunk, ranks):
+    """The Buckets that a gradient makes with these sizes in bytes, on so many ranks. Raises UserError for too many
+    messages, and for layers too large for one where they must not be cut.
+    """
     offsets = compressor.offsets(parameters)
     layers = sorted(((name, *ends) for name, ends in offsets.items()), key=lambda layer: layer[1])
+    most = 4 * (INT_NUMBERS // (ranks if compressor.gathers else 1))
     if compressor.whole:
         chunk = None
-    if not persistent:
-        chunk = min(chunk or INT_BYTES, INT_BYTES)
-    return cut(layers, bucket, chunk)
+        _check_size(layers, most)
+    else:
+        chunk = min(chunk or most, most)
+    _check_count(layers, chunk)
+    return cut(layers, bucket, chunk, most)
+
+
+def _check_size(layers, most):
+    for name, begin, end in layers:
+        if 4 * (end - begin) > most:
+            raise UserError(f"{name} | a message of {end - begin:,} numbers | expected at most {most // 4:,}, for"
+                            " MPI counts with an int | try: another wire")
+
+
+def _check_count(layers, chunk):
+    count = chunk and sum(-(-4 * (end - begin) // max(chunk, 4 * LINE)) for _, begin, end in layers)
+    if count and count > max(MOST, len(layers)):
+        raise UserError(f"chunk {chunk} | makes {count:,} messages a step | expected at most {MOST:,}"
+                        f" | try: {4 * layers[-1][2] // MOST // 2**10 + 1}k or more")
 
 
 class Messages:

@@ -133,8 +133,9 @@ class Staged:
         return not (self.leaving or self.away)
 
     def close(self):
-        """Pinned memory must not go while it is read."""
-        self.inwards.synchronize()
+        """Pinned memory must not go while it is read or written."""
+        for stream in (self.outwards, self.inwards):
+            stream.synchronize()
 
 
 class CudaAware(Staged):
@@ -195,7 +196,6 @@ class Nccl(SingleRank):
     def close(self):
         """Nothing may be in flight; the GPUs need not know each other any more."""
         super().close()
-        self.outwards.synchronize()
         self.everyone.destroy()
 
 

@@ -9,7 +9,10 @@ import ctypes
 import numpy as np
 
 import kernels
+from mpilayer.base.errors import UserError
 from mpilayer.mpi.engine import Operation
+
+MOST_INT = 2**31 - 1  # of C
 
 
 class Calls:
@@ -75,8 +78,8 @@ class Calls:
                 flat += [int(argument)] if op else [int(argument), 0, self.MPI.BYTE.handle]
                 continue
             array, *layout, kind = argument
-            keep += [np.array(numbers, np.int32) for numbers in layout]
-            counts = [numbers.ctypes.data for numbers in keep[-len(layout):]] if layout else [array.size]
+            keep += map(_c_ints, layout)
+            counts = [numbers.ctypes.data for numbers in keep[-len(layout):]] if layout else [int(_c_ints(array.size))]
             flat += [array.ctypes.data, *counts, kind.handle]
         return flat + ([op.handle] if op else []), keep
 
@@ -113,12 +116,13 @@ class Native:
 
     def arguments(self, buffer):
         """Of the MPI call, and its operator."""
-        calls = self.calls
+        calls, kind = self.calls, _datatype(self.calls.MPI, buffer)
         op = calls.MPI.SUM if buffer.dtype == np.float32 else calls.bfloat16_sum()
-        return (calls.MPI.IN_PLACE, [buffer, _datatype(calls.MPI, buffer)]), op
+        _c_ints(buffer.size)  # our operator counts with an int, even where MPI does not
+        return (calls.MPI.IN_PLACE, [buffer, kind]), op
 
     def operations(self, buffer, lane):
-        """Of the sum of `buffer` (n,) float32, or uint16 with bfloat16's bits."""
+        """Of the sum of `buffer` (n,) float32, or uint16 with bfloat16's bits. Raises TypeError for other numbers."""
         arguments, op = self.arguments(buffer)
         return (self.calls.operation(lane, "Allreduce", *arguments, op=op),)
 
@@ -144,7 +148,8 @@ class Ordered:
         return self.scratch[lane].view(dtype)[:size]
 
     def operations(self, buffer, lane):
-        """Of the sum of `buffer` (n,) float32, or uint16 with bfloat16's bits."""
+        """Of the sum of `buffer` (n,) float32, or uint16 with bfloat16's bits. Raises TypeError for other numbers."""
+        _datatype(self.calls.MPI, buffer)
         room = self._room(lane, self.calls.size * (buffer.size // self.calls.size + 1), buffer.dtype)
         return scattered(self.calls, buffer, room, lane, lane)
 
@@ -168,7 +173,19 @@ def scattered(calls, buffer, room, first, last):
 
 
 def _datatype(MPI, buffer):
-    return MPI.FLOAT if buffer.dtype == np.float32 else MPI.UINT16_T
+    """MPI's name of the numbers, as far as they can be summed. Raises TypeError for others."""
+    kinds = {"float32": MPI.FLOAT, "uint16": MPI.UINT16_T}
+    if buffer.dtype.name not in kinds:
+        raise TypeError(f"a sum of {buffer.dtype} | expected float32, or uint16 with bfloat16's bits")
+    return kinds[buffer.dtype.name]
+
+
+def _c_ints(numbers):
+    """An array of C's int. Raises UserError for numbers beyond."""
+    if np.max(numbers, initial=0) > MOST_INT:
+        raise UserError(f"a message of {np.max(numbers):,} numbers | expected at most {MOST_INT:,}, for MPI counts with"
+                        " an int | try: a smaller chunk")
+    return np.array(numbers, np.int32)
 
 
 # Where NCCL sums (staging.Nccl), MPI's requests are never started.

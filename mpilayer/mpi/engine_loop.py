@@ -12,17 +12,14 @@ thread, or the training loop.
 
 import functools
 
-from llvmlite import ir
 from numba import carray, cfunc, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from kernels import compiled
 from kernels.progress import now
 from mpilayer.mpi import flight_recorder as flight
+from mpilayer.mpi.intrinsics import ask, count, load, sleep, store, swap
 
 jit, inner = compiled.decorators()
-I32, I64 = ir.IntType(32), ir.IntType(64)
 ARGUMENTS = 10  # of the longest MPI call, MPI_Ialltoallv
 
 # words of the state
@@ -37,91 +34,45 @@ WAITING, READY_TO_GO, IN_FLIGHT, THERE = range(4)  # what READY says of a messag
 LABEL_WORDS = 1 + flight.NAME_WORDS  # of a message: its bytes and its name
 
 
-def _words(count):
-    return types.UniTuple(types.intp, count)
-
-
-@intrinsic
-def _ask(typing, function, arguments):
-    """The int that the C function at an address returns; every argument fits a 64-bit register."""
-    def generate(context, builder, signature, values):
-        kind = ir.FunctionType(I32, [I64] * arguments.count)
-        result = builder.call(builder.inttoptr(values[0], kind.as_pointer()), cgutils.unpack_tuple(builder, values[1]))
-        return builder.sext(result, I64)
-
-    return types.intp(types.intp, _words(arguments.count)), generate
-
-
-@intrinsic
-def _swap(typing, address, value):
-    """Store the value, return what was there; atomic."""
-    def generate(context, builder, signature, values):
-        return builder.atomic_rmw("xchg", builder.inttoptr(values[0], I64.as_pointer()), values[1], "seq_cst")
-
-    return types.intp(types.intp, types.intp), generate
-
-
-@intrinsic
-def _sleep(typing, microseconds):
-    def generate(context, builder, signature, values):
-        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(I32, [I32]), "usleep")
-        builder.call(function, [builder.trunc(values[0], I32)])
-        return context.get_dummy_value()
-
-    return types.void(types.intp), generate
-
-
-@intrinsic
-def _store(typing, address, value):
-    """Write a word that others read."""
-    def generate(context, builder, signature, values):
-        builder.store(values[1], builder.inttoptr(values[0], I64.as_pointer()))
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp), generate
-
-
-@intrinsic
-def _count(typing, address):
-    """Add one to a word, return what was there; atomic."""
-    def generate(context, builder, signature, values):
-        address = builder.inttoptr(values[0], I64.as_pointer())
-        return builder.atomic_rmw("add", address, I64(1), "seq_cst")
-
-    return types.intp(types.intp), generate
-
-
 @inner
 def _record(words, place):
     """Begin the record of a message that may go."""
     block, moment = words[RECORDER], now()
-    number = _count(block + 8 * flight.COUNT)
+    number = count(block + 8 * flight.COUNT)
     at = block + 8 * (flight.HEADER + number % flight.ENTRIES * flight.ENTRY_WORDS)
     words[words[RECORD] + place] = at
     label = words[LABEL] + place % words[MESSAGES] * LABEL_WORDS
     for word, value in ((flight.NUMBER, number + 1), (flight.ENGINE, words[NUMBER]),
                         (flight.STEP, words[words[STEPS] + place // words[MESSAGES]]), (flight.BYTES, words[label]),
                         (flight.POSTED, moment), (flight.STARTED, 0), (flight.DONE, 0)):
-        _store(at + 8 * word, value)
+        store(at + 8 * word, value)
     for word in range(flight.NAME_WORDS):
-        _store(at + 8 * (flight.NAME + word), words[label + 1 + word])
-    _store(block + 8 * flight.MOVED, moment)
+        store(at + 8 * (flight.NAME + word), words[label + 1 + word])
+    store(block + 8 * flight.MOVED, moment)
 
 
 @inner
 def _note(words, place, what, moment):
     """Write into a message's record when it was started, or done."""
-    _store(words[words[RECORD] + place] + 8 * what, moment)
-    _store(words[RECORDER] + 8 * flight.MOVED, moment)
+    store(words[words[RECORD] + place] + 8 * what, moment)
+    store(words[RECORDER] + 8 * flight.MOVED, moment)
+
+
+@inner
+def _succeeded(words, code):
+    """Whether a call of MPI did. The first error is kept: what MPI says of other requests does not undo it."""
+    if words[ERROR] == 0:
+        words[ERROR] = code
+    return code == 0
 
 
 @inner
 def _start(words, record):
-    """Start the request of an Operation."""
+    """Start the request of an Operation; False, with the error noted, if MPI refuses."""
     a = record + START_ARGUMENTS
-    words[ERROR] = _ask(words[record + START], (
+    return _succeeded(words, ask(words[record + START], (
         words[a], words[a + 1], words[a + 2], words[a + 3], words[a + 4],
-        words[a + 5], words[a + 6], words[a + 7], words[a + 8], words[a + 9]))
+        words[a + 5], words[a + 6], words[a + 7], words[a + 8], words[a + 9])))
 
 
 @inner
@@ -130,11 +81,10 @@ def _begin(words, lane, place, operation):
     record = words[CALLS] + (place * MOST_OPERATIONS + operation) * OPERATION_WORDS
     if words[record + WORK]:
         a = record + WORK_ARGUMENTS
-        _ask(words[record + WORK], (words[a], words[a + 1], words[a + 2], words[a + 3], words[a + 4]))
-    _start(words, record)
+        ask(words[record + WORK], (words[a], words[a + 1], words[a + 2], words[a + 3], words[a + 4]))
     at = words[LANE] + 2 * lane
     words[at], words[at + 1] = place + 1, operation
-    return words[ERROR] == 0
+    return _start(words, record)
 
 
 @inner
@@ -156,8 +106,7 @@ def _arrive(words, place, moment):
 def _completed(words, request):
     """Whether MPI says so of the request at an address."""
     base = words.ctypes.data
-    words[ERROR] = _ask(words[TEST], (request, base + 8 * FLAG, base + 8 * STATUS))
-    return words[ERROR] == 0 and words[FLAG] != 0
+    return _succeeded(words, ask(words[TEST], (request, base + 8 * FLAG, base + 8 * STATUS))) and words[FLAG] != 0
 
 
 @inner
@@ -176,6 +125,12 @@ def _test(words, lane):
 
 
 @inner
+def _may_go(words, place):
+    """Whether a message is ready, and has not been started."""
+    return load(words.ctypes.data + 8 * (words[READY] + place)) == READY_TO_GO
+
+
+@inner
 def _first_place(words):
     """Where the messages of the step begin whose turn it is."""
     slot = (words[FIRST] + words[STARTED] // words[MESSAGES]) % words[SLOTS]
@@ -186,9 +141,9 @@ def _first_place(words):
 def _neediest(words):
     """The message that is needed first, of those that all ranks have ready; -1 if there is none."""
     here = words[AGREED] - words[STARTED] // words[MESSAGES] * words[MESSAGES]
-    ready, chosen, due = words[READY] + _first_place(words), -1, 0
+    first, chosen, due = _first_place(words), -1, 0
     for message in range(min(here, words[MESSAGES])):
-        if words[ready + message] == READY_TO_GO and (chosen < 0 or words[words[DUE] + message] < due):
+        if _may_go(words, first + message) and (chosen < 0 or words[words[DUE] + message] < due):
             chosen, due = message, words[words[DUE] + message]
     return chosen
 
@@ -221,7 +176,7 @@ def _start_next(words):
     if message < 0 or words[ERROR]:
         return False
     lane, place = message % words[LANES], _first_place(words) + message
-    if words[words[LANE] + 2 * lane] or words[words[READY] + place] != READY_TO_GO:
+    if words[words[LANE] + 2 * lane] or not _may_go(words, place):
         return False
     moment = now()
     words[words[BEGAN] + place], words[words[READY] + place] = moment, IN_FLIGHT
@@ -238,38 +193,39 @@ def _start_next(words):
 @jit
 def advance_all(words):
     """Move what can move."""
-    if words[ERROR] or _swap(words[LOCK], 1):
+    if words[ERROR] or swap(words[LOCK], 1):
         return
     begin, more = now(), True
     while more and not words[ERROR]:
         more = False
         for lane in range(words[LANES]):
-            more |= _test(words, lane)
+            if not words[ERROR]:
+                more |= _test(words, lane)
         while not words[ERROR] and _start_next(words):
             more = True
     words[INSIDE_NS] += now() - begin
-    _swap(words[LOCK], 0)
+    swap(words[LOCK], 0)
 
 
 @jit
 def post(words, place):
-    """A message may go when its turn comes."""
+    """A message may go when its turn comes: another thread that sees that sees its data."""
     _record(words, place)
-    words[words[READY] + place] = READY_TO_GO
+    store(words.ctypes.data + 8 * (words[READY] + place), READY_TO_GO)
     words[POSTED] += 1
 
 
 @jit
 def hold(words):
     """Wait until nobody is inside advance_all, and keep everybody out."""
-    while _swap(words[LOCK], 1):
-        _sleep(10)
+    while swap(words[LOCK], 1):
+        sleep(10)
 
 
 @jit
 def release(words):
     """Let them in again."""
-    _swap(words[LOCK], 0)
+    swap(words[LOCK], 0)
 
 
 @jit
@@ -277,7 +233,7 @@ def watch(words, microseconds):
     """Advance again and again until told to stop: a thread's work."""
     while not words[STOP]:
         advance_all(words)
-        _sleep(microseconds)
+        sleep(microseconds)
 
 
 @functools.cache
@@ -287,7 +243,7 @@ def hook():
     def advance(address):
         table = carray(address, (carray(address, (1,))[0],))
         for number in range(2, table.size):
-            _ask(table[1], (table[number],))
+            ask(table[1], (table[number],))
 
     return advance
 

@@ -39,7 +39,7 @@ class Gossip(Local):
         self.mine, self.theirs = ({layer.name: Message(layer.w.size, codec) for layer in net.layers} for _ in range(2))
         self.tags = {layer.name: tag for tag, layer in enumerate(net.layers)}
         self.exchanges = PendingReplies(mailbox)
-        mailbox.open()
+        mailbox.open(len(self.tags))
 
     def step(self, t, batch):
         """A step in which the layers are exchanged with the next partner."""

@@ -5,6 +5,7 @@ from mpilayer.schedules.delay_policy import Constant
 from mpilayer.schedules.delayed import DelayedUpdates
 
 PARTS = (1, 2, 4)  # of a chunk that are tried
+LEAST = 64 << 10  # bytes, below which no chunk is cut further
 
 
 class Planned(DelayedUpdates):
@@ -46,7 +47,8 @@ class Planned(DelayedUpdates):
     def _best(self, profile):
         """(size of a piece, Prediction) of the least seconds a step."""
         whole = self.channel.settings.chunk
-        found = {chunk: self._predicted(chunk, profile) for chunk in {whole and whole // parts for parts in PARTS}}
+        sizes = {whole and max(whole // parts, min(whole, LEAST)) for parts in PARTS}
+        found = {chunk: self._predicted(chunk, profile) for chunk in sizes}
         return min(found.items(), key=lambda item: item[1].seconds)
 
     def _predicted(self, chunk, profile):

@@ -57,16 +57,15 @@ class ParameterServer(Schedule):
         first = size - (servers or size)  # of the servers
         self.shards = {name: [shard._replace(owner=first + shard.owner) for shard in found]
                        for name, found in shards.shared_out(net, size - first).items()}
-        tags = {(name, shard): tag for tag, (name, shard) in enumerate(
-            (name, shard) for name, found in self.shards.items() for shard in found)}
-        self.messages = {name: [(shard, tags[name, shard], Message(shard.end - shard.begin, codec)) for shard in found]
+        tags = {name: tag for tag, name in enumerate(self.shards)}  # a server has one shard of a layer
+        self.messages = {name: [(shard, tags[name], Message(shard.end - shard.begin, codec)) for shard in found]
                         for name, found in self.shards.items()}
         self.answers = PendingReplies(mail)
-        mine = {tags[key]: Part(f"{key[0]} {key[1].begin}", self._weights(*key).copy()) for key in tags
-                if key[1].owner == rank}
+        mine = {tags[name]: Part(f"{name} {shard.begin}", self._weights(name, shard).copy())
+                for name, found in self.shards.items() for shard in found if shard.owner == rank}
         self.server = Server(mail, mine, optimizer, codec, self.workers, staleness, len(tags))
         self.owners = range(first, size)
-        mail.open(self.server.arrived)
+        mail.open(len(tags) + 1, self.server.arrived)
 
     def _weights(self, name, shard):
         return next(layer.w for layer in self.net.layers if layer.name == name)[shard.begin:shard.end]
@@ -115,7 +114,7 @@ class ParameterServer(Schedule):
     def _take_all(self):
         for found in self.messages.values():
             for shard, tag, _ in found:
-                if tag in self.server.parts:
+                if shard.owner == self.channel.ranks.rank:
                     self.net.weights[shard.at:shard.at + shard.end - shard.begin] = self.server.parts[tag].w
         counts = np.diff(shards.cuts(self.net, len(self.owners)))
         self.channel.assemble(self.net.weights, [0] * self.owners.start + counts.tolist())

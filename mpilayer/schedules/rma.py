@@ -36,7 +36,7 @@ class OneSided(Schedule):
         self.places = {name: number for number, name in enumerate(self.shards)}
         self.known, self.count = np.zeros(len(self.shards), np.int64), np.zeros(len(self.shards), np.int64)
         self.staleness, self.made = collections.Counter(), 0
-        mail.open()
+        mail.open(0)
         self._windows()
 
     def _windows(self):

@@ -57,6 +57,14 @@ def test_small_neighbours_are_fused_until_they_fill_a_bucket(sizes, bucket):
     assert all(4 * (ends[m.layers[-2]] - m.begin) < bucket for m in messages if len(m.layers) > 1)
 
 
+@settings(deadline=None)
+@given(SIZES, LIMITS, st.integers(4 * LINE, 12000))
+def test_no_message_is_larger_than_allowed(sizes, bucket, most):
+    messages = cut(inventory(sizes), bucket, most, most)
+    assert all(4 * (m.end - m.begin) <= most + 4 * LINE for m in messages)
+    assert list(dict.fromkeys(name for m in messages for name in m.layers)) == [name for name, _, _ in inventory(sizes)]
+
+
 def test_no_limits_make_one_message_and_none_of_bytes_one_a_layer():
     assert len(cut(inventory([5, 1000, 70]), None, None)) == 1
     assert [m.name for m in cut(inventory([5, 1000, 70]), 0, None)] == ["l0", "l1", "l2"]

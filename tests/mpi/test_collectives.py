@@ -1,5 +1,6 @@
 """Sums over real ranks, through the engine: right, in the order promised, and honest about what is not finite."""
 
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +8,9 @@ import pytest
 
 import kernels
 from kernels.wire import ref
+from mpilayer.base.errors import UserError
+from mpilayer.compression.buckets import cut
+from mpilayer.exchange.messages import INT_NUMBERS
 from mpilayer.mpi.collectives import REDUCTIONS, Calls, Native
 from mpilayer.mpi.engine import Engine
 from tests.ranks import on_ranks
@@ -95,6 +99,52 @@ def test_every_operator_of_bfloat16_that_is_made_is_freed(ranks):
             total(ranks, "native", numbers)
     assert len(made) == 20
     assert all(op == ranks.MPI.OP_NULL for op in made)
+
+
+@on_ranks(1, 2)
+def test_numbers_that_mpi_would_take_for_others_are_refused(ranks):
+    for name in REDUCTIONS:
+        for dtype in (np.float64, np.float16, np.int32, np.int64, np.int16, np.uint8, np.complex64, bool):
+            calls = Calls(ranks)
+            with pytest.raises(TypeError, match=f"a sum of {np.dtype(dtype)} .* expected float32"):
+                REDUCTIONS[name](calls).operations(np.ones(4, dtype), 0)
+            calls.free()
+
+
+@on_ranks(2)
+def test_counts_and_displacements_beyond_an_int_are_an_error_and_do_not_wrap(ranks):
+    """On an MPI whose collectives count with ints: what the calls get is looked at, and nothing is started."""
+    calls, MPI = Calls(ranks), ranks.MPI
+    calls.persistent = False
+    buffer = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (2**31,), (0,))
+    with pytest.raises(UserError, match=r"a message of 2,147,483,648 numbers \| expected at most 2,147,483,647"):
+        calls.operation(0, "Allreduce", MPI.IN_PLACE, [buffer, MPI.FLOAT], op=MPI.SUM)
+    fits = calls.operation(0, "Allreduce", MPI.IN_PLACE, [buffer[:-1], MPI.FLOAT], op=MPI.SUM)
+    assert 2**31 - 1 in fits.start
+    few = np.zeros(4, np.float32)
+    for counts, starts in (([4, 2**31], [0, 4]), ([4, 4], [0, 2**31])):
+        with pytest.raises(UserError, match="2,147,483,648"):
+            calls.operation(0, "Allgatherv", MPI.IN_PLACE, [few, np.array(counts), np.array(starts), MPI.FLOAT])
+    calls.free()
+
+
+@pytest.mark.skipif(os.environ.get("MPILAYER_TEST_LARGE") != "1",
+                    reason="takes 16 GiB of memory and a minute: set MPILAYER_TEST_LARGE=1")
+@on_ranks(2, seconds=300)
+def test_a_sum_of_more_numbers_than_an_int_counts(ranks):
+    """4.3 GB a rank in bfloat16, zeros but for the ends, in the messages that the request queue would make."""
+    size = 2**31 + 100
+    found = np.zeros(size, np.uint16)
+    found[[0, 2**31 - 1, 2**31, -1]] = bits([1, 2, 3, 4])
+    buckets = cut([("one", 0, size)], None, 4 * INT_NUMBERS, 4 * INT_NUMBERS)
+    calls = Calls(ranks)
+    engine = Engine([[REDUCTIONS["native"](calls).operations(found[bucket.begin:bucket.end], 0)
+                      for bucket in buckets]], 1, calls.test)
+    for number in range(len(buckets)):
+        engine.mark(0, number, ready=True)
+    ranks.until(lambda: engine.advance() or engine.quiet)
+    assert not engine.error
+    assert ref.decode_bfloat16(found[[0, 1, 2**31 - 1, 2**31, -2, -1]]).tolist() == [2, 0, 4, 6, 0, 8]
 
 
 @on_ranks(1)

@@ -121,6 +121,81 @@ def test_an_error_of_mpi_stops_everything_and_is_kept():
     assert (mpi.started, engine.error) == ([0], 77)
 
 
+class Failing(MadeUp):
+    """An MPI in which the calls for some requests fail with a code."""
+
+    def __init__(self, start=(), test=(), code=77):
+        super().__init__()
+        self.bad_start, self.bad_test, self.code = set(start), set(test), code
+
+    def start(self, request):
+        super().start(request)
+        return self.code if request in self.bad_start else 0
+
+    def tested(self, request, flag, status):
+        if request in self.bad_test:
+            flag[0] = 1
+            return self.code
+        return super().tested(request, flag, status)
+
+
+@pytest.mark.parametrize("lanes", [(0, 1), (1, 0)])
+def test_an_error_in_one_lane_is_not_undone_by_success_in_another(lanes):
+    bad, good = lanes
+    mpi = Failing(test=[bad])
+    engine = mpi.engine([[mpi.operations(0), mpi.operations(1)]], lanes=2)
+    for message in (0, 1):
+        engine.mark(0, message, ready=True)
+    engine.advance()
+    mpi.complete = {good}
+    for _ in range(3):
+        engine.advance()
+        mpi.bad_test.clear()  # what MPI says of the request later does not matter
+        mpi.complete |= {bad}
+    assert engine.error == 77
+    assert not engine.arrived(0, bad)
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_second_operation_that_cannot_be_started_is_an_error(failing):
+    mpi = Failing(start=[10 + failing])
+    engine = mpi.engine([[mpi.operations(0, 10), mpi.operations(1, 11)]], lanes=2)
+    for message in (0, 1):
+        engine.mark(0, message, ready=True)
+    engine.advance()
+    for _ in range(4):
+        mpi.complete |= set(mpi.started)
+        engine.advance()
+    assert engine.error == 77
+    assert not engine.arrived(0, failing)
+
+
+@pytest.mark.parametrize("how", ["start", "test"])
+def test_a_vote_that_fails_is_an_error(how):
+    mpi = Failing(**{how: [VOTE]})
+    engine = mpi.engine([[mpi.operations(0), mpi.operations(1)]], lanes=1, due=[1, 0],
+                        vote=lambda number: mpi.operations(VOTE)[0])
+    engine.mark(0, 0, ready=True)
+    for _ in range(3):
+        engine.advance()
+        mpi.complete |= set(mpi.started)
+    assert engine.error == 77
+    assert not engine.arrived(0, 0)
+
+
+def test_an_error_of_one_engine_is_its_own():
+    broken, sound = Failing(test=[0]), MadeUp()
+    engines = [mpi.engine([[mpi.operations(0)]], lanes=1) for mpi in (broken, sound)]
+    for engine in engines:
+        engine.mark(0, 0, ready=True)
+        engine.advance()
+    sound.complete = {0}
+    for engine in engines:
+        engine.advance()
+    assert [engine.error for engine in engines] == [77, 0]
+    assert [engine.arrived(0, 0) for engine in engines] == [False, True]
+
+
 def test_times_and_busy_seconds_tell_when_messages_were_on_their_way():
     mpi, engine = simple(1, lanes=1)
     before = time.perf_counter()
