@@ -1,8 +1,6 @@
 """Train a network, data-parallel over MPI: `mpiexec -n P python -m mpilayer.train`, or without mpiexec for one rank."""
 
-import json
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -12,8 +10,6 @@ import nets
 from mpilayer import info
 from mpilayer.base.cli import Choice, Option, amount, count, number
 from mpilayer.base.errors import UserError
-from mpilayer.base.files import replacing
-from mpilayer.base.tracing import write_timeline
 from mpilayer.data import DATA, batches, open_data, samples_of
 from mpilayer.gpu import device
 from mpilayer.mpi.job import job
@@ -25,10 +21,10 @@ from mpilayer.training import report, startup
 from mpilayer.training.compute import compute_of
 from mpilayer.training.optim import OPTIMIZERS
 from mpilayer.training.rates import learning_rate
+from mpilayer.training.record import RunRecord
 from mpilayer.training.straggler import slowed
 from mpilayer.training.trainer import Trainer, steps_in
 
-FLIGHT = "flight"  # the folder of flight recorders in that of --out
 TYPES = {int: count, float: amount, bool: bool, str: str}  # of sizes of nets, by what their defaults are
 
 
@@ -61,21 +57,6 @@ def _part(blocks):
 
 
 NET = Choice("net", {name: _part(recipe) for name, recipe in nets.NETS.items()}, "alexnet-mini", "what to train", _part)
-
-
-def _unwritable(path, error):
-    return UserError(f"cannot write to the output folder {path} ({error.strerror}) | try: another --out")
-
-
-def prepare_folder(path):
-    """Make the output folder and see that files can be written there. Raises UserError."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise _unwritable(path, error) from None
 
 
 def _fits(net, shape, source):
@@ -113,19 +94,6 @@ def load(options, ranks):
     except MemoryError as error:
         raise UserError(f"not enough memory for {options.net} on {options.data}: {error}"
                         " | try: a smaller --shape or --net, or fewer ranks on a machine") from None
-
-
-def save(folder, ranks, options, trace, epochs, final):
-    """run.json and timeline.json, each whole or not at all."""
-    config = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-    record = {"config": config, "environment": info.environment(ranks), "epochs": epochs, "final": final}
-    try:
-        write_timeline(folder / "timeline.json", ranks, trace)
-        if ranks.rank == 0:
-            with replacing(folder / "run.json") as file:
-                json.dump(record, file, indent=1)
-    except OSError as error:
-        raise _unwritable(folder, error) from None
 
 
 def make_optimizer(options, parameters, rate):
@@ -170,9 +138,7 @@ def run(ranks, argv):
         ranks.agree(lambda: device.use(ranks, options))
     data, net = ranks.agree(lambda: load(options, ranks))
     ranks.timeout = options.timeout and max(options.timeout, TIMEOUT)  # compiling may take long
-    if options.out:
-        ranks.agree(lambda: prepare_folder(options.out) if ranks.rank == 0 else None)
-        ranks.keep_records(options.out / FLIGHT)
+    record = RunRecord(ranks, options)
 
     def say(text):
         if not options.quiet:
@@ -182,11 +148,14 @@ def run(ranks, argv):
                                [lambda: data.train.read([0], epoch=0), lambda: update_once(options, net.weights)])
     with report.Display(ranks, batch=options.batch, quiet=options.quiet) as display:
         with device.room("gradients and what an optimizer keeps"):
-            trainer = ranks.agree(lambda: make_trainer(ranks, options, settings, data, net, display))
+            trainer = make_trainer(ranks, options, settings, data, net, display)
         display.begin(options.net, net, data, make.CHOICE.shown(options), trainer.steps,
                       device.said(options, trainer.channel.description))
         ranks.timeout = options.timeout
-        epochs = trainer.run()
+        epochs = []
+        for epoch in trainer.run():
+            epochs.append(epoch)
+            record.epochs(epochs)
         final = {**{key: epochs[-1][key] for key in ("test_loss", "test_accuracy")},
                  "steps": trainer.steps, "weights_sha256": net.weights_sha256(), "planned_seconds": trainer.planned,
                  "measured_seconds": trainer.trace.period(), "staleness": trainer.staleness(),
@@ -194,9 +163,7 @@ def run(ranks, argv):
         display.end(epochs, trainer.seconds, final, ranks.gather(final["weights_sha256"]), trainer.trace.beside)
         trainer.close()
     data.close()
-    if options.out:
-        save(options.out, ranks, options, trainer.trace, epochs, final)
-        ranks.forget_records()
+    record.end(epochs, final, trainer.trace)
 
 
 def main(argv=None):

@@ -102,6 +102,11 @@ class Channel:
         with self.engine.held():
             return self.ranks.total(values)
 
+    def bcast(self, value):
+        """The first rank's value, while messages may be in flight."""
+        with self.engine.held():
+            return self.ranks.bcast(value)
+
     def wait(self, arrived, what, kind="exposed"):
         """Return when arrived() is true, and count the time as exposed, or of another kind; messages move meanwhile,
         those of other channels too, for another rank may be waiting for them.

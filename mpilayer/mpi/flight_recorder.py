@@ -181,6 +181,7 @@ def _open(path, ranks, make):
     def made():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)  # what another run may still have in memory must not shrink
             make(path)
         except OSError as error:
             raise UserError(f"cannot write to {path.parent} ({error.strerror}) | try: another --out") from None

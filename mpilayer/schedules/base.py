@@ -3,6 +3,7 @@
 from mpilayer.exchange.gradient_queue import GradientQueue
 
 CLIP_REFUSED = "the norm of a whole gradient is known only when parts of it are applied"
+OWN_PACE = "ranks do not make their steps at the same time, so none may wait for another's samples"
 HOST_ONLY = "what ranks send each other, they write and read themselves"
 
 
@@ -20,6 +21,7 @@ class Schedule:
     late            whether it applies gradients that were taken at earlier weights
     asynchronous    whether a rank that is free takes the next part of an effective batch, whosever turn it is
     staleness       a Counter: how many updates old gradients were when they were applied; None if that is always none
+    own_pace        why ranks cannot wait for each other in the midst of a step; an empty string if they can
     host_only       why it cannot train a net on a GPU; an empty string if it can
     kept_sums       whether each step sums all gradients uncompressed, so that the link bounds its speed
     overlaps        whether sums travel while the net computes
@@ -33,7 +35,7 @@ class Schedule:
     """
 
     channel, options, refuses, queue_options = GradientQueue, (), {}, {}
-    wires, wires_because, host_only = None, "", ""
+    wires, wires_because, host_only, own_pace = None, "", "", ""
     asynchronous, late, staleness, kept_sums, overlaps = False, False, None, False, True
     delay, period, measured, prediction = 0, 1, 0, None
 

@@ -1,7 +1,7 @@
 """How many steps late gradients are applied: always as many, none at first, or as few as hide communication.
 
-A policy has `first`, the delay to begin with, and next(t, delay): the delay from step t on. After a step its after_step
-is called with the schedule.
+A policy has `first`, the delay to begin with, and next(t, delay): the delay from step t on. It is told when a step
+begins and ends, and when a drain begins.
 """
 
 import numpy as np
@@ -22,7 +22,13 @@ class Constant:
         """The same delay."""
         return delay
 
+    def before_step(self, schedule):
+        """A constant delay observes nothing."""
+
     def after_step(self, schedule):
+        """A constant delay observes nothing."""
+
+    def before_drain(self, schedule):
         """A constant delay observes nothing."""
 
 
@@ -46,21 +52,35 @@ class Adaptive(Constant):
             if not hidden and k < 3:      k = k + 1 ; if k was left before: patience = 2 * patience
             elif patience looks were hidden:   k = max(k - 1, 0)
 
-    A change of k drains first, so every gradient is applied once and in order.
+    A change of k drains first, so every gradient is applied once and in order. What happens between a drain and the
+    next step, an evaluation say, is not part of the time. The first rank's figures are everyone's.
     """
 
     def __init__(self):
         super().__init__(0)
         self.patience, self.hidden, self.lowered, self.begun = 4, 0, False, False
-        self.steps, self.start = 0, None
+        self.steps, self.start, self.spent = 0, None, np.zeros(3)
+
+    def before_step(self, schedule):
+        """The clock runs."""
+        if self.start is None:
+            self.start = self._readings(schedule.channel)
+
+    def before_drain(self, schedule):
+        """It stands still until the next step."""
+        if self.start is not None:
+            self.spent += self._readings(schedule.channel) - self.start
+            self.start = None
 
     def after_step(self, schedule):
         """Every so many steps, review the delay."""
         self.steps += 1
         if self.steps == WINDOW:
+            self.before_drain(schedule)
+            spent, self.spent, self.steps = self.spent, np.zeros(3), 0
             if self.begun:
-                self.review(schedule, self.shares(schedule.channel))
-            self.begun, self.steps, self.start = True, 0, self._readings(schedule.channel)
+                self.review(schedule, self.shares(schedule.channel, spent))
+            self.begun = True
 
     def review(self, schedule, share):
         """Raise the delay, lower it, or leave it."""
@@ -76,9 +96,9 @@ class Adaptive(Constant):
     def _readings(queue):
         return np.array([queue.trace.now(), queue.trace.exposed, queue.engine.busy()])
 
-    def shares(self, queue):
-        """Means over the ranks of the shares of the time since the last look."""
-        total, exposed, busy = queue.total(self._readings(queue) - self.start)
+    def shares(self, queue, spent):
+        """Means over the ranks of the shares of the time since the last look: the same numbers on all ranks."""
+        total, exposed, busy = queue.bcast(queue.total(spent))
         return {"exposed": exposed / total, "busy": busy / total}
 
     def _change(self, schedule, delay, share, *, lowered):

@@ -25,6 +25,7 @@ class DelayedUpdates(Schedule):
 
     def step(self, t, batch):
         """Forward settles what is due, backward posts."""
+        self.policy.before_step(self)
         delay = self.policy.next(t, self.delay)
         if delay != self.delay:
             self.change(delay)
@@ -39,6 +40,7 @@ class DelayedUpdates(Schedule):
 
     def drain(self):
         """Apply everything in flight."""
+        self.policy.before_drain(self)
         for layer in self.net.layers:
             self.apply(layer, up_to=float("inf"))
 

@@ -91,6 +91,9 @@ def check_fit(kind, name, optimizer, values, wire, spell=str):
         if option.late and getattr(values, option.name) and not kind.late:
             able = " or ".join(name for name, other in CHOICE.parts.items() if other.late)
             raise UserError(f"{spell(option.name)} goes with {schedule} {able}: nothing else is late")
+    if kind.own_pace and getattr(values, "batch_statistics", "local") == "all":
+        raise UserError(f"{spell('batch_statistics')} all does not go with {schedule} {name}: {kind.own_pace}"
+                        f" | try: {spell('batch_statistics')} local")
     if kind.wires and wire not in kind.wires:
         raise UserError(f"{spell('wire')} {wire} does not go with {schedule} {name}: {kind.wires_because}"
                         f" | try: {spell('wire')} {' or '.join(kind.wires)}")

@@ -11,6 +11,8 @@ from mpilayer.data import batches, prefetch, share
 from mpilayer.mpi.shared_counter import SharedCounter
 from mpilayer.training.batch import Batch
 
+REMEDY = "try: a smaller --lr, a longer --warmup, or check the data"
+
 
 def steps_in(samples, batch, epochs=None, steps=None):
     """(steps of an epoch, steps in all) for so many samples, epochs, and steps at most; one of these may be None."""
@@ -40,6 +42,7 @@ class Trainer:
         self.total = self.statistics if statistics == "all" else None
         self.seconds = dict.fromkeys((*self.trace.kinds, "total"), 0.0)
         self.losses = collections.deque()  # of steps that the GPU may not have come to
+        self.made = 0  # steps since the statistics of batch normalization were averaged
 
     @property
     def planned(self):
@@ -47,8 +50,9 @@ class Trainer:
         return self.schedule.prediction and self.schedule.prediction.seconds
 
     def run(self):
-        """Train; return the record of each epoch."""
-        return [self.epoch(number) for number in range(math.ceil(self.steps / self.per_epoch))]
+        """Train; yield the record of each epoch."""
+        for number in range(math.ceil(self.steps / self.per_epoch)):
+            yield self.epoch(number)
 
     def epoch(self, number):
         """All samples once, in an order that depends on seed and epoch alone; then the accuracy on the test part."""
@@ -70,6 +74,7 @@ class Trainer:
         self.finish()
         seconds = self.trace.now() - start
         self.channel.pause()
+        self.check_updates(first + len(plan) - 1)
         return self.record(number, loss, len(plan), seconds)
 
     def parts(self, steps):
@@ -104,6 +109,7 @@ class Trainer:
         x, y = self.compute.put(x, y)
         self.schedule.step(t, Batch(x, y, self.batch, first, self.seed * 2**32 + t, total=self.total))
         self.losses.append((t, len(x), self.compute.scalar(self.net.loss)))
+        self.made += 1
         return self.look(self.compute.ahead)
 
     def look(self, left):
@@ -122,8 +128,14 @@ class Trainer:
     def _diverged(self, loss):
         found = self.net.first_not_finite()
         layer, what = (found[0].name, found[1]) if found else ("loss", "value")
-        return (f"{layer} | expected finite numbers, its {what} and so the loss ({loss}) are not"
-                " | try: a smaller --lr, a longer --warmup, or check the data")
+        return f"{layer} | expected finite numbers, its {what} and so the loss ({loss}) are not | {REMEDY}"
+
+    def check_updates(self, step):
+        """Raise UserError if the updates of all steps, this one the last, have left weights that are not finite."""
+        for layer in self.net.layers:
+            if not np.isfinite(fetch(layer.w)).all():
+                self.ranks.where = f"{self.name} | step {step}"
+                raise UserError(f"{layer.name} | expected finite weights after the update, some are not | {REMEDY}")
 
     def finish(self):
         """Wait until all is done that a GPU was told to do."""
@@ -163,12 +175,21 @@ class Trainer:
         with self.trace.interrupted("wait statistics"):
             return self.channel.total(values)
 
+    def mean_state(self):
+        """Mean over the ranks of the running statistics of batch normalization, each rank's weighted by the steps that
+        it has made since the last time: those of a rank that only serves have seen nothing.
+        """
+        steps = float(self.ranks.total(np.array([float(self.made)]))[0])
+        own, self.made = self.made, 0
+        state = fetch(self.net.state)
+        return self.ranks.total(state / (steps / own) if own else np.zeros_like(state))
+
     def evaluate(self):
         """(mean loss, share that is classified right) of the test part; each rank looks at a part of it."""
         self.ranks.where = "evaluation"
         net, total = self.net, len(self.data.test)
         if net.state.size:
-            net.state[:] = net.put(self.ranks.total(fetch(net.state) / self.ranks.size))
+            net.state[:] = net.put(self.mean_state())
         mine, loss, right, answers = share(total, self.ranks.rank, self.ranks.size), 0.0, 0, 0
         chunk = max(1, self.batch // self.ranks.size)
         for start in range(mine.start, mine.stop, chunk):
@@ -180,4 +201,6 @@ class Trainer:
             answers += y.size
         self.ranks.recorder.doing("its sums")
         loss, right, answers = self.ranks.total(np.array([float(loss), float(right), answers]))
+        if not math.isfinite(loss):
+            raise UserError(self._diverged(loss))
         return loss, right / answers

@@ -1,5 +1,7 @@
 """Every schedule against a serial loop of the rule it was published as."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from mpilayer.base.tracing import Trace
 from mpilayer.data import open_data, share
 from mpilayer.exchange.gradient_queue import GradientQueue
 from mpilayer.exchange.settings import Settings
+from mpilayer.schedules.delay_policy import Adaptive
 from mpilayer.schedules.layerwise import APPLY
 from mpilayer.schedules.make import make_schedule
 from mpilayer.training.batch import Batch
@@ -425,3 +428,55 @@ def test_momentum_correction_brings_along_what_was_missed(ranks):
 def test_the_cosine_ends_at_nothing():
     found = learning_rate(0.2, 100, "cosine")
     assert [found(0), found(50), found(100)] == pytest.approx([0.2, 0.1, 0])
+
+
+@on_ranks(2)
+def test_split_counts_all_messages_that_a_thread_and_python_post_at_the_same_time(ranks):
+    """Thousands of messages, of which Python posts the first halves and the thread the second ones."""
+    ordered = parallel(ranks, "oneshot", reduction="ordered", steps=20).weights_sha256()
+    assert parallel(ranks, "split", progress="thread", chunk=1000, steps=20).weights_sha256() == ordered
+
+
+class Clock:
+    """A queue's clock as an adaptive delay reads it, on one rank."""
+
+    def __init__(self):
+        self.time = self.exposed = 0.0
+        self.trace, self.engine = self, self
+
+    def now(self):
+        return self.time
+
+    def busy(self):
+        return self.time / 2
+
+    def total(self, values):
+        return values
+
+    bcast = total
+
+
+@pytest.mark.parametrize("pause", [0, 3])
+def test_an_adaptive_delay_does_not_take_an_evaluation_for_training_time(pause):
+    """Steps of a second, of which 0.44 are waiting; every seventh is followed by a drain and an evaluation."""
+    queue, seen = Clock(), []
+    policy, schedule = Adaptive(), SimpleNamespace(channel=queue)
+    policy.review = lambda schedule, share: seen.append(share["exposed"])
+    for step in range(60):
+        policy.before_step(schedule)
+        queue.time, queue.exposed = queue.time + 1, queue.exposed + 0.44
+        policy.after_step(schedule)
+        if step % 7 == 6:
+            policy.before_drain(schedule)
+            queue.time += pause
+    assert seen == pytest.approx([0.44, 0.44])
+
+
+@on_ranks(2)
+def test_the_first_rank_decides_on_the_delay(ranks):
+    net = build()
+    chosen = made(ranks, "delayed", net, MomentumSGD(net, rate), {}, delay="auto")
+    chosen.channel.total = lambda values: values + [0, 1e-7 * ranks.rank, 0]  # sums differ in the last bits
+    shares = chosen.policy.shares(chosen.channel, np.array([10.0, 4.4, 5.0]))
+    assert ranks.gather(shares) == [shares] * 2
+    assert shares["exposed"] == pytest.approx(0.44)

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from mpilayer import train as main_job
 from mpilayer.base.errors import AgreedError
 from mpilayer.schedules import SCHEDULES
+from mpilayer.training.record import prepare_folder
 from tests.ranks import environment, mpiexec, on_ranks, train
 
 LIMIT = 10  # seconds for every rank to be gone: the requirement
@@ -64,8 +66,12 @@ def fails(done, *parts, started, place, traceback=False):
         assert part in messages[0]
     assert done.stderr.count("Traceback") == traceback, done.stderr
     assert not list(place.glob("tmp/mpilayer-*"))
-    assert not list(place.glob("out/*"))
     assert not list(place.glob("out/.*"))
+    left = {path.name for path in place.glob("out/*")}
+    assert left in (set(), {"run.json", "flight"})
+    if left:
+        record = json.loads((place / "out" / "run.json").read_text())
+        assert (record["complete"], record["final"]) == (False, None)
 
 
 @pytest.fixture
@@ -100,6 +106,9 @@ BAD_OPTIONS = [
     (["--delay", "2"], ["--delay 2", "--schedule delayed or local-sgd", "layerwise"]),
     (["--staleness", "2"], ["--staleness 2", "--schedule ps", "layerwise"]),
     (["--schedule", "ps", "--servers", "3"], ["--servers 3", "none of the 3 ranks", "mpiexec -n 4"]),
+    *((["--schedule", name, "--batch-statistics", "all"],
+       [f"--batch-statistics all does not go with --schedule {name}", "another's samples", "--batch-statistics local"])
+      for name in ("ps", "partial", "rma")),
     (["--schedule", "ps", "--clip", "1"], ["--clip", "--schedule ps", "whole gradient"]),
     (["--schedule", "ps", "--wire", "topk"], ["--wire topk", "--schedule ps", "answers are weights", "bfloat16"]),
     (["--schedule", "rma", "--wire", "bfloat16"], ["--wire bfloat16", "--schedule rma", "one-sided", "float32"]),
@@ -205,20 +214,79 @@ def test_output_folder_below_a_file(place):
     refused(3, place, ["--out", place / "file" / "out"], "cannot write", "Not a directory")
 
 
-def test_a_result_that_cannot_be_written(place):
-    (place / "out" / "run.json").mkdir(parents=True)
-    done = train(2, "--steps", 2, "--out", place / "out", TMPDIR=str(place / "tmp"))
+@on_ranks(2)
+def test_a_place_of_the_result_that_is_a_folder_is_noticed_before_training(ranks):
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(ranks.bcast(folder)) / "out"
+        if ranks.rank == 0:
+            (out / "run.json").mkdir(parents=True)
+        ranks.meet()
+        refuses(ranks, ["--out", str(out)], ["run.json", "it is a folder", "another --out"])
+
+
+@on_ranks(2)
+def test_a_folder_that_another_run_writes_to(ranks):
+    with tempfile.TemporaryDirectory() as folder:
+        out, lock = Path(ranks.bcast(folder)), None
+        if ranks.rank == 0:
+            lock = prepare_folder(out)
+        ranks.meet()
+        refuses(ranks, ["--out", str(out)], ["another run writes to", "another --out"])
+        if lock is not None:
+            os.close(lock)
+
+
+WRITTEN = """
+import json, shutil, sys
+from pathlib import Path
+from mpilayer import train
+
+def epoch(self, number, real=train.Trainer.epoch):
+    if self.ranks.rank == 0:
+        record = json.loads((out / "run.json").read_text())
+        print(number, record["complete"], len(record["epochs"]), record["final"])
+        if number == 1 and sys.argv[1] == "gone":
+            shutil.rmtree(out)
+    return real(self, number)
+out = Path(sys.argv[3])
+train.Trainer.epoch = epoch
+train.main(sys.argv[2:])
+"""
+
+
+def test_every_epoch_is_written_when_it_ends_and_an_old_record_does_not_outlive_the_start(place):
+    (place / "program.py").write_text(WRITTEN)
+    (place / "out").mkdir()
+    (place / "out" / "run.json").write_text('{"complete": true, "epochs": [1, 2, 3]}')
+    done = mpiexec(2, place / "program.py", "keep", "--out", place / "out", "--epochs", 3, "--quiet")
+    assert done.stdout.splitlines() == [f"{number} False {number} None" for number in range(3)]
+    record = json.loads((place / "out" / "run.json").read_text())
+    assert (record["complete"], len(record["epochs"])) == (True, 3)
+    assert {path.name for path in (place / "out").iterdir()} == {"run.json", "timeline.json"}
+
+
+def test_a_folder_that_vanishes_costs_no_epoch_and_is_an_error_at_the_end(place):
+    (place / "program.py").write_text(WRITTEN.replace("self.ranks.rank == 0:", "self.ranks.rank == 0 and number < 2:"))
+    done = mpiexec(2, place / "program.py", "gone", "--out", place / "out", "--epochs", 4)
     assert done.returncode == 2
-    assert done.stderr.count("mpilayer: ") == 1
-    assert "rank 0" in done.stderr
-    assert "cannot write to the output folder" in done.stderr
-    assert not list((place / "out").glob(".*"))
+    said = [line for line in done.stderr.splitlines() if line.startswith("mpilayer: ")]
+    assert len(said) == 2, done.stderr
+    assert "training goes on" in said[0]
+    assert all("cannot write to the output folder" in line for line in said)
+    assert "epoch   4" in done.stdout
 
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_memory(place, count):
     """A machine may promise what it does not have: 90 PB are refused by any."""
     refused(count, place, ["--data", "synthetic", "--shape", "90000000x90000000x3"], "not enough memory", "--shape")
+
+
+@pytest.mark.parametrize(("words", "parts"), [
+    ("layerwise --lr 1e38 --steps 1", ["evaluation", "conv", "expected finite numbers", "so the loss (nan)"]),
+    ("diloco --outer-lr 1e308 --steps 15", ["diloco | step 14", "expected finite weights after the update"])])
+def test_a_last_update_that_is_not_finite(place, words, parts):
+    refused(2, place, ["--schedule", *words.split(), "--warmup", "0"], *parts, "try: a smaller --lr")
 
 
 @pytest.mark.parametrize("schedule", ["delayed", "partial", "ps"])

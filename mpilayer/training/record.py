@@ -1,0 +1,92 @@
+"""run.json: what a run was asked for, where it ran, and every epoch, whole at every moment."""
+
+import fcntl
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from mpilayer import info
+from mpilayer.base.errors import UserError
+from mpilayer.base.files import replacing
+from mpilayer.base.tracing import write_timeline
+
+FLIGHT = "flight"  # the folder of flight recorders
+
+
+def _unwritable(path, error):
+    return UserError(f"cannot write to the output folder {path} ({error.strerror}) | try: another --out")
+
+
+def _lock(path):
+    """A descriptor of the folder; as long as it is open, no other run gets one. Raises UserError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise UserError(f"another run writes to {path} | try: another --out") from None
+    except OSError:  # a file system without locks
+        pass
+    return descriptor
+
+
+def prepare_folder(path):
+    """Make the output folder, and see that files can be written there; its _lock. Raises UserError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    if (path / "run.json").is_dir():
+        raise UserError(f"cannot write {path / 'run.json'}: it is a folder | try: another --out")
+    return _lock(path)
+
+
+class RunRecord:
+    """The files of a run in its folder; all ranks make it, and none is written without a folder.
+
+    Raises UserError if the folder cannot be written to. What an earlier run has left there is replaced.
+    """
+
+    def __init__(self, ranks, options):
+        self.ranks, self.folder, self.failed = ranks, options.out, False
+        if self.folder:
+            self.lock = ranks.agree(lambda: prepare_folder(self.folder) if ranks.rank == 0 else None)
+            ranks.keep_records(self.folder / FLIGHT)
+            config = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+            self.head = {"config": config, "environment": info.environment(ranks)}
+            ranks.agree(lambda: self._write([], None))
+
+    def epochs(self, found):
+        """After an epoch: the records of all epochs so far. What cannot be written is said once, and tried again."""
+        try:
+            if self.folder:
+                self._write(found, None)
+        except UserError as error:
+            if not self.failed:
+                print(f"mpilayer: {error}; training goes on", file=sys.stderr, flush=True)
+            self.failed = True
+
+    def end(self, found, final, trace):
+        """The whole, and timeline.json. Raises UserError."""
+        if self.folder:
+            try:
+                write_timeline(self.folder / "timeline.json", self.ranks, trace)
+            except OSError as error:
+                raise _unwritable(self.folder, error) from None
+            self._write(found, final)
+            self.ranks.forget_records()
+            if self.lock is not None:
+                os.close(self.lock)
+
+    def _write(self, epochs, final):
+        if self.ranks.rank > 0:
+            return
+        record = {**self.head, "complete": final is not None, "epochs": epochs, "final": final}
+        try:
+            with replacing(self.folder / "run.json") as file:
+                json.dump(record, file, indent=1, allow_nan=False)
+        except OSError as error:
+            raise _unwritable(self.folder, error) from None
