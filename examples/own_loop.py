@@ -9,7 +9,7 @@ import numpy as np
 import mpilayer
 
 STEPS, POINTS, HIDDEN, RATE, DELAY = 400, 64, 32, 0.5, 1
-rng = np.random.default_rng(0)  # the same weights on every rank
+rng = np.random.default_rng(0)
 w1 = rng.standard_normal((2, HIDDEN), np.float32)
 w2 = rng.standard_normal((HIDDEN, 1), np.float32) / np.float32(HIDDEN)
 
@@ -22,6 +22,7 @@ def points(rng):
 
 with mpilayer.Ranks() as ranks:
     parameters = mpilayer.Parameters({"w1": w1, "w2": w2})
+    parameters.broadcast(ranks)  # the first rank's weights are everyone's
     with mpilayer.GradientQueue(ranks, parameters, delay=DELAY, average=True, progress="poll") as queue:
 
         def settle(name, up_to):

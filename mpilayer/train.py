@@ -8,10 +8,11 @@ import numpy as np
 
 import nets
 from mpilayer import info
-from mpilayer.base.cli import Choice, Option, amount, count, number
-from mpilayer.base.errors import UserError
+from mpilayer.base.cli import Choice, Option, amount, count, flag, number
+from mpilayer.base.errors import AgreedError, UserError
 from mpilayer.data import DATA, batches, open_data, samples_of
 from mpilayer.gpu import device
+from mpilayer.mpi.agreement import compare
 from mpilayer.mpi.job import job
 from mpilayer.mpi.ranks import TIMEOUT
 from mpilayer.schedules import make
@@ -22,9 +23,11 @@ from mpilayer.training.compute import compute_of
 from mpilayer.training.optim import OPTIMIZERS
 from mpilayer.training.rates import learning_rate
 from mpilayer.training.record import RunRecord
+from mpilayer.training.replicas import ReplicaCheck, layer_digests, same_start, versions
 from mpilayer.training.straggler import slowed
 from mpilayer.training.trainer import Trainer, steps_in
 
+EQUAL = "equal"  # what run.json says of the weights of all ranks
 TYPES = {int: count, float: amount, bool: bool, str: str}  # of sizes of nets, by what their defaults are
 
 
@@ -122,14 +125,28 @@ def make_trainer(ranks, options, settings, data, net, display):
     schedule = make.make_schedule(options.schedule, seen, ranks, optimizer, settings=settings, trace=trace,
                                   say=display.say, **arguments)
     workers = ranks.size - make.CHOICE.parts[options.schedule].servers(**arguments)
-    return Trainer(ranks, schedule, net, data, compute, display, batch=options.batch, steps=steps, per_epoch=per_epoch,
-                   seed=options.seed, workers=workers, statistics=options.batch_statistics, name=options.schedule)
+    every = {"epoch": 0, 0: None}.get(options.check_replicas, options.check_replicas)
+    replicas = ReplicaCheck(options.schedule, ranks, net, schedule.channel, display.say, every,
+                            optimizer if options.heal else None)
+    return Trainer(ranks, schedule, net, data, compute, display, replicas, batch=options.batch, steps=steps,
+                   per_epoch=per_epoch, seed=options.seed, workers=workers, statistics=options.batch_statistics,
+                   name=options.schedule)
+
+
+def replicas_at_end(ranks, sha256):
+    """EQUAL, or {SHA-256 of weights: ranks that have them}."""
+    having = {}
+    for rank, each in enumerate(ranks.gather(sha256)):
+        having.setdefault(each, []).append(rank)
+    return EQUAL if len(having) == 1 else having
 
 
 def run(ranks, argv):
     """The whole job."""
     ranks.agree(info.kernel_settings)
     options = ranks.agree(lambda: all_options.read_options(argv, NET, ranks.size))
+    compare(ranks, {flag(name): value for name, value in vars(options).items()}, "one command line for all ranks")
+    compare(ranks, versions(ranks), "one environment for all hosts")
     if options.help:
         if ranks.rank == 0:
             all_options.parser(NET).print_help()
@@ -137,6 +154,7 @@ def run(ranks, argv):
     if options.device == "gpu":
         ranks.agree(lambda: device.use(ranks, options))
     data, net = ranks.agree(lambda: load(options, ranks))
+    same_start(ranks, net, data)
     ranks.timeout = options.timeout and max(options.timeout, TIMEOUT)  # compiling may take long
     record = RunRecord(ranks, options)
 
@@ -145,7 +163,8 @@ def run(ranks, argv):
             print(text, flush=True)
 
     settings = startup.prepare(ranks, all_options.settings(options), net, options.batch, say,
-                               [lambda: data.train.read([0], epoch=0), lambda: update_once(options, net.weights)])
+                               [lambda: data.train.read([0], epoch=0), lambda: update_once(options, net.weights),
+                                lambda: layer_digests(net)])
     with report.Display(ranks, batch=options.batch, quiet=options.quiet) as display:
         with device.room("gradients and what an optimizer keeps"):
             trainer = make_trainer(ranks, options, settings, data, net, display)
@@ -160,10 +179,14 @@ def run(ranks, argv):
                  "steps": trainer.steps, "weights_sha256": net.weights_sha256(), "planned_seconds": trainer.planned,
                  "measured_seconds": trainer.trace.period(), "staleness": trainer.staleness(),
                  **({"gradients": trainer.channel.description} if trainer.channel.description else {})}
-        display.end(epochs, trainer.seconds, final, ranks.gather(final["weights_sha256"]), trainer.trace.beside)
+        final["replicas"] = replicas_at_end(ranks, final["weights_sha256"])
+        display.end(epochs, trainer.seconds, final, trainer.trace.beside)
         trainer.close()
     data.close()
     record.end(epochs, final, trainer.trace)
+    if final["replicas"] != EQUAL:
+        raise AgreedError(f"the ranks ended with {len(final['replicas'])} different sets of weights | expected one"
+                          " | try: --check-replicas with fewer steps, to find where they begin to differ")
 
 
 def main(argv=None):

@@ -6,15 +6,15 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 # Files whose tests keep several ranks busy, which want both cores.
-RANKS = {"baselines", "cluster", "convergence", "engine", "examples", "extending", "failures", "gradient_queue", "hang",
-         "hangs", "nccl", "node_shared", "own_source", "schedules", "staging", "statistics", "train", "training"}
+RANKS = {"agreement", "baselines", "cluster", "convergence", "engine", "examples", "extending", "failures",
+         "gradient_queue", "hang", "hangs", "nccl", "node_shared", "own_source", "schedules", "staging", "statistics",
+         "train", "training"}
 
 
 # Files for `pytest -m quick`, which is to answer in two minutes where kernels have been compiled before.
 QUICK = {"augment", "buckets", "collectives", "compress", "engine", "gradient_queue", "hang", "idx", "info",
-         "layernorm",
-         "loss", "make", "parameters", "partition", "prefetch", "ranks", "rooms", "sources", "step_model", "stored",
-         "structure", "synthetic", "text", "update", "wire"}
+         "layernorm", "loss", "make", "messages", "parameters", "partition", "prefetch", "ranks", "rooms", "sources",
+         "step_model", "stored", "structure", "synthetic", "text", "update", "wire"}
 
 
 def _name(path):

@@ -11,7 +11,7 @@ from mpilayer.base.errors import UserError
 from mpilayer.base.tracing import Trace
 from mpilayer.compression import COMPRESSORS
 from mpilayer.compression.payload import PayloadContext
-from mpilayer.exchange import probe
+from mpilayer.exchange import opening, probe
 from mpilayer.exchange.channel import Channel, running, silent
 from mpilayer.exchange.messages import Messages, Slot, buckets_of
 from mpilayer.exchange.posting import Posting, by_name
@@ -57,13 +57,12 @@ class GradientQueue(Channel):
     def open(self, delay: int = 0, order: str = "backward", **sizes):
         """Begin anew, with messages of `bucket` and `chunk` bytes if given, else of the settings'.
 
-        All ranks call this together. Raises RuntimeError for sums not settled, UserError for a delay or order unknown.
+        All ranks call this together. Raises RuntimeError for sums not settled; UserError for a delay or order unknown,
+        and if ranks differ.
         """
-        if not isinstance(delay, int) or delay < 0:
-            raise UserError(f"delay {delay!r} | expected a whole number of steps, not negative")
         self.close()
         self.check_alone()
-        self.ranks.meet()
+        opening.check(self.ranks, self.parameters.layers, self.settings, delay=delay, order=order, **sizes)
         self.messages = Messages(self.cut(**sizes), self.parameters.layers, order)
         self.compressor.check(self.settings.reduction, order)
         self.attach()

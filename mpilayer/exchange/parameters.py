@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 
 import kernels
 from kernels.layout import offsets
+from mpilayer.mpi.ranks import Ranks
 
 
 class Parameter(NamedTuple):
@@ -51,6 +52,10 @@ class Parameters(Mapping):
     def _layer(self, name):
         part = slice(*self.offsets[name])
         return Parameter(name, self.weights[part], self._gradients[0][part], {name: self._views[name].shape})
+
+    def broadcast(self, ranks: Ranks) -> None:
+        """Give all ranks the numbers that the first one has; all ranks call this together."""
+        ranks.broadcast(self.weights)
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._views[name]

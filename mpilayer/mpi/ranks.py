@@ -28,6 +28,7 @@ LONG_NAP = 0.01  # seconds between looks at something that takes many
 BUSY, NAP = 0.5, 3e-4  # seconds after which a wait is a long one, and that a rank then leaves a core alone
 NOTICED = 0.05  # seconds after which a wait is written into the flight recorder
 TIMEOUT = 600.0  # seconds
+PIECE = 1 << 28  # numbers that are broadcast at a time: MPI 3 counts with an int
 MEETING = "a meeting of all ranks"
 
 
@@ -229,6 +230,12 @@ class Ranks:
         mine = mine if comm.rank == 0 else np.empty(size[0], np.uint8)
         self.wait(comm.Ibcast(mine))
         return pickle.loads(mine)
+
+    def broadcast(self, array: np.ndarray, root: int = 0) -> None:
+        """Give all ranks the numbers that one of them has in a contiguous array."""
+        flat = array.reshape(-1)
+        for begin in range(0, flat.size, PIECE):
+            self.wait(self.comm.Ibcast(flat[begin:begin + PIECE], root), "the first rank's numbers")
 
     def duplicate(self) -> MPI.Intracomm:
         """A duplicate of the communicator; all ranks call this together."""

@@ -18,6 +18,7 @@ class Schedule:
     wires           keys of COMPRESSORS that it can use; None: all of them
     wires_because   why it cannot use the others
     refuses         {option of an optimizer that it cannot go with: why}
+    replicated      whether all ranks have the same weights at the end of each step
     late            whether it applies gradients that were taken at earlier weights
     asynchronous    whether a rank that is free takes the next part of an effective batch, whosever turn it is
     staleness       a Counter: how many updates old gradients were when they were applied; None if that is always none
@@ -36,7 +37,7 @@ class Schedule:
 
     channel, options, refuses, queue_options = GradientQueue, (), {}, {}
     wires, wires_because, host_only, own_pace = None, "", "", ""
-    asynchronous, late, staleness, kept_sums, overlaps = False, False, None, False, True
+    asynchronous, replicated, late, staleness, kept_sums, overlaps = False, False, False, None, False, True
     delay, period, measured, prediction = 0, 1, 0, None
 
     def __init__(self, net, channel, optimizer):

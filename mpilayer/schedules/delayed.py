@@ -10,7 +10,7 @@ from mpilayer.schedules.delay_policy import Adaptive, AfterWarmup, Constant
 class DelayedUpdates(Schedule):
     """What layer-wise schedules share: sums that are settled `delay` steps late, just before the layer is read."""
 
-    kept_sums = True
+    kept_sums = replicated = True
 
     def __init__(self, net, queue, optimizer, policy):
         super().__init__(net, queue, optimizer)

@@ -50,6 +50,10 @@ class Optimizer:
         self.trace, self.norm = trace, norm
         return self
 
+    def state(self):
+        """Arrays of what it keeps of earlier gradients, in one order on all ranks."""
+        raise NotImplementedError
+
     def over(self, parts):
         """A new optimizer with the same settings for other memory: `parts` are layers with a name and flat `w`."""
         other = copy.copy(self)
@@ -91,6 +95,10 @@ class MomentumSGD(Optimizer):
         """Keep a velocity for each of these layers, zero at first."""
         self.velocity = {layer.name: np.zeros_like(layer.w) for layer in layers}
 
+    def state(self):
+        """The velocities."""
+        return list(self.velocity.values())
+
     def apply(self, layer, gradient, **constants):
         """One update of a layer, by momentum_update of the kernels."""
         kernels.momentum_update(layer.w, gradient, self.velocity[layer.name], momentum=self.momentum, **constants)
@@ -115,6 +123,10 @@ class AdamW(Optimizer):
         """Keep both moments for each of these layers, zero at first."""
         self.moments = {layer.name: (np.zeros_like(layer.w), np.zeros_like(layer.w)) for layer in layers}
         self.updates = dict.fromkeys(self.moments, 0)
+
+    def state(self):
+        """The moments."""
+        return [moment for both in self.moments.values() for moment in both]
 
     def apply(self, layer, gradient, **constants):
         """One update of a layer, by adamw_update of the kernels."""

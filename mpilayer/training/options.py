@@ -6,7 +6,18 @@ A part (a schedule, net, compressor, optimizer, ...) names its options itself, b
 from itertools import pairwise
 from pathlib import Path
 
-from mpilayer.base.cli import Choice, HelpFormatter, Parser, amount, count, flag, natural, number, size_in_bytes
+from mpilayer.base.cli import (
+    Choice,
+    HelpFormatter,
+    Parser,
+    amount,
+    count,
+    flag,
+    natural,
+    natural_or,
+    number,
+    size_in_bytes,
+)
 from mpilayer.base.errors import UserError
 from mpilayer.compression import COMPRESSORS
 from mpilayer.data import AUGMENTS, DATA
@@ -64,6 +75,12 @@ def complete_schedule(options, ranks):
     make.CHOICE.complete(options)
     make.check_fit(kind, name, OPTIMIZER.parts[options.optimizer], options, options.wire, flag)
     kind.check(ranks, **make.CHOICE.keywords(options))
+    for given, option in ((options.check_replicas not in (0, "epoch"), f"--check-replicas {options.check_replicas}"),
+                          (options.heal, "--heal")):
+        if given and not kind.replicated:
+            able = ", ".join(key for key, other in make.CHOICE.parts.items() if other.replicated)
+            raise UserError(f"{option} does not go with --schedule {name}: its ranks have weights of their own between"
+                            f" two epochs | try: --schedule {able}")
 
 
 def _add_data(p):
@@ -98,6 +115,10 @@ def parser(net, chosen=None):
     p.add_argument("--warmup", type=natural, default=20, help="steps in which the learning rate rises to its value")
     p.add_argument("--seed", type=natural, default=0, help="of weights, batches, dropout and synthetic data")
     add_messages(p)
+    p.add_argument("--check-replicas", type=natural_or("epoch"), default="epoch", metavar="STEPS",
+                   help="compare the weights of all ranks every so many steps, or at the end of each epoch; 0: never")
+    p.add_argument("--heal", action="store_true",
+                   help="give ranks whose weights differ those of the majority and go on, instead of stopping")
     p.add_argument("--timeout", type=amount, default=TIMEOUT, metavar="SECONDS",
                    help="end, and say which rank the others wait for, when nothing has moved for so long; 0: never")
     p.add_argument("--out", type=Path, help="folder for run.json and timeline.json, and flight/ while it runs")

@@ -55,7 +55,7 @@ class Display:
             f"epoch {entry['epoch']:3d}  loss {entry['train_loss']:.4f}  test accuracy {entry['test_accuracy']:7.2%}  "
             f"{entry['images_per_second']:7,.0f} images/s  exposed {entry['exposed_seconds'] / entry['seconds']:4.0%}")
 
-    def end(self, epochs, seconds, final, hashes, beside=()):
+    def end(self, epochs, seconds, final, beside=()):
         """The table; kinds `beside` take no time from the others."""
         total = seconds["total"]
         steps = self.bar.tasks[self.task].total
@@ -79,6 +79,3 @@ class Display:
         if final["planned_seconds"]:
             console.print(f"a step: {1e3 * final['planned_seconds']:.1f} ms planned,"
                           f" {1e3 * final['measured_seconds']:.1f} ms measured (median of the last)")
-        if len(set(hashes)) > 1:
-            console.print(f"[bold]the ranks ended with {len(set(hashes))} different sets of weights:[/] "
-                          "this MPI does not sum in the same order on every rank")

@@ -29,11 +29,13 @@ class Trainer:
     statistics    batch normalization over the samples of each rank, "local", or of "all"
     workers       ranks that compute, the first ones; None: all
     compute       of mpilayer.training.compute                display report.Display
+    replicas      replicas.ReplicaCheck
     """
 
-    def __init__(self, ranks, schedule, net, data, compute, display, *, batch, steps, per_epoch, seed=0, workers=None,
-                 statistics="local", name="schedule"):
+    def __init__(self, ranks, schedule, net, data, compute, display, replicas, *, batch, steps, per_epoch, seed=0,
+                 workers=None, statistics="local", name="schedule"):
         self.ranks, self.schedule, self.net, self.data, self.display = ranks, schedule, net, data, display
+        self.replicas = replicas
         self.batch, self.seed, self.name, self.steps, self.per_epoch = batch, seed, name, steps, per_epoch
         self.compute, self.channel, self.trace = compute, schedule.channel, schedule.channel.trace
         self.workers = workers or ranks.size
@@ -75,6 +77,7 @@ class Trainer:
         seconds = self.trace.now() - start
         self.channel.pause()
         self.check_updates(first + len(plan) - 1)
+        self.replicas.after_drain(first + len(plan) - 1)
         return self.record(number, loss, len(plan), seconds)
 
     def parts(self, steps):
@@ -110,6 +113,7 @@ class Trainer:
         self.schedule.step(t, Batch(x, y, self.batch, first, self.seed * 2**32 + t, total=self.total))
         self.losses.append((t, len(x), self.compute.scalar(self.net.loss)))
         self.made += 1
+        self.replicas.after_step(t)
         return self.look(self.compute.ahead)
 
     def look(self, left):
@@ -168,6 +172,7 @@ class Trainer:
         """Give back what MPI made for this."""
         if self.parts_drawn:
             self.parts_drawn.close()
+        self.replicas.close()
         self.channel.close()
 
     def statistics(self, values):

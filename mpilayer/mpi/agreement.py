@@ -1,0 +1,61 @@
+"""Facts that must be the same on all ranks: one small reduction if they are, and an error that names who differs."""
+
+import hashlib
+import json
+import socket
+
+import numpy as np
+
+from mpilayer.base.errors import AgreedError
+
+MOST = 10  # ranks, and facts, that a message names
+
+
+def digest(text):
+    """64 bits of a text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def extremes(number):
+    """(2,) uint64 whose minimum over the ranks is (least, complement of the largest) of their numbers of 64 bits."""
+    return np.array([number, ~np.uint64(number)], np.uint64)
+
+
+def are_equal(least):
+    """Whether the minimum over the ranks of `extremes` says that all numbers are equal."""
+    return bool(least[0] == ~least[1])
+
+
+def named(ranks):
+    """Ranks [(number, host)] in words; the first ten and a count."""
+    told = ", ".join(f"{rank} ({host})" for rank, host in ranks[:MOST])
+    more = f" and {len(ranks) - MOST} more" if len(ranks) > MOST else ""
+    return f"rank{'s' if len(ranks) > 1 else ''} {told}{more}"
+
+
+def differences(everyone):
+    """What differs, in words: a text for each fact, of [(host, {fact: value})] of all ranks."""
+    found = []
+    for fact in dict.fromkeys(fact for _, facts in everyone for fact in facts):
+        having = {}
+        for rank, (host, facts) in enumerate(everyone):
+            having.setdefault(facts.get(fact, "nothing"), []).append((rank, host))
+        if len(having) > 1:
+            values = "; ".join(f"{value} on {named(ranks)}" for value, ranks in list(having.items())[:MOST])
+            found.append(f"{fact}: {values}")
+    return found
+
+
+def compare(ranks, facts, remedy):
+    """Raise AgreedError on all ranks unless `facts` {name: value} are the same on all; all ranks call this together.
+
+    remedy   what can be done about a difference
+    """
+    facts = {name: str(value) for name, value in facts.items()}
+    least = extremes(digest(json.dumps(facts)))
+    ranks.wait(ranks.comm.Iallreduce(ranks.MPI.IN_PLACE, least, op=ranks.MPI.MIN), "the facts of all ranks")
+    if are_equal(least):
+        return
+    found = differences(ranks.gather((socket.gethostname(), facts)))
+    more = f" | and {len(found) - MOST} more" if len(found) > MOST else ""
+    raise AgreedError(f"{' | '.join(found[:MOST])}{more} | expected the same on all ranks | try: {remedy}")

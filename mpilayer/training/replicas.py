@@ -1,0 +1,151 @@
+"""Whether all ranks have the same weights: before the first step, while training, and at the end."""
+
+import hashlib
+import importlib.metadata
+import platform
+import socket
+
+import numpy as np
+
+from kernels import compiled, gpu
+from kernels.gpu import fetch
+from mpilayer.base.errors import AgreedError
+from mpilayer.mpi.agreement import are_equal, compare, extremes, named
+from mpilayer.mpi.job import library
+
+jit, _ = compiled.decorators()
+PACKAGES = "mpilayer", "numpy", "numba", "h5py"
+SAMPLES = 16  # of each part of the data that are compared
+FACTOR = 0x9E3779B97F4A7C15  # odd
+
+
+@jit
+def _digest(words):
+    total = np.uint64(0)
+    for i in range(words.size):
+        total += np.uint64(words[i]) * (np.uint64(2 * i) * np.uint64(FACTOR) + np.uint64(1))
+    return total
+
+
+def layer_digests(net):
+    """(layers,) uint64, a digest of each layer's weights; it differs if one bit does, or if two numbers are swapped.
+
+    Each 32-bit word is multiplied by an odd number that depends on its position, and the products are added modulo
+    2^64: the difference of two positions' factors has at most 32 factors of 2, that of two words at most 31.
+    """
+    return np.array([_digest(fetch(layer.w).view(np.uint32)) for layer in net.layers], np.uint64)
+
+
+def versions(ranks):
+    """{package: version} of what has a say in the numbers. The instruction set has none: all give the same bits."""
+    return {"Python": platform.python_version(), "MPI": library(ranks.MPI),
+            **{package: importlib.metadata.version(package) for package in PACKAGES}}
+
+
+def data_facts(data):
+    """What identifies data: sizes, and a digest of some samples and of all labels of images."""
+    facts = {"data": data.name, "shape of the data": data.shape, "classes of the data": data.classes}
+    for name, part in (("training", data.train), ("test", data.test)):
+        facts[f"{name} samples"] = len(part)
+        x, y = part.read(np.unique(np.linspace(0, len(part) - 1, SAMPLES).astype(np.int64)))
+        contents = x.tobytes() + y.tobytes() + getattr(part, "labels", y).tobytes()
+        facts[f"digest of {name} samples"] = hashlib.blake2b(contents, digest_size=8).hexdigest()
+    return facts
+
+
+def same_start(ranks, net, data):
+    """Raise AgreedError unless data and sizes of the net are the same on all ranks; then give all the first rank's
+    weights.
+    """
+    compare(ranks, {**data_facts(data), "weights": net.weights.size}, "the same files on all hosts")
+    for array in (net.weights, net.state):
+        share(ranks, net, array)
+
+
+def share(ranks, net, array, root=0):
+    """Give all ranks what one of them has in an array of the net's."""
+    here = fetch(array)
+    ranks.broadcast(here, root)
+    if gpu.is_array(array):
+        array[:] = net.put(here)
+
+
+class ReplicaCheck:
+    """Compares the weights of all ranks at the end of a step, or after a drain: one sum of two numbers of 64 bits.
+
+    In the midst of an epoch its result is looked at one step later, so that nobody waits for it.
+
+    name        of the schedule, for messages
+    channel     what moves messages meanwhile
+    every       steps from one check to the next; 0: at the end of each epoch only; None: never
+    optimizer   whose state is part of what `heal` gives to ranks that differ; None: differing is an error
+    """
+
+    def __init__(self, name, ranks, net, channel, say, every=0, optimizer=None):
+        self.name, self.ranks, self.net, self.channel, self.say = name, ranks, net, channel, say
+        self.every, self.optimizer, self.request = every, optimizer, None
+        self.comm = ranks.duplicate()
+
+    def after_step(self, t):
+        """Look at what was begun a step ago; begin if it is time."""
+        if self.request is not None:
+            self._finish()
+        if self.every and (t + 1) % self.every == 0:
+            self._begin(t)
+
+    def after_drain(self, t):
+        """Compare now; t was the last step."""
+        if self.request is not None:
+            self._finish()
+        if self.every is not None:
+            self._begin(t)
+            self._finish()
+
+    def close(self):
+        """Give the communicator back."""
+        self.comm.Free()
+
+    def _begin(self, t):
+        self.where, self.digests = f"{self.name} | step {t}", layer_digests(self.net)
+        self.least = extremes(self.digests.sum(dtype=np.uint64))
+        self._start(lambda: self.comm.Iallreduce(self.ranks.MPI.IN_PLACE, self.least, op=self.ranks.MPI.MIN))
+
+    def _start(self, start):
+        with self.channel.engine.held():
+            self.request = start()
+
+    def _arrived(self):
+        with self.channel.engine.held():
+            return self.request.Test()
+
+    def _wait(self):
+        """Others may need messages of this rank to come as far."""
+        self.channel.wait(self._arrived, "the digests of all ranks")
+        self.request = None
+
+    def _finish(self):
+        self._wait()
+        if not are_equal(self.least):
+            self._start(self.comm.Ibarrier)
+            self._wait()  # from here on nobody waits for messages
+            with self.channel.engine.held():
+                self._differ(self.ranks.gather((socket.gethostname(), self.digests.tolist())))
+
+    def _differ(self, everyone):
+        """Name the ranks that differ from most, and the first layer that does; heal them, or raise AgreedError."""
+        groups = {}
+        for rank, (_, digests) in enumerate(everyone):
+            groups.setdefault(tuple(digests), []).append(rank)
+        most = max(groups.values(), key=len)
+        others = [(rank, host) for rank, (host, _) in enumerate(everyone) if rank not in most]
+        right, wrong = everyone[most[0]][1], everyone[others[0][0]][1]
+        layer = next(layer.name for layer, a, b in zip(self.net.layers, right, wrong, strict=True) if a != b)
+        told = f"{self.where} | {layer} | its weights on {named(others)} differ from those on {len(most)} other ranks"
+        if 2 * len(most) <= len(everyone):
+            raise AgreedError(f"{told} | expected equal weights; no majority has them | try: training again; memory or"
+                              " network of these hosts")
+        if self.optimizer is None:
+            raise AgreedError(f"{told} | expected equal weights | try: memory and network of these hosts, --heal")
+        for array in (self.net.weights, *self.optimizer.state()):
+            share(self.ranks, self.net, array, most[0])
+        self.say(f"{told}: they now have those of the majority")
