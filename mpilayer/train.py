@@ -85,18 +85,23 @@ def _made(options, source):
         raise UserError(f"--net {options.net}: {error}") from None
 
 
-def load(options, ranks):
-    """The data and the net. Raises UserError."""
-    recipe = NET.parts[options.net].recipe
-    form = {key: getattr(options, key) for key in ("augment", "validation", "seed", *DATA.option_names())}
+def _checked(options, source):
+    """The net for a source. Raises UserError."""
+    batches(len(source.train), options.batch, seed=options.seed, epoch=0)  # says if there are too few samples
+    _fits(options.net, NET.parts[options.net].recipe.shape, source)
     try:
-        source = open_data(options.data, ranks=ranks, like=(recipe.shape, recipe.classes), **form)
-        batches(len(source.train), options.batch, seed=options.seed, epoch=0)  # says if there are too few samples
-        _fits(options.net, recipe.shape, source)
-        return source, _made(options, source)
+        return _made(options, source)
     except MemoryError as error:
         raise UserError(f"not enough memory for {options.net} on {options.data}: {error}"
                         " | try: a smaller --shape or --net, or fewer ranks on a machine") from None
+
+
+def load(options, ranks):
+    """The data and the net; all ranks, or None, call this together. Raises AgreedError on all of them."""
+    recipe = NET.parts[options.net].recipe
+    form = {key: getattr(options, key) for key in ("augment", "validation", "seed", *DATA.option_names())}
+    source = open_data(options.data, ranks=ranks, like=(recipe.shape, recipe.classes), **form)
+    return source, ranks.agree(lambda: _checked(options, source)) if ranks else _checked(options, source)
 
 
 def make_optimizer(options, parameters, rate):
@@ -133,38 +138,54 @@ def make_trainer(ranks, options, settings, data, net, display):
                    name=options.schedule)
 
 
-def replicas_at_end(ranks, sha256):
-    """EQUAL, or {SHA-256 of weights: ranks that have them}."""
-    having = {}
-    for rank, each in enumerate(ranks.gather(sha256)):
+def end_of(ranks, trainer, epochs):
+    """What run.json says of the end of a run; `replicas` is EQUAL, or {SHA-256 of weights: ranks that have them}."""
+    having, own = {}, trainer.net.weights_sha256()
+    for rank, each in enumerate(ranks.gather(own)):
         having.setdefault(each, []).append(rank)
-    return EQUAL if len(having) == 1 else having
+    return {**{key: epochs[-1][key] for key in ("test_loss", "test_accuracy")},
+            "steps": trainer.steps, "weights_sha256": own, "replicas": EQUAL if len(having) == 1 else having,
+            "planned_seconds": trainer.planned, "measured_seconds": trainer.trace.period(),
+            "staleness": trainer.staleness(),
+            **({"gradients": trainer.channel.description} if trainer.channel.description else {})}
 
 
-def run(ranks, argv):
-    """The whole job."""
+def read(ranks, argv):
+    """The options, the same on all ranks. Raises AgreedError."""
     ranks.agree(info.kernel_settings)
     options = ranks.agree(lambda: all_options.read_options(argv, NET, ranks.size))
     compare(ranks, {flag(name): value for name, value in vars(options).items()}, "one command line for all ranks")
     compare(ranks, versions(ranks), "one environment for all hosts")
+    return options
+
+
+def prepared(ranks, options, data, net):
+    """The Settings; everything that training calls is compiled."""
+    def say(text):
+        if not options.quiet:
+            print(text, flush=True)
+
+    for remark in data.remarks if ranks.rank == 0 else ():
+        say(remark)
+    return startup.prepare(ranks, all_options.settings(options), net, options.batch, say, [
+        lambda: data.train.read([0], epoch=0), lambda: update_once(options, net.weights), lambda: layer_digests(net)])
+
+
+def run(ranks, argv):
+    """The whole job."""
+    options = read(ranks, argv)
     if options.help:
         if ranks.rank == 0:
             all_options.parser(NET).print_help()
         return
     if options.device == "gpu":
         ranks.agree(lambda: device.use(ranks, options))
-    data, net = ranks.agree(lambda: load(options, ranks))
-    same_start(ranks, net, data)
     ranks.timeout = options.timeout and max(options.timeout, TIMEOUT)  # compiling may take long
-    record = RunRecord(ranks, options)
+    data, net = load(options, ranks)
+    same_start(ranks, net, data)
+    record = RunRecord(ranks, options, lambda: info.environment(ranks))
 
-    def say(text):
-        if not options.quiet:
-            print(text, flush=True)
-
-    settings = startup.prepare(ranks, all_options.settings(options), net, options.batch, say,
-                               [lambda: data.train.read([0], epoch=0), lambda: update_once(options, net.weights),
-                                lambda: layer_digests(net)])
+    settings = prepared(ranks, options, data, net)
     with report.Display(ranks, batch=options.batch, quiet=options.quiet) as display:
         with device.room("gradients and what an optimizer keeps"):
             trainer = make_trainer(ranks, options, settings, data, net, display)
@@ -175,11 +196,7 @@ def run(ranks, argv):
         for epoch in trainer.run():
             epochs.append(epoch)
             record.epochs(epochs)
-        final = {**{key: epochs[-1][key] for key in ("test_loss", "test_accuracy")},
-                 "steps": trainer.steps, "weights_sha256": net.weights_sha256(), "planned_seconds": trainer.planned,
-                 "measured_seconds": trainer.trace.period(), "staleness": trainer.staleness(),
-                 **({"gradients": trainer.channel.description} if trainer.channel.description else {})}
-        final["replicas"] = replicas_at_end(ranks, final["weights_sha256"])
+        final = end_of(ranks, trainer, epochs)
         display.end(epochs, trainer.seconds, final, trainer.trace.beside)
         trainer.close()
     data.close()

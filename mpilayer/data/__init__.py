@@ -33,7 +33,8 @@ def open_data(source="digits", *, seed=0, shape=None, augment="none", validation
                  moves it, by default all
     augment      one of AUGMENTS: what happens to images in training
     validation   share, from 0 to less than 1, of the training samples that takes the place of the test part
-    ranks        mpilayer.Ranks: images in memory are shared by the ranks of a node, which then open and close together
+    ranks        mpilayer.Ranks, which then open it together: an error on one of them is raised on all, as AgreedError,
+                 and images in memory are shared by the ranks of a node
     like         (shape, classes) of the samples that a net is made for, each of them perhaps None; synthetic and text
                  sources take them where nothing else is asked for
     options      the source's own: `classes` (synthetic), `context` (text); None: its default
@@ -42,6 +43,14 @@ def open_data(source="digits", *, seed=0, shape=None, augment="none", validation
     (n,T). Raises DataError for an unknown source, an option that it has not, and data that cannot be used; UserError if
     your own source cannot be imported.
     """
+    def opened():
+        return _opened(source, seed, shape, augment, validation, ranks, like, options)
+
+    return (ranks.agree(opened) if ranks else opened()).held(ranks)
+
+
+def _opened(source, seed, shape, augment, validation, ranks, like, options):
+    """The Data, of which nothing is in memory yet: no rank waits for another here."""
     require(isinstance(source, str | os.PathLike), "data", f"expected a name, got {source!r}", "'digits'")
     name = os.fsdecode(source)
     chosen = DATA.load(name)

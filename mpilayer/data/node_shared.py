@@ -1,44 +1,67 @@
 """Data in memory, one copy for all ranks of a node."""
 
+import contextlib
+import mmap
+import os
+
 import numpy as np
 
 from mpilayer.base.errors import UserError
+from mpilayer.mpi.node_file import open_together
 
 
-def _alone(load):
-    array = load()
+def _locked(array):
     array.flags.writeable = False
-    return array, lambda: None
+    return array
 
 
 def _loaded(load):
-    """(array, None), or (None, the error) of load()."""
+    """(array, None), or (None, what is wrong) of load()."""
     try:
-        return load(), None
+        return np.ascontiguousarray(load()), None
     except UserError as failure:
-        return None, failure
+        return None, str(failure)
     except MemoryError as failure:
-        return None, UserError(f"not enough memory for the data: {failure} | try: fewer ranks on a machine")
+        return None, f"not enough memory for the data: {failure} | try: fewer ranks on a machine"
+
+
+def _memory(ranks, size):
+    """So many bytes that all ranks of a node share; None if the shared memory of the node has no room for them."""
+    def make(path):
+        with open(path, "wb") as file, contextlib.suppress(OSError):
+            os.posix_fallocate(file.fileno(), 0, size)  # what is missing is noticed now, and not as a bus error later
+
+    descriptor = open_together(ranks, make)
+    try:
+        return mmap.mmap(descriptor, size) if os.fstat(descriptor).st_size == size else None
+    finally:
+        os.close(descriptor)
 
 
 def hold(load, ranks=None):
-    """(the array that load() returns, read-only; a function that frees it).
+    """The array that load() returns, read-only; None where a node has too little shared memory for it.
 
-    With `ranks` (mpilayer.Ranks) one rank of each node calls load(), into memory that the ranks of the node share; an
-    error of load() is raised on all of them. All ranks of a node call this together, and later the function.
+    With `ranks` (mpilayer.Ranks) one rank of each node calls load(), into memory that the ranks of the node share. All
+    ranks call this together; an error of load() is raised on all of them, as AgreedError.
     """
-    if ranks is None or ranks.node.size == 1:
-        return _alone(load)
+    if ranks is None or ranks.size == 1:
+        return _locked(load())
     array, failure = _loaded(load) if ranks.node.rank == 0 else (None, None)
-    failure, shape, kind = ranks.bcast(
-        (failure, None, None) if array is None else (None, array.shape, array.dtype.str), ranks.node)
-    if failure:
-        raise failure
+
+    def succeeded():
+        if failure:
+            raise UserError(failure)
+
+    ranks.agree(succeeded)
+    if ranks.node.size == 1:
+        return _locked(array)
+    shape, kind = ranks.bcast(None if array is None else (array.shape, array.dtype.str), ranks.node)
     size = int(np.prod(shape)) * np.dtype(kind).itemsize
-    window = ranks.MPI.Win.Allocate_shared(size if ranks.node.rank == 0 else 0, 1, comm=ranks.node)
-    common = np.frombuffer(window.Shared_query(0)[0], np.uint8)[:size].view(kind).reshape(shape)
+    memory = _memory(ranks, size)
+    if memory is None:
+        return None
+    common = np.frombuffer(memory, kind).reshape(shape)
     if ranks.node.rank == 0:
         common[...] = array
     ranks.meet(ranks.node)
-    common.flags.writeable = False
-    return common, window.Free
+    return _locked(common)

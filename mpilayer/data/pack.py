@@ -46,13 +46,19 @@ def scan(folder):
     try:
         classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
         files = [(Path(folder, name, file), number) for number, name in enumerate(classes)
-                 for file in sorted(os.listdir(Path(folder, name))) if Path(file).suffix.lower() in suffixes]
+                 for file in sorted(entry.name for entry in os.scandir(Path(folder, name)) if entry.is_file())
+                 if Path(file).suffix.lower() in suffixes]
     except OSError as error:
         raise UserError(f"{error.filename} | cannot be read: {error.strerror} | try: another folder") from None
     if not files:
         raise UserError(f"{folder} | expected FOLDER/class/image, found {len(classes)} folders and no image in them"
                         " | try: the folder above, or below")
     return Tree(Path(folder), classes, files)
+
+
+def printable(path):
+    """A path in words, also one whose bytes are no text."""
+    return os.fsencode(path).decode(errors="replace")
 
 
 def decode(path, size):
@@ -69,7 +75,8 @@ def decode(path, size):
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             return np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR))
     except Exception as error:  # which one Pillow raises for a damaged file depends on the byte that is wrong
-        raise UserError(f"{path} | damaged: {error} | try: --damaged skip, or without it") from None
+        what = "not enough memory for it" if isinstance(error, MemoryError) else f"damaged: {error}"
+        raise UserError(f"{printable(path)} | {what} | try: --damaged skip, or without it") from None
 
 
 def _attempt(path, size):
@@ -87,7 +94,7 @@ class Partial:
         self.out, self.size = out, size
         self.path = out.with_name(f"{out.name}.partial")
         names = "\n".join(f"{path} {number}" for tree in trees.values() for path, number in tree.files)
-        self.key = hashlib.sha256(f"{size}\n{names}".encode()).hexdigest()
+        self.key = hashlib.sha256(f"{size}\n{names}".encode(errors="surrogateescape")).hexdigest()
 
     @contextlib.contextmanager
     def open(self, mode="r+"):
@@ -144,7 +151,7 @@ class Partial:
             pixels = count * self.size**2
             mean = total / pixels
             file.attrs["mean"], file.attrs["std"] = mean, np.sqrt(np.maximum(square / pixels - mean**2, 1.0))
-            file.attrs["classes"], file.attrs["class_names"] = len(classes), classes
+            file.attrs["classes"], file.attrs["class_names"] = len(classes), [*map(printable, classes)]
             skipped = int(file.attrs["skipped"])
         os.replace(self.path, self.out)
         return count, skipped
@@ -189,7 +196,7 @@ def pack(ranks, o):
         for suffix, tree in trees.items():
             empty = set(range(len(tree.classes))) - {number for _, number in tree.files}
             for number in sorted(empty):
-                bar.console.print(f"no images in {tree.folder / tree.classes[number]}: its class stays empty")
+                bar.console.print(f"no images in {printable(tree.folder / tree.classes[number])}: its class stays empty")
             task = bar.add_task(str(tree.folder), total=len(tree.files), completed=done[suffix])
             step = BLOCK * ranks.size
             for start in range(done[suffix], len(tree.files), step):

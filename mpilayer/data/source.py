@@ -71,6 +71,8 @@ class Data:
     shape     (H,W,C) of images with one label each, or (T,) of tokens, each with the next one as its label
     train, test   Parts, or of tokens whatever has len() and read(indices, epoch)
     closing   functions of no arguments that close() calls
+    holding   functions of mpilayer.Ranks, or None, that held() calls: each takes samples into memory, once on a node
+    remarks   what is odd about the samples, in words
 
     Raises DataError if the parts do not fit shape and classes.
     """
@@ -81,6 +83,8 @@ class Data:
     train: "Part"
     test: "Part"
     closing: tuple[Callable, ...] = ()
+    holding: tuple[Callable, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self):
         good = isinstance(self.shape, tuple) and samples_of(self.shape) is not None
@@ -101,8 +105,14 @@ class Data:
                     f"expected labels in 0..{self.classes - 1}, got {low}..{high}",
                     "counting classes from 0, or more of them")
 
+    def held(self, ranks):
+        """This, with samples in memory as far as it is made for that; all ranks call it together. Raises UserError."""
+        for hold in self.holding:
+            hold(ranks)
+        return replace(self, holding=())
+
     def close(self):
-        """Give back what is open: a file, memory of the node. Every rank of a node does so, or none."""
+        """Give back what is open, such as a file."""
         for close in self.closing:
             close()
 

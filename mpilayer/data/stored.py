@@ -10,6 +10,10 @@ from mpilayer.data.augment import WINDOW
 from mpilayer.data.node_shared import hold
 from mpilayer.data.source import Data, DataError, Part, Source, check_pair, error, integer, plain, require
 
+REMEDY = "writing it as docs/data.md says"
+IDENTITY = "bytes", "time of change", "number of the file"  # of _identity
+SAMPLED = 64  # images that are looked at for their range
+USUAL = 1e-3, 1e3  # deviations of images that nets can learn from
 SUFFIXES = ".h5", ".hdf5"
 RESIDENT_BYTES = 64 << 20  # up to here an HDF5 call for each batch costs more than the memory
 
@@ -25,16 +29,41 @@ def _reading(path, key):
                      "opening it again; if that fails as well, writing the file again") from wrong
 
 
+def _identity(path):
+    """What changes when the file at a path is changed or replaced."""
+    found = os.stat(path)
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
 class _StoredImages:
-    """Images by row of an HDF5 dataset, or of `values` in memory."""
+    """Images by row of an HDF5 dataset, or of `values` in memory. Raises DataError if the file changes meanwhile."""
 
     def __init__(self, path, key, values):
-        self.path, self.key, self.values = path, key, values
+        self.path, self.key, self.values, self.known = path, key, values, _identity(path)
+
+    def hold(self, ranks):
+        """Keep them in memory, if they are few and there is room for them."""
+        if self.values.nbytes <= RESIDENT_BYTES:
+            values = hold(self._load, ranks)
+            self.values = self.values if values is None else values
+
+    def _check_unchanged(self):
+        """HDF5 gives zeros where a file has lost its end."""
+        now = _identity(self.path)
+        differing = [f"{name} {a} -> {b}" for name, a, b in zip(IDENTITY, self.known, now, strict=True) if a != b]
+        require(not differing, self.path, f"the file has changed since it was opened: {', '.join(differing)}",
+                "training again, with a file that stays as it is")
+
+    def _load(self):
+        with _reading(self.path, self.key):
+            return self.values[:]
 
     def __call__(self, rows):
         unique, back = np.unique(rows, return_inverse=True)  # HDF5 selects in increasing order only
         with _reading(self.path, self.key):
             x = self.values[unique]
+            if isinstance(self.values, h5py.Dataset):
+                self._check_unchanged()
         if x.dtype == np.uint8:
             return x[back]
         bad = unique[~np.isfinite(x).all(axis=(1, 2, 3))]
@@ -43,17 +72,6 @@ class _StoredImages:
         return x[back].astype(np.float32, copy=False)  # a file may be big-endian
 
 
-def _kept(images, ranks):
-    """(images, what closes them): those of a small dataset in memory."""
-    if images.values.nbytes > RESIDENT_BYTES:
-        return images, ()
-
-    def load():
-        with _reading(images.path, images.key):
-            return images.values[:]
-
-    values, close = hold(load, ranks)
-    return _StoredImages(images.path, images.key, values), (close,)
 
 
 def open_file(path, *, seed=0, ranks=None):
@@ -63,13 +81,13 @@ def open_file(path, *, seed=0, ranks=None):
     Without those, every tenth sample (index % 10 == 9) is the test part. The file's integer attribute
     `classes` is the number of classes, by default the largest label + 1. A uint8 v is read as v / 127.5 - 1, or with
     the attributes `mean` and `std` (C,) as (v - mean) / std; a float32 as it is. Images of up to RESIDENT_BYTES are
-    kept in memory, with `ranks` (mpilayer.Ranks) once a node. Raises DataError for any other content, and later
+    held in memory. Raises DataError for any other content, and later
     if a sample cannot be read.
     """
     file = _open_hdf5(path)
     try:
         with _reading(path, "file"):
-            return _describe(path, file, ranks)
+            return _describe(path, file)
     except DataError:
         file.close()
         raise
@@ -87,7 +105,7 @@ def _open_hdf5(path):
         return h5py.File(path, "r", locking="best-effort")  # every rank opens it at the same time
 
 
-def _describe(path, file, ranks):
+def _describe(path, file):
     unknown = 1 << 31  # above any label
     most = integer(f"{path} | attribute", "classes", file.attrs.get("classes", unknown), 1)
     images, labels = _pair(path, file, "x", "y", most)
@@ -95,17 +113,37 @@ def _describe(path, file, ranks):
         pairs = (images, labels), _pair(path, file, "x_test", "y_test", most)
         shape, other = (images.values.shape[1:] for images, _ in pairs)
         require(shape == other, f"{path} | x_test", f"expected {shape} as in x, got {other}", "one shape")
-        kept = [_kept(images, ranks) for images, _ in pairs]
-        train, test = (Part(images, np.arange(len(labels)), labels)
-                       for (images, _), (_, labels) in zip(kept, pairs, strict=True))
+        train, test = (Part(images, np.arange(len(labels)), labels) for images, labels in pairs)
+        stored = [images for images, _ in pairs]
     else:
-        kept = [_kept(images, ranks)]
-        train, test = _split(path, kept[0][0], labels)
+        train, test = _split(path, images, labels)
+        stored = [images]
     view = _normalized(path, file, images.values)
     train.view = test.view = view
-    classes = most if most != unknown else 1 + int(max(train.labels.max(), test.labels.max()))
-    closing = (file.close, *(close for _, closers in kept for close in closers))
-    return Data(path, images.values.shape[1:], classes, train, test, closing)
+    classes = most if most != unknown else _classes(path, np.concatenate([train.labels, test.labels]))
+    return Data(path, images.values.shape[1:], classes, train, test, (file.close,),
+                tuple(each.hold for each in stored), _remarks(path, train))
+
+
+def _classes(path, labels):
+    """How many there are if nobody says so: one stray label must not make a million."""
+    most = int(labels.max())
+    require(most < len(labels), f"{path} | y", f"expected labels below {len(labels)}, as many as samples, got {most}",
+            "correcting it, or an attribute classes if there are so many")
+    return 1 + most
+
+
+def _remarks(path, part):
+    """What is odd about the range of float images, as far as some of them show it."""
+    if part.images.values.dtype == np.uint8:
+        return ()
+    x = part.images.values[part.rows[np.unique(np.linspace(0, len(part) - 1, SAMPLED).astype(np.int64))]]
+    x = x[np.isfinite(x)]  # that others are not is said when they are read
+    mean, deviation = float(x.mean(dtype=np.float64)), float(x.std(dtype=np.float64))
+    if USUAL[0] <= deviation <= USUAL[1] and abs(mean) <= USUAL[1]:
+        return ()
+    return (f"{path}: images with mean {mean:.3g} and deviation {deviation:.3g}, from which nets hardly learn"
+            " | expected about 0 and 1 | try: scaling them",)
 
 
 def _normalized(path, file, images):
@@ -134,9 +172,14 @@ def _pair(path, file, x_key, y_key, classes):
 
 
 def _dataset(path, file, key):
-    value, there = file.get(key), ", ".join(file) or "nothing"
-    require(isinstance(value, h5py.Dataset), f"{path} | {key}",
-             f"expected a dataset {key}, the file has {there}", "writing it as docs/data.md says")
+    there, where = ", ".join(file) or "nothing", f"{path} | {key}"
+    require(key in set(file), where, f"expected a dataset {key}, the file has {there}", REMEDY)
+    own = isinstance(file.get(key, getlink=True), h5py.HardLink)
+    require(own, where, f"expected a dataset {key}, got a link, which may lead to another file", "copying it")
+    value = file.get(key)
+    require(isinstance(value, h5py.Dataset), where, f"expected a dataset {key}, got a {type(value).__name__}", REMEDY)
+    require(not (value.external or value.is_virtual), where, "expected values in this file, they are in others",
+            "copying them")
     return value
 
 

@@ -20,12 +20,30 @@ class Windows:
     def __len__(self):
         return max(0, len(self.text) // self.context - 1)
 
+    def subset(self, indices):
+        """Those of the sequences `indices` (n,)."""
+        return Chosen(self, indices)
+
     def read(self, indices, epoch=None):
         """x and y (n,T) int64: tokens and the next ones. Raises DataError for an index outside 0..len-1."""
         T = self.context
         shift = 0 if epoch is None else np.random.default_rng([self.seed, epoch]).integers(T)
         places = checked(indices, len(self))[:, None] * T + np.arange(T) + shift
         return self.text[places].astype(np.int64), self.text[places + 1].astype(np.int64)
+
+
+class Chosen:
+    """Some of the sequences of Windows, by their numbers `places` (N,)."""
+
+    def __init__(self, windows, places):
+        self.windows, self.places = windows, places
+
+    def __len__(self):
+        return len(self.places)
+
+    def read(self, indices, epoch=None):
+        """As of Windows."""
+        return self.windows.read(self.places[checked(indices, len(self))], epoch)
 
 
 def reference():

@@ -7,7 +7,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mpilayer import info
 from mpilayer.base.errors import UserError
 from mpilayer.base.files import replacing
 from mpilayer.base.tracing import write_timeline
@@ -47,16 +46,18 @@ def prepare_folder(path):
 class RunRecord:
     """The files of a run in its folder; all ranks make it, and none is written without a folder.
 
+    environment   a function that says where it runs, called by all ranks
+
     Raises UserError if the folder cannot be written to. What an earlier run has left there is replaced.
     """
 
-    def __init__(self, ranks, options):
+    def __init__(self, ranks, options, environment):
         self.ranks, self.folder, self.failed = ranks, options.out, False
         if self.folder:
             self.lock = ranks.agree(lambda: prepare_folder(self.folder) if ranks.rank == 0 else None)
             ranks.keep_records(self.folder / FLIGHT)
             config = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-            self.head = {"config": config, "environment": info.environment(ranks)}
+            self.head = {"config": config, "environment": environment()}
             ranks.agree(lambda: self._write([], None))
 
     def epochs(self, found):

@@ -9,7 +9,7 @@ import numpy as np
 
 from kernels import compiled, gpu
 from kernels.gpu import fetch
-from mpilayer.base.errors import AgreedError
+from mpilayer.base.errors import AgreedError, UserError
 from mpilayer.mpi.agreement import are_equal, compare, extremes, named
 from mpilayer.mpi.job import library
 
@@ -42,14 +42,20 @@ def versions(ranks):
             **{package: importlib.metadata.version(package) for package in PACKAGES}}
 
 
+def _contents(part):
+    try:
+        x, y = part.read(np.unique(np.linspace(0, len(part) - 1, SAMPLES).astype(np.int64)))
+    except UserError as error:  # which is raised again where that sample is wanted
+        return str(error)
+    return hashlib.blake2b(x.tobytes() + y.tobytes() + getattr(part, "labels", y).tobytes(), digest_size=8).hexdigest()
+
+
 def data_facts(data):
     """What identifies data: sizes, and a digest of some samples and of all labels of images."""
     facts = {"data": data.name, "shape of the data": data.shape, "classes of the data": data.classes}
     for name, part in (("training", data.train), ("test", data.test)):
         facts[f"{name} samples"] = len(part)
-        x, y = part.read(np.unique(np.linspace(0, len(part) - 1, SAMPLES).astype(np.int64)))
-        contents = x.tobytes() + y.tobytes() + getattr(part, "labels", y).tobytes()
-        facts[f"digest of {name} samples"] = hashlib.blake2b(contents, digest_size=8).hexdigest()
+        facts[f"digest of {name} samples"] = _contents(part)
     return facts
 
 

@@ -41,7 +41,7 @@ GOOD = encode(IMAGES["train"])
     (encode(IMAGES["train"], kind=13), "expected an IDX file of bytes"),
     (GOOD[:10], "expected 3 sizes, the file ends before"),
     (GOOD[:-1], r"expected 240 values for \(12, 5, 4\), got 239"),
-    (GOOD + b"x", r"expected 240 values for \(12, 5, 4\), got 241"),
+    (GOOD + b"x", r"expected 240 values for \(12, 5, 4\), got more"),
     (encode(IMAGES["train"][:11]), r"as many labels, got \(11, 5, 4\) and \(12,\)"),
     (encode(IMAGES["train"][:, 0]), r"expected images \(N,H,W\)"),
     (encode(IMAGES["train"][:, :, :3]), r"expected test images of \(5, 3, 1\), got \(5, 4, 1\)"),
@@ -73,3 +73,15 @@ def test_fashion_mnist_is_such_a_folder(folder, monkeypatch):
 
 def test_the_package_is_where_debian_puts_it():
     assert str(idx.FASHION) == "/usr/share/datasets/fashion-mnist"
+
+
+def test_a_file_that_unpacks_to_far_more_than_it_says_is_not_unpacked(folder, monkeypatch):
+    """16 MB of zeros behind a header of 240 bytes: what is read stays below what the header promises."""
+    (folder / "train-images-idx3-ubyte").unlink()
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(encode(IMAGES["train"]) + bytes(1 << 24)))
+    sizes, read = [], gzip.GzipFile.read
+    monkeypatch.setattr(gzip.GzipFile, "read", lambda self, size=-1: sizes.append(size) or read(self, size))
+    with pytest.raises(DataError, match="expected 240 values .*, got more"):
+        open_data(f"idx:{folder}")
+    assert min(sizes) >= 0
+    assert max(sizes) == 241

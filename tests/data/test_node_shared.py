@@ -1,9 +1,16 @@
+import errno
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from mpilayer.base.errors import UserError
+from mpilayer.base.errors import AgreedError, UserError
 from mpilayer.data import DataError, open_data
 from mpilayer.data.node_shared import hold
+from mpilayer.mpi import node_file
 from tests.ranks import on_ranks
 
 
@@ -12,11 +19,10 @@ def numbers():
 
 
 def test_without_ranks_it_is_the_array():
-    array, close = hold(numbers)
+    array = hold(numbers)
     np.testing.assert_array_equal(array, numbers())
     with pytest.raises(ValueError, match="read-only"):
         array[0, 0] = 1
-    close()
 
 
 @on_ranks(1, 3)
@@ -27,7 +33,7 @@ def test_one_rank_loads_and_all_read_the_same_memory(ranks):
         loaded.append(ranks.rank)
         return numbers()
 
-    array, close = hold(load, ranks)
+    array = hold(load, ranks)
     assert ranks.gather(len(loaded)) == [1] + [0] * (ranks.size - 1)
     np.testing.assert_array_equal(array, numbers())
     assert array.dtype == np.int32
@@ -41,7 +47,6 @@ def test_one_rank_loads_and_all_read_the_same_memory(ranks):
     ranks.meet()
     assert array[0, 0] == (-7 if ranks.size > 1 else 0)
     ranks.meet()
-    close()
 
 
 @on_ranks(3)
@@ -60,3 +65,60 @@ def test_digits_of_all_ranks_are_the_same(ranks):
         with open_data() as alone:
             np.testing.assert_array_equal(x, alone.train.read(np.arange(100))[0])
         ranks.meet()
+
+
+@on_ranks(3)
+def test_a_failure_of_one_rank_is_raised_on_all_and_nobody_waits(ranks):
+    """Rank 1 alone is given another path; on a node, and where each rank passes for a node of its own."""
+    for path, part in (("/nowhere/some.h5", "no such file"), ("/proc/cpuinfo", "the file is empty")):
+        with pytest.raises(AgreedError) as error:
+            open_data(path if ranks.rank == 1 else "digits", ranks=ranks)
+        assert str(error.value).startswith(f"rank 1 | {path} | ")
+        assert part in str(error.value)
+    with pytest.raises(AgreedError, match="rank 2 .* unknown source"):
+        open_data("nothing" if ranks.rank == 2 else "digits", ranks=ranks)
+
+
+def fill(folder):
+    """A small file system; whether it could be mounted."""
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
+    return done.returncode == 0
+
+
+@on_ranks(2)
+def test_where_the_node_has_no_room_nothing_is_shared(ranks):
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        folder = Path(ranks.bcast(folder))
+        if not ranks.bcast(ranks.rank == 0 and fill(folder)):
+            patch.setattr(os, "posix_fallocate", refuse)
+        patch.setattr(node_file, "PLACES", (str(folder),))
+        try:
+            assert hold(numbers, ranks) is None
+            assert hold(lambda: np.arange(100), ranks).sum() == 4950 or not folder.is_mount()
+            with open_data(ranks=ranks) as data:
+                assert len(data.train.read(np.arange(10))[1]) == 10
+        finally:
+            ranks.meet()
+            if ranks.rank == 0 and folder.is_mount():
+                subprocess.run(["umount", "-l", str(folder)], check=True)
+            ranks.meet()
+
+
+def refuse(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@on_ranks(2)
+def test_nothing_of_it_has_a_name(ranks):
+    before = set(os.listdir("/dev/shm"))
+    array = hold(numbers, ranks)
+    assert not {name for name in set(os.listdir("/dev/shm")) - before if name.startswith("mpilayer")}
+    assert array[999, 999] == 999_999
+
+
+@on_ranks(2)
+def test_no_place_for_temporary_files_is_said(ranks):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(node_file, "PLACES", ("/nowhere", "/proc"))
+        with pytest.raises(UserError, match="no folder for temporary files .* TMPDIR"):
+            hold(numbers, ranks)

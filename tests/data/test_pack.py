@@ -38,7 +38,7 @@ def run(*words, ranks=1, **more):
 def alone():
     """What pack() needs of ranks, without MPI."""
     return SimpleNamespace(rank=0, size=1, where="", agree=lambda action: action(),
-                           comm=SimpleNamespace(bcast=lambda value: value))
+                           bcast=lambda value: value)
 
 
 def options(folder, out, **more):
@@ -223,3 +223,20 @@ def test_links_in_a_circle_end(tmp_path):
     folder = tree(tmp_path / "t")
     os.symlink(folder, folder / "cat" / "circle")
     assert len(pack.scan(folder).files) == 6
+
+
+def test_what_is_no_regular_file_is_passed_over_and_odd_names_are_printed(tmp_path):
+    from PIL import Image
+
+    folder = tmp_path / "images" / "one"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "fifo.jpg")
+    (folder / "folder.jpg").mkdir()
+    odd = os.fsencode(folder) + b"/\xff\xfe.png"
+    Image.new("RGB", (8, 8)).save(os.fsdecode(odd))
+    with open(os.fsencode(folder) + b"/\xff.jpg", "wb") as file:
+        file.write(b"no image")
+    done = run(tmp_path / "images", tmp_path / "out.h5", "--size", 8)
+    assert done.returncode == 0, done.stderr
+    assert "1 training images" in done.stdout.replace("\n", " ")
+    assert "damaged" in done.stdout

@@ -240,3 +240,72 @@ def test_mean_and_deviation_of_a_file(path):
     with h5py.File(path, "a") as file:
         del file.attrs["std"]
     refuses(path, "attributes mean and std", "writing both or neither")
+
+
+# Files that lead elsewhere, or change
+
+
+def elsewhere(tmp_path):
+    return write(tmp_path / "other.h5", x=IMAGES, y=LABELS)
+
+
+def test_a_link_to_another_file_is_not_followed(tmp_path, path):
+    other = elsewhere(tmp_path)
+    with h5py.File(path, "w") as file:
+        file["x"], file["y"] = h5py.ExternalLink(str(other), "x"), LABELS
+    refuses(path, "| x |", "got a link, which may lead to another file")
+
+
+def test_values_kept_in_another_file_are_not_read(tmp_path, path):
+    (tmp_path / "raw").write_bytes(IMAGES.tobytes())
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", IMAGES.shape, np.uint8, external=[(str(tmp_path / "raw"), 0, IMAGES.nbytes)])
+        file["y"] = LABELS
+    refuses(path, "| x |", "expected values in this file")
+    other, layout = elsewhere(tmp_path), h5py.VirtualLayout(IMAGES.shape, np.uint8)
+    layout[:] = h5py.VirtualSource(str(other), "x", IMAGES.shape)
+    with h5py.File(path, "w") as file:
+        file.create_virtual_dataset("x", layout)
+        file["y"] = LABELS
+    refuses(path, "| x |", "expected values in this file")
+
+
+@pytest.mark.parametrize("change", ["cut", "written", "replaced"])
+def test_a_file_that_changes_while_it_is_read_is_noticed(path, change, monkeypatch):
+    monkeypatch.setattr(stored, "RESIDENT_BYTES", 0)
+    write(path, x=IMAGES, y=LABELS)
+    with open_data(path) as data:
+        before = data.train.read([0, 5])[0]
+        np.testing.assert_array_equal(data.train.read([0, 5])[0], before)
+        if change == "cut":
+            os.truncate(path, path.stat().st_size // 2)
+        elif change == "written":
+            with open(path, "r+b") as file:
+                file.seek(-1, os.SEEK_END)
+                file.write(b"x")
+        else:
+            os.replace(write(path.with_name("new.h5"), x=IMAGES, y=LABELS), path)
+        part = {"cut": "bytes", "written": "time of change", "replaced": "number of the file"}[change]
+        with pytest.raises(DataError, match=rf"some\.h5 .*{part}|cannot be read"):
+            data.train.read([0, 5])
+
+
+@pytest.mark.parametrize("stray", [40, 10**6, 2**31 - 1, 2**40])
+def test_a_stray_label_makes_no_million_classes(path, stray):
+    labels = LABELS.astype(np.int64)
+    labels[7] = stray
+    refuses(write(path, x=IMAGES, y=labels), "| y |", "labels")
+
+
+def test_more_classes_than_samples_are_possible_if_the_file_says_so(path):
+    labels = LABELS.astype(np.int64)
+    labels[7] = 999
+    with open_data(write(path, classes=1000, x=IMAGES, y=labels)) as data:
+        assert data.classes == 1000
+
+
+@pytest.mark.parametrize(("factor", "odd"), [(1, False), (1e30, True), (1e-30, True), (0, True), (30, False)])
+def test_a_range_from_which_nets_learn_nothing_is_remarked(path, factor, odd):
+    x = (RNG.standard_normal((40, 5, 4, 3)) * factor).astype(np.float32)
+    with open_data(write(path, x=x, y=LABELS)) as data:
+        assert [remark.startswith(f"{path}: images with mean") for remark in data.remarks] == [True] * odd

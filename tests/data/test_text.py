@@ -54,3 +54,15 @@ def test_no_such_file_and_no_images():
         open_data("text:/nowhere")
     with pytest.raises(DataError, match="these are no images"):
         open_data("text", augment="flip")
+
+
+def test_held_out_sequences_are_those_that_training_lacks():
+    with open_data("text", context=64) as whole, open_data("text", context=64, validation=0.25) as data:
+        assert len(data.train) + len(data.test) == len(whole.train)
+        assert len(data.test) == len(whole.train) // 4
+        kept, out = (part.read(np.arange(len(part)))[0] for part in (data.train, data.test))
+        everything = whole.train.read(np.arange(len(whole.train)))[0]
+    assert sorted(map(bytes, (*kept.astype(np.uint8), *out.astype(np.uint8)))) == sorted(
+        map(bytes, everything.astype(np.uint8)))
+    with pytest.raises(DataError, match="expected 0"):
+        data.test.read([len(data.test)])
