@@ -196,7 +196,8 @@ def pack(ranks, o):
         for suffix, tree in trees.items():
             empty = set(range(len(tree.classes))) - {number for _, number in tree.files}
             for number in sorted(empty):
-                bar.console.print(f"no images in {printable(tree.folder / tree.classes[number])}: its class stays empty")
+                name = printable(tree.folder / tree.classes[number])
+                bar.console.print(f"no images in {name}: its class stays empty")
             task = bar.add_task(str(tree.folder), total=len(tree.files), completed=done[suffix])
             step = BLOCK * ranks.size
             for start in range(done[suffix], len(tree.files), step):

@@ -248,3 +248,68 @@ def test_rows_with_nan_and_rows_without_meet_in_a_window():
         x[1, h, w, 3], x[1, h, w, 16] = np.nan, -np.nan
         check_max(x, window=3, stride=2, padding=1)
         check_max(x, window=(2, 4), stride=1)
+
+
+# PyTorch as the oracle
+
+GRID = [(size, window, stride, padding) for size in range(1, 10) for window in range(1, 6) for stride in range(1, 6)
+        for padding in range(window // 2 + 1)]
+# Outputs of torch.nn.functional.max_pool2d and avg_pool2d with ceil_mode, which agree, 0 where they refuse, for GRID in
+# PyTorch 2.13.0: what test_values_are_those_of_pytorch found, which compares all values where PyTorch is installed.
+SIZES = (
+    "11111021111111101011111110020120111111110010010110111112111113121111110212111111013012112111111002012012111111"
+    "32111242212111113121211110241231221121110130121121121114221135232212112423221211135123122122112024123122122112"
+    "53221463322221235232222122462342232221221351231231221226322257342322224634232222357234233222222246234223222222"
+    "74322684433222257343322224683452332232223572342332232228432279453323226845332322579345334233222468345234233222"
+    "953328a55343322794534332268a456344333223579345334233223"
+)
+
+
+def torch_sizes():
+    """The digits of SIZES, from PyTorch."""
+    import torch
+
+    found = []
+    for size, window, stride, padding in GRID:
+        try:
+            y = torch.nn.functional.max_pool2d(torch.zeros(1, 1, size, size), window, stride, padding, ceil_mode=True)
+            found.append(f"{y.shape[-1]:x}")
+        except RuntimeError:
+            found.append("0")
+    return "".join(found)
+
+
+def outputs(size, window, stride, padding):
+    """Windows along an axis, 0 if none fits."""
+    try:
+        return kernels.pool2d_shape((1, size, size, 1), window, stride=stride, padding=padding, ceil_mode=True)[1]
+    except ValueError:
+        return 0
+
+
+def test_a_last_window_that_would_begin_in_the_padding_is_dropped_as_by_pytorch():
+    assert "".join(f"{outputs(*place):x}" for place in GRID) == SIZES
+
+
+@pytest.mark.parametrize("ceil_mode", [False, True])
+@pytest.mark.parametrize("kind", ["max", "average of the padded", "average"])
+def test_values_are_those_of_pytorch(kind, ceil_mode):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed; its sizes are compared above")
+    assert torch_sizes() == SIZES
+    for size, window, stride, padding in GRID:
+        if outputs(size, window, stride, padding):
+            x = random((1, size, size, 2), seed=size)
+            there = torch.tensor(x).permute(0, 3, 1, 2)
+            arguments = {"stride": stride, "padding": padding, "ceil_mode": ceil_mode}
+            try:
+                if kind == "max":
+                    want = torch.nn.functional.max_pool2d(there, window, **arguments)
+                    got, _ = kernels.maxpool2d(x, window, **arguments)
+                else:
+                    include = {"count_include_pad": kind != "average"}
+                    want = torch.nn.functional.avg_pool2d(there, window, **arguments, **include)
+                    got = kernels.avgpool2d(x, window, **arguments, **include)
+            except (RuntimeError, ValueError):
+                assert not ceil_mode
+                continue
+            close(got, want.permute(0, 2, 3, 1).numpy(), window**2 + 2)
