@@ -15,6 +15,7 @@ from mpilayer.base.cli import count
 from mpilayer.base.errors import UserError
 from mpilayer.base.files import replacing
 from mpilayer.mpi import job as mpi_job
+from mpilayer.mpi import launcher
 
 UNITS = {"gbit": (1e9, "Gbit/s"), "mbit": (1e6, "Mbit/s"), "kbit": (1e3, "kbit/s")}  # bits a second, in print
 
@@ -26,7 +27,7 @@ class Parser(cli.Parser):
 
     def print_help(self, file=None):
         """Once, although MPI is not there yet."""
-        _, rank, _ = mpi_job.launched_apart(os.environ, 1) or (1, 0, "")
+        _, rank, _ = launcher.launched_apart(os.environ, 1) or (1, 0, "")
         if rank == 0:
             super().print_help(file)
 

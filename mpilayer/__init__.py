@@ -9,8 +9,14 @@ The names below are the library's; docs/tutorial.md shows them at work.
 """
 
 import importlib
+import itertools
+import signal
+import sys
 
 __version__ = "0.1.0"
+
+if any(word == "-m" and name.startswith("mpilayer.") for word, name in itertools.pairwise(sys.orig_argv)):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a program of ours: Ctrl-C while it is imported is no traceback
 
 _HOME = {  # where each public name is defined; imported when it is first asked for, as MPI is not wanted by all
     "Ranks": "mpilayer.mpi.ranks",

@@ -7,8 +7,8 @@ from xdist.scheduler import LoadScopeScheduling
 
 # Files whose tests keep several ranks busy, which want both cores.
 RANKS = {"agreement", "baselines", "cluster", "convergence", "engine", "examples", "extending", "failures",
-         "gradient_queue", "hang", "hangs", "nccl", "node_shared", "own_source", "schedules", "staging", "statistics",
-         "train", "training"}
+         "gradient_queue", "hang", "hangs", "job", "nccl", "node_shared", "own_source", "schedules", "staging",
+         "statistics", "train", "training"}
 
 
 # Files for `pytest -m quick`, which is to answer in two minutes where kernels have been compiled before.

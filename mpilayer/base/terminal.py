@@ -1,9 +1,9 @@
-"""Whether somebody looks at what the ranks print."""
+"""What started the ranks, and whether somebody looks at what they print."""
 
 import os
 from pathlib import Path
 
-LAUNCHERS = ("mpiexec", "mpirun", "hydra", "prte", "orte", "srun")
+LAUNCHERS = ("mpiexec", "mpirun", "hydra", "prte", "prun", "orte", "srun", "slurmstepd")
 
 
 def _parent(pid):
@@ -15,12 +15,27 @@ def _parent(pid):
         return "", 0
 
 
+def _is_launcher(name):
+    return any(launcher in name for launcher in LAUNCHERS)
+
+
+def launcher():
+    """The process that started this rank, directly or through a shell: its number, or None."""
+    pid = os.getppid()
+    while pid > 1:
+        name, parent = _parent(pid)
+        if _is_launcher(name):
+            return pid
+        pid = parent
+    return None
+
+
 def launcher_on_terminal():
     """Whether the mpiexec above this rank writes to a terminal: what ranks write is a pipe to it."""
     pid = os.getppid()
     while pid > 1:
         name, parent = _parent(pid)
-        if not any(launcher in name for launcher in LAUNCHERS):
+        if not _is_launcher(name):
             return False
         try:
             if os.readlink(f"/proc/{pid}/fd/1").startswith("/dev/pts/"):

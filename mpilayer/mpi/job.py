@@ -4,19 +4,23 @@ import contextlib
 import os
 import signal
 import sys
+import tempfile
 import time
 import traceback
 import warnings
+from pathlib import Path
 
 from mpilayer.base.errors import AgreedError, HangError, UserError
+from mpilayer.base.terminal import launcher
+from mpilayer.mpi.flight_recorder import SUFFIX
+from mpilayer.mpi.launcher import forget_segments, launched_apart, looked_after, outlive_not
 from mpilayer.mpi.node_file import open_together
-from mpilayer.mpi.ranks import CROWD, Ranks
+from mpilayer.mpi.ranks import Ranks
 
-# what launchers tell their ranks, asked only when MPI itself says that this rank is alone: (ranks, rank, launcher)
-LAUNCHERS = [("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "Open MPI"),
-             ("PMI_SIZE", "PMI_RANK", "MPICH or Intel MPI"), ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "Slurm")]
 LOCAL_RANKS = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_TASKS_PER_NODE")
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+OUT_OF_MEMORY = "Out of memory"  # what an MPI calls it
+LESS_MEMORY = "a smaller --batch, --delay or --net, or fewer ranks on a machine"
 SAY = 3  # seconds in which the rank that speaks has its say, before another ends the job
 ABORT = 2  # seconds that MPI has to end the job
 PASS_ON = 0.3  # seconds in which a launcher passes a message on; once it hears of the end it may drop it
@@ -36,14 +40,6 @@ def _load():
         reason = " ".join(str(error).split())
         raise _alone(f"no MPI library can be loaded ({reason}) | try: pip install 'mpilayer[mpi]'") from None
     return MPI
-
-
-def launched_apart(environ, size):
-    """(ranks, rank, launcher) if a launcher started several ranks and this MPI does not know of the others."""
-    for ranks, rank, launcher in LAUNCHERS:
-        if size == 1 and environ.get(ranks, "1").isdigit() and int(environ.get(ranks, "1")) > 1:
-            return int(environ[ranks]), int(environ.get(rank, 0)), launcher
-    return None
 
 
 class ErrorToken:
@@ -70,22 +66,49 @@ class ErrorToken:
 
 @contextlib.contextmanager
 def stopping_together(ranks):
-    """Whatever ends this block early ends every rank within seconds, and is printed once."""
-    _on_signals(_interrupt)
+    """Whatever ends this block early ends every rank within seconds, and is printed once; sys.exit(0) just leaves it.
+
+    Signals are handled as they were when it ends.
+    """
+    handlers = {number: signal.signal(number, _interrupt) for number in SIGNALS}
+    handlers[signal.SIGUSR2] = signal.signal(signal.SIGUSR2, lambda *_: _write_record(ranks))
     token = ErrorToken(ranks)
     try:
         token.create()
         yield
+        ranks.meet()  # so that a rank that hangs now is named, too
     except AgreedError as error:
         if ranks.rank == 0:
             print(_describe(ranks, error), file=sys.stderr, flush=True)
         ranks.meet()
         raise SystemExit(2) from None
     except BaseException as error:
-        _on_signals(signal.SIG_IGN)  # somebody may press Ctrl-C twice
+        if isinstance(error, SystemExit) and not error.code:
+            raise
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # somebody may press Ctrl-C twice
+        if isinstance(error, BrokenPipeError):  # nobody reads on, as after `| head`: end as other programs do
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGPIPE)
         _stop(ranks, token, error)
     finally:
-        _on_signals(signal.SIG_DFL)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _write_record(ranks):
+    """Say where this rank's flight recorder is, for which there is a file if it has none."""
+    folder = ranks.recorders.path.parent if ranks.recorders.path else Path(tempfile.gettempdir(), _folder_name())
+    if not ranks.recorders.path:
+        folder.mkdir(exist_ok=True)
+        ranks.recorder.block.tofile(folder / f"rank-{ranks.rank}{SUFFIX}")
+    sys.stderr.write(f"mpilayer: rank {ranks.rank} | {ranks.where} | flight recorder in {folder}\n")
+    sys.stderr.flush()
+
+
+def _folder_name():
+    """One for all ranks of this node."""
+    return f"mpilayer-flight-{os.getuid()}-{launcher() or os.getpid()}"
 
 
 def _stop(ranks, token, error):
@@ -107,6 +130,8 @@ def _status(error):
     """The exit status: 2 for what would fail again."""
     if isinstance(error, Interrupted):
         return 128 + error.args[0]
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
     return 2 if isinstance(error, UserError) and not isinstance(error, HangError) else 1
 
 
@@ -116,28 +141,33 @@ def _describe(ranks, error):
     where = f"mpilayer: rank {ranks.rank} | {ranks.where}"
     if isinstance(error, UserError):
         return f"{where} | {error}"
+    if isinstance(error, SystemExit):
+        return f"{where} | sys.exit({error.code!r})"
+    if _is_memory(ranks, error):
+        return f"{where} | not enough memory ({error or type(error).__name__}) | try: {LESS_MEMORY}"
     if isinstance(error, Interrupted):
         return f"{where} | stopped by {signal.Signals(error.args[0]).name}"
     return f"{''.join(traceback.format_exception(error))}{where} | {error!r}"
+
+
+def _is_memory(ranks, error):
+    """Whether this process, or MPI in it, has run out of memory."""
+    of_mpi = isinstance(error, ranks.MPI.Exception) and error.Get_error_class() == ranks.MPI.ERR_NO_MEM
+    return isinstance(error, MemoryError) or of_mpi or OUT_OF_MEMORY in str(error)
 
 
 def _interrupt(number, frame):
     raise Interrupted(number)
 
 
-def _on_signals(action):
-    for number in SIGNALS:
-        signal.signal(number, action)
-
-
 def _spin_less_when_crowded():
-    """Settings MPICH reads when it starts, for ranks that outnumber their cores: spin less, wake up less often."""
+    """A setting MPICH reads when it starts, for ranks that outnumber the cores of this machine: spin less.
+
+    Nothing that others must do alike, such as the algorithm of a collective, may be decided here.
+    """
     local = next((int(os.environ[name]) for name in LOCAL_RANKS if os.environ.get(name, "").isdigit()), 1)
-    crowd = local / len(os.sched_getaffinity(0))
-    if crowd > 1:
+    if local > len(os.sched_getaffinity(0)):
         os.environ.setdefault("MPIR_CVAR_POLLS_BEFORE_YIELD", "1")
-    if crowd > CROWD:  # a tree needs fewer messages of each rank than recursive doubling
-        os.environ.setdefault("MPIR_CVAR_IALLREDUCE_INTRA_ALGORITHM", "tsp_tree")
 
 
 def _alone(message):
@@ -163,14 +193,13 @@ def _not_the_launchers(launched, MPI):
 
 def start():
     """Initialise MPI and return the Ranks. Raises UserError if there is no MPI, or if it is not the launcher's."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the ranks can stop together, Ctrl-C just ends each of them
     _spin_less_when_crowded()
     MPI = _load()
     launched = launched_apart(os.environ, 1)
     if launched and launched[2] == "Open MPI" and library(MPI).startswith("MPICH"):  # it would abort in Init_thread
         raise _not_the_launchers(launched, MPI)
     if not MPI.Is_initialized():
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), looked_after():
             warnings.simplefilter("ignore", RuntimeWarning)  # mpi4py's hint at what is said below
             MPI.Init_thread(MPI.THREAD_SERIALIZED)
     if launched_apart(os.environ, MPI.COMM_WORLD.size):
@@ -181,11 +210,16 @@ def start():
 @contextlib.contextmanager
 def job():
     """The whole life of a rank: `with job() as ranks: ...`. Ends the program with a message if anything fails."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # until ranks can stop together, it just ends each of them
     try:
         ranks = start()
+        outlive_not()
+        forget_segments(ranks)
+        with stopping_together(ranks):
+            yield ranks
     except UserError as error:
         if str(error):
             print(f"mpilayer: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    with stopping_together(ranks):
-        yield ranks
+    finally:
+        signal.signal(signal.SIGINT, before)

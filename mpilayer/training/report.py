@@ -10,13 +10,21 @@ from mpilayer.base.terminal import launcher_on_terminal
 from mpilayer.base.tracing import KINDS
 
 
+class PipedConsole(Console):
+    """Leaves it to the job what to do when nobody reads on."""
+
+    def on_broken_pipe(self):
+        """Called where BrokenPipeError was raised."""
+        raise BrokenPipeError
+
+
 class Display:
     """Everything shown while training; silent on the other ranks and with --quiet."""
 
     def __init__(self, ranks, *, batch, quiet=False):
         self.ranks, self.batch, self.next_look = ranks, batch, 0.0
-        console = Console(quiet=quiet or ranks.rank > 0, highlight=False,
-                          force_terminal=launcher_on_terminal() or None)
+        console = PipedConsole(quiet=quiet or ranks.rank > 0, highlight=False,
+                               force_terminal=launcher_on_terminal() or None)
         self.bar = Progress(TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"),
                             TimeRemainingColumn(), console=console, transient=True, disable=console.quiet)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mpilayer.base.errors import UserError
-from mpilayer.mpi import job
+from mpilayer.mpi import job, launcher
 from mpilayer.mpi.ranks import Ranks
 from tests.ranks import environment, on_ranks, python
 
@@ -53,11 +53,11 @@ def test_a_long_wait_is_reported_once(ranks):
 
 
 def test_ranks_started_by_another_mpis_launcher_are_recognised():
-    assert job.launched_apart({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "2"}, 1) == (4, 2, "Open MPI")
-    assert job.launched_apart({"PMI_SIZE": "3", "PMI_RANK": "0"}, 1) == (3, 0, "MPICH or Intel MPI")
-    assert job.launched_apart({"PMI_SIZE": "3", "PMI_RANK": "0"}, 3) is None
-    assert job.launched_apart({"PMI_SIZE": "1", "PMI_RANK": "0"}, 1) is None
-    assert job.launched_apart({}, 1) is None
+    assert launcher.launched_apart({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "2"}, 1) == (4, 2, "Open MPI")
+    assert launcher.launched_apart({"PMI_SIZE": "3", "PMI_RANK": "0"}, 1) == (3, 0, "MPICH or Intel MPI")
+    assert launcher.launched_apart({"PMI_SIZE": "3", "PMI_RANK": "0"}, 3) is None
+    assert launcher.launched_apart({"PMI_SIZE": "1", "PMI_RANK": "0"}, 1) is None
+    assert launcher.launched_apart({}, 1) is None
 
 
 @on_ranks(2)
