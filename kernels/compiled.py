@@ -10,6 +10,8 @@ Division by zero gives infinity or NaN, as in C: a division that may raise is no
 from numba import njit
 from numba.extending import register_jitable
 
+import kernels.cache  # noqa: F401 - before anything is compiled
+
 COMMON = {"nogil": True, "cache": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 
 

@@ -52,10 +52,7 @@ def set_num_threads(count):
 def num_threads():
     """How many threads kernels run on. Raises ValueError if KERNELS_NUM_THREADS is no positive number."""
     if _threads is None:
-        text = env.get("KERNELS_NUM_THREADS")
-        if not (text.isdecimal() and int(text) >= 1):
-            raise ValueError(f"KERNELS_NUM_THREADS={text}: expected a positive whole number")
-        set_num_threads(int(text))
+        set_num_threads(int(env.get("KERNELS_NUM_THREADS")))
     return _threads
 
 

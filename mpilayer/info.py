@@ -64,6 +64,7 @@ def kernel_settings():
     """Instruction set and threads of the kernels. Raises UserError if an environment variable makes no sense."""
     from kernels import num_threads, vectors
 
+    env.check()
     try:
         return {"instruction_set": vectors.isa(), "kernel_threads": num_threads()}
     except ValueError as error:
@@ -129,8 +130,8 @@ def show(ranks):
     for name, value in facts.items():
         shown = ("no", "yes")[value] if isinstance(value, bool) else str(value or "not installed")
         table.add_row(name.replace("_", " "), shown)
-    for name, (_, meaning) in env.VARIABLES.items():
-        table.add_row(name, f"{os.environ.get(name, 'not set')}   ({meaning})")
+    for name, variable in env.VARIABLES.items():
+        table.add_row(name, f"{os.environ.get(name, 'not set')}   ({variable.meaning})")
     console = Console(highlight=False)
     console.print(table)
     for hint in hints(facts):

@@ -8,7 +8,7 @@ import numpy as np
 
 import nets
 from mpilayer import info
-from mpilayer.base.cli import Choice, Option, amount, count, flag, number
+from mpilayer.base.cli import Choice, Option, amount, flag, number
 from mpilayer.base.errors import AgreedError, UserError
 from mpilayer.data import DATA, batches, open_data, samples_of
 from mpilayer.gpu import device
@@ -28,7 +28,8 @@ from mpilayer.training.straggler import slowed
 from mpilayer.training.trainer import Trainer, steps_in
 
 EQUAL = "equal"  # what run.json says of the weights of all ranks
-TYPES = {int: count, float: amount, bool: bool, str: str}  # of sizes of nets, by what their defaults are
+SIZE = number(int, 1, "a positive whole number", 65_536)
+TYPES = {int: SIZE, float: amount, bool: bool, str: str}  # of sizes of nets, by what their defaults are
 
 
 class NetPart(NamedTuple):
@@ -43,7 +44,7 @@ def _size(name, what, default):
     """The Option of a size of a net; a default that no option can have stays with the net."""
     kind = type(default)
     if kind not in TYPES:
-        return Option(name, what, count)
+        return Option(name, what, SIZE)
     if kind in (int, float) and default <= 0:
         return Option(name, what, number(kind, default, f"a number, at least {default}"), default)
     return Option(name, what, TYPES[kind], default)

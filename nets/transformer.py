@@ -8,6 +8,7 @@ from nets.layer import Dense, Embedding, LayerNorm
 from nets.recipe import recipe
 
 STD = 0.02
+DEEPEST = 1000  # blocks; more take minutes to be made
 SIZES = {"width": "channels of a token", "heads": "of attention", "depth": "pairs of attention and dense layers"}
 
 
@@ -24,6 +25,8 @@ def block(name, width, heads, depth):
 @recipe((256,), 256, **SIZES)
 def transformer(classes, width=256, heads=8, depth=6):
     """`classes` is the vocabulary; 4,935,680 parameters for 256 of them and a context of 256."""
+    if depth > DEEPEST:
+        raise ValueError(f"depth {depth}: expected at most {DEEPEST}")
     return Sequence(
         Embedding("embedding", classes, width, STD), *(block(f"{n + 1}", width, heads, depth) for n in range(depth)),
         LayerNorm("norm"), Dense("output", classes, relu=False, std=STD, bias=None), Loss())

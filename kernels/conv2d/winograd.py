@@ -17,7 +17,7 @@ from kernels.micro import ACCUMULATE, multiply
 from kernels.threads import parallel_for
 from kernels.vectors import call
 
-ENABLED = env.get("KERNELS_WINOGRAD").lower() not in ("0", "no", "off", "false")
+ENABLED = env.is_on("KERNELS_WINOGRAD")
 OUTPUTS = {3: 4, 4: 5, 5: 4}  # taps r: outputs m, which make 6 points or 8
 FLOAT = 4
 NEAR, FAR = 1 << 20, 24 << 20  # bytes of points in a block: one core's L2, and the L3 it may share

@@ -29,26 +29,29 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if told else super()._get_help_string(action)
 
 
-def number(kind, least, what):
-    """An argparse type: a number of that kind, at least `least`."""
+def number(kind, least, what, most=math.inf):
+    """An argparse type: a number of that kind, from `least` to `most`."""
     def convert(text):
+        limit = ""
         with contextlib.suppress(ValueError, OverflowError):
             value = kind(text)
-            if value >= least and math.isfinite(value):
+            if least <= value <= most and math.isfinite(value):
                 return value
-        raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}")
+            limit = f" of at most {most:,}" if value > most else ""
+        raise argparse.ArgumentTypeError(f"expected {what}{limit}, got {text!r}")
 
     return convert
 
 
-count = number(int, 1, "a positive whole number")
-natural = number(int, 0, "a whole number, not negative")
+MANY = 10**12  # of whatever is counted: more would not come to an end
+count = number(int, 1, "a positive whole number", MANY)
+natural = number(int, 0, "a whole number, not negative", 2**63 - 1)
 amount = number(float, 0, "a number, not negative")
 
 
 def natural_or(word):
     """An argparse type: a whole number, not negative, or that word."""
-    steps = number(int, 0, f"a whole number, not negative, or {word}")
+    steps = number(int, 0, f"a whole number, not negative, or {word}", MANY)
     return lambda text: text if text == word else steps(text)
 
 
@@ -73,6 +76,13 @@ def share(text):
 
 class RangeError(Exception):
     """A number of the right kind, out of range; the option's name goes before the message."""
+
+
+def folder(text):
+    """An argparse type: a Path, not the empty one, which is the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected the name of a folder, got ''")
+    return Path(text)
 
 
 def image_shape(text):

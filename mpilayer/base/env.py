@@ -1,22 +1,41 @@
 """Every environment variable this project reads, with its default and meaning."""
 
-import os
+import contextlib
+import math
 
 import kernels.env
+from kernels.env import SWITCH, Variable, whole
+from mpilayer.base.errors import UserError
+
+
+def _seconds(text):
+    with contextlib.suppress(ValueError):
+        return math.isfinite(float(text)) and float(text) > 0
+    return False
+
 
 VARIABLES = {
     **kernels.env.VARIABLES,
-    "MPILAYER_CUDA_AWARE": ("1", "0 to sum gradients of GPUs here even if the MPI says that it can do so there"),
-    "MPILAYER_PATIENCE": ("60", "seconds a rank waits for the others before it says so, once a wait"),
-    "MPILAYER_PROGRESS_US": ("200", "microseconds between the calls that move messages while a kernel computes"),
-    "NUMBA_CACHE_DIR": ("", "where compiled kernels are kept; default: next to the sources, else the user's cache"),
+    "MPILAYER_CUDA_AWARE": Variable("1", "0 to sum gradients of GPUs here even if the MPI says that it can do so there",
+                                    *SWITCH),
+    "MPILAYER_PATIENCE": Variable("60", "seconds a rank waits for the others before it says so, once a wait", _seconds,
+                                  "a positive number of seconds"),
+    "MPILAYER_PROGRESS_US": Variable("200", "microseconds between the calls that move messages while a kernel computes",
+                                     *whole(1, 1_000_000)),
+    "NUMBA_CACHE_DIR": Variable("", "where compiled kernels are kept; default: next to the sources, else the user's"
+                                " cache"),
 }
 
 
 def get(name):
-    """The value of a numeric variable as a float; its default if it is not a number."""
-    default, _ = VARIABLES[name]
+    """The text of a variable. Raises UserError for what it may not be."""
     try:
-        return float(os.environ.get(name, default))
-    except ValueError:
-        return float(default)
+        return kernels.env.value(name, VARIABLES)
+    except ValueError as error:
+        raise UserError(f"{error} | try: unset {name}") from None
+
+
+def check():
+    """Raise UserError if one of them is what it may not be."""
+    for name in VARIABLES:
+        get(name)

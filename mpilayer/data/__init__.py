@@ -8,7 +8,7 @@ from mpilayer.data.digits import DIGITS
 from mpilayer.data.idx import FASHION_MNIST, IDX
 from mpilayer.data.partition import batches, share
 from mpilayer.data.prefetch import prefetch
-from mpilayer.data.source import Data, DataError, Part, Source, held_out, in_memory, require, samples_of
+from mpilayer.data.source import Data, DataError, Part, Source, error, held_out, in_memory, require, samples_of
 from mpilayer.data.stored import HDF5
 from mpilayer.data.synthetic import SYNTHETIC
 from mpilayer.data.text import TEXT
@@ -44,7 +44,10 @@ def open_data(source="digits", *, seed=0, shape=None, augment="none", validation
     your own source cannot be imported.
     """
     def opened():
-        return _opened(source, seed, shape, augment, validation, ranks, like, options)
+        try:
+            return _opened(source, seed, shape, augment, validation, ranks, like, options)
+        except MemoryError as wrong:
+            raise error(source, f"not enough memory: {wrong}", "a smaller --shape, or fewer ranks") from None
 
     return (ranks.agree(opened) if ranks else opened()).held(ranks)
 

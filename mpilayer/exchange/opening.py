@@ -1,9 +1,29 @@
 """What all ranks must have in common when they open a request queue."""
 
+from pathlib import Path
+
 from mpilayer.base.errors import UserError
 from mpilayer.mpi.agreement import compare
 
 REMEDY = "the same parameters, in the same order, and the same arguments on every rank"
+
+
+def _available():
+    """Bytes of memory that this machine could give; None where nobody says so."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None
+
+
+def _check_memory(ranks, size, delay):
+    """Raise UserError if the gradient buffers, of so many bytes each, cannot fit: the system would kill the ranks."""
+    available, needed = _available(), size * (delay + 1) * ranks.neighbours
+    if available is not None and delay and needed > available:
+        raise UserError(f"delay {delay} | {needed / 2**30:,.1f} GiB for {delay + 1} gradient buffers of each of"
+                        f" {ranks.neighbours} ranks on this machine, {available / 2**30:,.1f} available"
+                        " | try: a smaller delay, or fewer ranks on a machine")
 
 
 def check(ranks, layers, settings, **more):
@@ -12,5 +32,6 @@ def check(ranks, layers, settings, **more):
     """
     if not isinstance(more["delay"], int) or more["delay"] < 0:
         raise UserError(f"delay {more['delay']!r} | expected a whole number of steps, not negative")
+    _check_memory(ranks, sum(layer.w.nbytes for layer in layers), more["delay"])
     sizes = {f"layer {number}": f"{layer.name} of {layer.w.size} numbers" for number, layer in enumerate(layers)}
     compare(ranks, {**more, "layers": len(layers), **settings._replace(link=None)._asdict(), **sizes}, REMEDY)

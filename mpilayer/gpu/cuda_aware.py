@@ -14,7 +14,7 @@ TRIED = 16, 2**18  # numbers that MPI is to sum there
 def cuda_aware(ranks):
     """Whether MPI says so on every rank, and sums made in a GPU's memory are right."""
     calls = Calls(ranks)
-    says = calls.cuda_aware and env.get("MPILAYER_CUDA_AWARE") != 0
+    says = calls.cuda_aware and env.get("MPILAYER_CUDA_AWARE") in ("1", "yes", "on", "true")
     aware = all(ranks.gather(says)) and all(all(ranks.gather(_right(ranks, calls, size))) for size in TRIED)
     calls.free()
     return aware

@@ -21,8 +21,8 @@ def _nothing():
 
 
 def _interval():
-    """Microseconds between two looks, one at least."""
-    return max(1, int(env.get("MPILAYER_PROGRESS_US")))
+    """Microseconds between two looks."""
+    return int(env.get("MPILAYER_PROGRESS_US"))
 
 
 @contextlib.contextmanager

@@ -95,7 +95,7 @@ class Ranks:
         self.first_node = self.node.bcast(self.rank) == 0
         self.neighbours, self.cores = self._machine()
         self.crowded = self.neighbours > self.cores
-        self.patience = env.get("MPILAYER_PATIENCE")
+        self.patience = float(env.get("MPILAYER_PATIENCE"))
         self.keep_records()
         self._hangs, self.timeout = HangWatch(self), timeout
 

@@ -4,7 +4,6 @@ A part (a schedule, net, compressor, optimizer, ...) names its options itself, b
 """
 
 from itertools import pairwise
-from pathlib import Path
 
 from mpilayer.base.cli import (
     Choice,
@@ -13,6 +12,7 @@ from mpilayer.base.cli import (
     amount,
     count,
     flag,
+    folder,
     natural,
     natural_or,
     number,
@@ -121,7 +121,7 @@ def parser(net, chosen=None):
                    help="give ranks whose weights differ those of the majority and go on, instead of stopping")
     p.add_argument("--timeout", type=amount, default=TIMEOUT, metavar="SECONDS",
                    help="end, and say which rank the others wait for, when nothing has moved for so long; 0: never")
-    p.add_argument("--out", type=Path, help="folder for run.json and timeline.json, and flight/ while it runs")
+    p.add_argument("--out", type=folder, help="folder for run.json and timeline.json, and flight/ while it runs")
     p.add_argument("--quiet", action="store_true", help="print nothing but errors")
     return p
 

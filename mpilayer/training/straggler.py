@@ -7,6 +7,8 @@ import numpy as np
 from mpilayer.base.cli import number
 from mpilayer.base.errors import UserError
 
+MOST = 1000  # times as long
+
 
 class Slowed:
     """A net that computes `factor` times as long as it does, and in each step longer by a random share.
@@ -50,14 +52,15 @@ def slowed(net, rank, slow, jitter, rest):
 
 def _slow(text):
     rank, _, factor = text.partition(":")
-    return number(int, 0, "RANK:FACTOR, as in 1:3")(rank), number(float, 1, "a factor of 1 or more")(factor)
+    return number(int, 0, "RANK:FACTOR, as in 1:3")(rank), number(float, 1, "a factor of 1 or more", MOST)(factor)
 
 
 def add_options(p):
     """The options of how slow ranks pretend to be."""
     p.add_argument("--slow", type=_slow, action="append", metavar="RANK:FACTOR",
                    help="let a rank compute so many times as long; may be given several times")
-    p.add_argument("--jitter", type=number(float, 0, "a number, not negative"), default=0.0, metavar="SHARE",
+    p.add_argument("--jitter", type=number(float, 0, "a number, not negative", MOST), default=0.0,
+                   metavar="SHARE",
                    help="let every rank compute longer, in each step by a random share with this mean")
 
 
