@@ -6,13 +6,13 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 # Files whose tests keep several ranks busy, which want both cores.
-RANKS = {"agreement", "baselines", "cluster", "convergence", "engine", "examples", "extending", "failures",
-         "gradient_queue", "hang", "hangs", "job", "nccl", "node_shared", "own_source", "schedules", "staging",
-         "statistics", "train", "training"}
+RANKS = {"agreement", "baselines", "cluster", "convergence", "engine", "examples", "extending", "failures", "fuzz",
+         "fuzz_library", "gradient_queue", "hang", "hangs", "job", "nccl", "node_shared", "own_source", "schedules",
+         "staging", "statistics", "topk", "train", "training"}
 
 
 # Files for `pytest -m quick`, which is to answer in two minutes where kernels have been compiled before.
-QUICK = {"augment", "buckets", "collectives", "compress", "engine", "gradient_queue", "hang", "idx", "info",
+QUICK = {"augment", "buckets", "cache", "collectives", "compress", "engine", "gradient_queue", "hang", "idx", "info",
          "layernorm", "loss", "make", "messages", "parameters", "partition", "prefetch", "ranks", "rooms", "sources",
          "step_model", "stored", "structure", "synthetic", "text", "update", "wire"}
 

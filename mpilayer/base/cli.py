@@ -37,7 +37,7 @@ def number(kind, least, what, most=math.inf):
             value = kind(text)
             if least <= value <= most and math.isfinite(value):
                 return value
-            limit = f" of at most {most:,}" if value > most else ""
+            limit = f" of at most {most:,}" if math.isfinite(value) and value > most else ""
         raise argparse.ArgumentTypeError(f"expected {what}{limit}, got {text!r}")
 
     return convert
@@ -46,7 +46,8 @@ def number(kind, least, what, most=math.inf):
 MANY = 10**12  # of whatever is counted: more would not come to an end
 count = number(int, 1, "a positive whole number", MANY)
 natural = number(int, 0, "a whole number, not negative", 2**63 - 1)
-amount = number(float, 0, "a number, not negative")
+FLOAT32 = 3.4e38
+amount = number(float, 0, "a number, not negative", FLOAT32)
 
 
 def natural_or(word):
@@ -55,7 +56,7 @@ def natural_or(word):
     return lambda text: text if text == word else steps(text)
 
 
-_positive = number(float, 1e-9, "a positive number")
+_positive = number(float, 1e-9, "a positive number", FLOAT32)
 
 
 def below_one(text):

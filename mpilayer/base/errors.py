@@ -4,8 +4,12 @@
 class UserError(Exception):
     """Something that the user can mend; the command line shows it without a traceback.
 
-    The message reads `where | what is wrong | expected ... | try: ...`, as far as these are known.
+    The message reads `where | what is wrong | expected ... | try: ...`, as far as these are known. It is one line: what
+    cannot be printed in what the user has given is escaped.
     """
+
+    def __init__(self, message=""):
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(message)))
 
 
 class AgreedError(UserError):

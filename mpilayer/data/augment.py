@@ -9,7 +9,7 @@ import numpy as np
 
 from kernels import compiled
 from mpilayer.base.cli import Option, image_shape
-from mpilayer.data.source import require
+from mpilayer.data.source import integer, require
 
 WINDOW = Option("shape", "HxWxC of the window of each image that is read (default: all)", image_shape)
 PAD = 4  # pixels by which a crop may reach over the edge (He et al. 2016)
@@ -99,8 +99,11 @@ def view_images(data, window, augment, seed):
         return data
     require(len(data.shape) == 3, data.name, "expected no --shape or --augment: these are no images", "leaving it out")
     require(augment in AUGMENTS, "augment", f"unknown, got {augment!r}", ", ".join(AUGMENTS))
-    window = window or data.shape
-    fits = window[2] == data.shape[2] and all(w <= e for w, e in zip(window, data.shape, strict=True))
+    window = data.shape if window is None else window
+    good = isinstance(window, tuple | list)
+    require(good, data.name, f"expected a shape (H,W,C), got {window!r}", "another --shape")
+    window = [integer(data.name, "each size of the shape", size, 1) for size in window]
+    fits = len(window) == 3 and window[2] == data.shape[2] and all(w <= e for w, e in zip(window, data.shape, strict=True))
     require(fits, data.name, f"expected a shape of at most {data.shape} and as many channels, got {window}",
             "a smaller --shape")
     for part in (data.train, data.test):

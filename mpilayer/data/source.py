@@ -197,6 +197,8 @@ def checked(indices, count):
 
 def held_out(data, share):
     """The data with this share of the training samples, evenly spread, as its test part. Raises DataError."""
+    good = isinstance(share, int | float) and 0 <= share <= 1
+    require(good, data.name, f"expected a share of samples, 0 to less than 1, got {share!r}", "another --validation")
     if not share:
         return data
     count = len(data.train)

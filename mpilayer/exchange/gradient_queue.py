@@ -128,11 +128,10 @@ class GradientQueue(Channel):
         """
         self._check_open()
         name = self._check_memory(step, layer)
-        position = step % len(self.slots)
-        if self.posting.step is None:
-            self.engine.first(position)
-        self.posting.add(step, name)
-        slot, self.engine.steps[position] = self.slots[position], step
+        position, begins = step % len(self.slots), self.posting.step is None
+        slot = self.slots[position]
+        self.posting.add(step, name, self.messages.begun_by(name, slot.lacking))
+        self.engine.uses(position, step, first=begins)
         slot.decoded.discard(name)
         if self.scale != 1:
             slot.payload.gradient[name] *= self.scale
@@ -159,7 +158,8 @@ class GradientQueue(Channel):
 
     def _check_memory(self, step, layer):
         """The name of what is posted, a layer or a name; a layer's gradient must be in this step's buffer."""
-        if isinstance(layer, str):
+        self.posting.check_step(step)
+        if not hasattr(layer, "name"):
             return layer
         own = self.gradients(step).get(layer.name)
         if own is not None and address(layer.g) != address(own):
@@ -187,7 +187,7 @@ class GradientQueue(Channel):
         gradient of step + delay + 1 is written. Raises RuntimeError if a sum cannot arrive, for want of other layers.
         """
         self._check_open()
-        name = layer if isinstance(layer, str) else layer.name
+        name = getattr(layer, "name", layer)
         self.posting.check_name(name, up_to)
         if name in self.posting.unposted and up_to >= self.posting.step:
             self.posting.check_complete(name, self.messages.before(name))

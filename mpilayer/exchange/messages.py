@@ -70,9 +70,15 @@ class Messages:
             operations[number], operations[last] = payload.halves(number, number % lanes, last % lanes)
         return operations
 
+    def begun_by(self, name, lacking):
+        """Layers of the messages that begin with a layer, from how many layers each message of its buffer lacks."""
+        begun = (self.buckets[number] for number in self.parts.get(name, ())
+                 if lacking[number] == len(self.buckets[number].layers))
+        return [layer for bucket in begun for layer in bucket.layers]
+
     def before(self, name):
         """Layers without which a layer's sum cannot arrive: messages start in order of their numbers."""
-        last = max(self.parts[name])
+        last = max(self.last[number] for number in self.parts[name])
         return {other for other, parts in self.parts.items() if min(parts) <= last}
 
 

@@ -2,23 +2,31 @@
 
 from collections import deque
 
+import numpy as np
+
+MOST = 1 << 62
+
 
 class Posting:
     """Of `layers` (names in order of backward) in `slots` gradient buffers, each of which a later step uses again.
 
     in_order: each must be posted when its turn in `layers` comes.
 
-    step       the last one posted, None before the first          unposted   its layers that have not been posted
+    first      step that was posted, None before that              step       the last one, None before that
+    unposted   its layers that have not been posted
     pending    {layer: steps that were posted and not settled, oldest first}
     """
 
     def __init__(self, layers, slots, in_order=False):
         self.layers, self.slots, self.in_order = list(layers), slots, in_order
-        self.step, self.unposted = None, set()
+        self.first, self.step, self.unposted = None, None, set()
         self.pending, self.latest = {name: deque() for name in layers}, dict.fromkeys(layers)
 
-    def add(self, step, name):
-        """A layer is posted. Raises RuntimeError if it must not be."""
+    def add(self, step, name, mates=()):
+        """A layer is posted, and with it begins a message of other layers, its `mates`. Raises RuntimeError if it must
+        not be, TypeError if it is no step.
+        """
+        self.check_step(step)
         self.check_name(name, step)
         if step != self.step:
             self.begin(step)
@@ -28,19 +36,28 @@ class Posting:
         if self.in_order and name != (expected := self.missing()[0]):
             raise RuntimeError(f"step {step} | {name} | posted before {expected} | expected the order of backward,"
                                " which order=\"need\" counts on")
+        for mate in mates:
+            self.check_free(step, mate)
         self.unposted.remove(name)
         self.pending[name].append(step)
         self.latest[name] = step
 
+    def check_step(self, step):
+        """Raise TypeError unless it is a whole number that 64 bits hold."""
+        if not isinstance(step, int | np.integer) or isinstance(step, bool) or not abs(step) < MOST:
+            raise TypeError(f"step {step!r} | expected a whole number")
+
     def check_name(self, name, step):
         """Raise RuntimeError if no layer is called so."""
-        if name not in self.pending:
+        if not isinstance(name, str) or name not in self.pending:
             raise RuntimeError(f"step {step} | no layer is called {name!r} | expected one of {', '.join(self.layers)}")
 
     def check_posted(self, step, name):
         """Raise RuntimeError if the sum of a layer's gradient of that step is not in any buffer, nor on its way."""
+        self.check_step(step)
         latest = self.latest[name]
-        if latest is None or not latest - self.slots < step <= latest or (self.slots == 1 and step != latest):
+        known = latest is not None and max(self.first, latest - self.slots + 1) <= step <= latest
+        if not known or (step not in self.pending[name] and step <= self.step - self.slots):
             raise RuntimeError(f"step {step} | {name} | waited for, but the last step posted is {latest}"
                                f" | expected one of the last {self.slots} steps")
 
@@ -51,6 +68,7 @@ class Posting:
                                f" | expected every layer to be posted in every step | try: finish({self.step})")
         if self.step is not None and (step < self.step or (self.slots > 1 and step != self.step + 1)):
             raise RuntimeError(f"step {step} | posted after step {self.step} | expected step {self.step + 1}")
+        self.first = step if self.first is None else self.first
         self.step, self.unposted = step, set(self.layers)
 
     def missing(self):
@@ -58,7 +76,8 @@ class Posting:
         return [name for name in self.layers if name in self.unposted]
 
     def check_free(self, step, name):
-        """Raise RuntimeError if the layer's memory of that step is in use."""
+        """Raise RuntimeError if the layer's memory of that step is in use, TypeError if it is no step."""
+        self.check_step(step)
         self.check_name(name, step)
         pending = self.pending[name]
         if step in pending:

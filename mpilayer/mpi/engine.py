@@ -53,8 +53,6 @@ class Engine:
     follow       for each message, the number of the one that is ready when it has arrived, or -1
     labels       for each message, (name, bytes) for the recorder
     recorder     FlightRecorder, which notes what happens to the messages; None: nobody reads it
-
-    steps        (slots,) the training step that uses each slot, for the recorder
     """
 
     def __init__(self, operations, lanes, test, due=None, vote=None, follow=None, labels=(), recorder=None):
@@ -123,9 +121,11 @@ class Engine:
         """End `watch`, or let it begin again."""
         self.words[loop.STOP] = stopped
 
-    def first(self, slot):
-        """The slot of the first step, before anything is sent."""
-        self.words[loop.FIRST] = slot
+    def uses(self, slot, step, *, first=False):
+        """A training step, perhaps the first one, uses that slot."""
+        self.steps[slot] = step
+        if first:  # before anything is sent
+            self.words[loop.FIRST] = slot
 
     def mark(self, slot, message, *, ready):
         """A message's data are being replaced, or are there: it may go in its turn. Each once a step, by number."""

@@ -5,14 +5,14 @@ import copy
 import numpy as np
 
 import kernels
-from mpilayer.base.cli import Option, amount, below_one, number
+from mpilayer.base.cli import FLOAT32, Option, amount, below_one, number
 from mpilayer.base.tracing import Trace
 
 MOMENTUM = Option("momentum", "momentum", below_one, 0.9)
 COMMON = (
     Option("weight_decay", "weight decay", amount, 5e-4),
     Option("clip", "largest norm of a step's gradient; longer ones are scaled (default: no limit)",
-           number(float, 1e-30, "a positive number")),
+           number(float, 1e-30, "a positive number", FLOAT32)),
     Option("delay_compensation", "move late gradients towards what they would be now", amount, 0.0, metavar="FACTOR",
            late=True),
     Option("momentum_correction", "a late gradient brings along what its momentum would have moved since", bool, False,

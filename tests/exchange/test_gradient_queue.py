@@ -346,3 +346,37 @@ def test_a_gradient_elsewhere(ranks):
     layer = queue.layers["d"]._replace(g=np.zeros(400, np.float32))
     with pytest.raises(RuntimeError, match=r"step 0 \| d \| its gradient is not in the memory of this step"):
         queue.post(0, layer)
+
+
+@on_ranks(1, 2)
+def test_a_message_is_not_filled_again_before_all_of_its_layers_were_settled(ranks):
+    """Layers that travel together: the sum of one that was not settled would be lost, or be that of another step."""
+    for order in ("backward", "need"):
+        with mpilayer.GradientQueue(ranks, parameters(), bucket=None, order=order, progress="poll", chunk=None) as queue:
+            names = list(queue.parameters)
+            queue.finish(0)
+            list(queue.settle(names[-1], up_to=0))
+            with pytest.raises(RuntimeError, match=r"step 1 \| . \| .* expected it to be settled first"):
+                queue.post(1, names[-1])
+            for name in names:
+                list(queue.settle(name, up_to=0))
+            queue.finish(1)
+            with pytest.raises(RuntimeError, match="step 0 .* the last step posted is 1"):
+                queue.norm(0)
+            for name in names:
+                list(queue.settle(name, up_to=1))
+
+
+@on_ranks(1, 2)
+def test_in_halves_a_layer_waits_for_all(ranks):
+    with mpilayer.GradientQueue(ranks, parameters(), bucket=0, order="split", progress="poll", chunk=None) as queue:
+        names = list(queue.parameters)
+        queue.gradient(names[-1], 0)[...] = 0
+        queue.post(0, names[-1])
+        with pytest.raises(RuntimeError, match="settled before"):
+            list(queue.settle(names[-1], up_to=0))
+        for name in reversed(names[:-1]):
+            queue.gradient(name, 0)[...] = 0
+            queue.post(0, name)
+        for name in names:
+            list(queue.settle(name, up_to=0))
