@@ -103,7 +103,8 @@ def view_images(data, window, augment, seed):
     good = isinstance(window, tuple | list)
     require(good, data.name, f"expected a shape (H,W,C), got {window!r}", "another --shape")
     window = [integer(data.name, "each size of the shape", size, 1) for size in window]
-    fits = len(window) == 3 and window[2] == data.shape[2] and all(w <= e for w, e in zip(window, data.shape, strict=True))
+    fits = len(window) == 3 and window[2] == data.shape[2] and all(
+        w <= e for w, e in zip(window, data.shape, strict=True))
     require(fits, data.name, f"expected a shape of at most {data.shape} and as many channels, got {window}",
             "a smaller --shape")
     for part in (data.train, data.test):

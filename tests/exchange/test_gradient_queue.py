@@ -352,7 +352,8 @@ def test_a_gradient_elsewhere(ranks):
 def test_a_message_is_not_filled_again_before_all_of_its_layers_were_settled(ranks):
     """Layers that travel together: the sum of one that was not settled would be lost, or be that of another step."""
     for order in ("backward", "need"):
-        with mpilayer.GradientQueue(ranks, parameters(), bucket=None, order=order, progress="poll", chunk=None) as queue:
+        together = {"bucket": None, "chunk": None, "progress": "poll"}
+        with mpilayer.GradientQueue(ranks, parameters(), order=order, **together) as queue:
             names = list(queue.parameters)
             queue.finish(0)
             list(queue.settle(names[-1], up_to=0))
