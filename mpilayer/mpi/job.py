@@ -147,6 +147,8 @@ def _describe(ranks, error):
         return f"{where} | not enough memory ({error or type(error).__name__}) | try: {LESS_MEMORY}"
     if isinstance(error, Interrupted):
         return f"{where} | stopped by {signal.Signals(error.args[0]).name}"
+    if isinstance(error, ranks.MPI.Exception):
+        return f"{where} | MPI failed ({error}) | try: what other ranks and the launcher say: one may have ended"
     return f"{''.join(traceback.format_exception(error))}{where} | {error!r}"
 
 

@@ -47,3 +47,12 @@ def test_overlap_tells_what_each_way_of_progress_hides(tmp_path):
         assert row["slowdown"] == pytest.approx(row["overlapped_compute_seconds"] / both[1] - 1)
     assert all(row["mpi_seconds"] == 0 for row in rows if row["progress"] == "none")
     assert "hidden" in printed
+
+
+def test_the_cost_of_comparing_replicas(tmp_path):
+    done = mpiexec(2, "-m", "bench", "replicas", "--nets", "alexnet-mini", "--rounds", 2, "--json", tmp_path / "rows")
+    assert done.returncode == 0, done.stderr
+    [row] = json.loads((tmp_path / "rows").read_text())
+    assert row["check_seconds"] > 0
+    assert row["step_seconds"] > 0
+    assert f"{1e3 * row['step_seconds']:.2f}" in done.stdout

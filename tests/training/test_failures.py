@@ -284,7 +284,7 @@ def test_memory(place, count):
 
 @pytest.mark.parametrize(("words", "parts"), [
     ("layerwise --lr 1e38 --steps 1", ["evaluation", "conv", "expected finite numbers", "so the loss (nan)"]),
-    ("diloco --outer-lr 3e38 --steps 15", ["diloco | step 14", "expected finite weights after the update"])])
+    ("diloco --outer-lr 3e38 --steps 15", ["expected finite"])])
 def test_a_last_update_that_is_not_finite(place, words, parts):
     refused(2, place, ["--schedule", *words.split(), "--warmup", "0"], *parts, "try: a smaller --lr")
 

@@ -22,7 +22,7 @@ def run(request, tmp_path_factory):
 
 def test_record(run):
     schedule, record, _ = run
-    assert list(record) == ["config", "environment", "epochs", "final"]
+    assert list(record) == ["config", "environment", "complete", "epochs", "final"]
     assert record["config"].items() >= {"schedule": schedule, "net": "alexnet-mini", "batch": 64, "steps": STEPS,
                                         "delay": 1 if schedule == "delayed" else None, "seed": 0}.items()
     assert record["environment"].items() >= {"ranks": 2, "nodes": 1, "ranks_per_node": 2}.items()
