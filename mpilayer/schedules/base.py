@@ -22,7 +22,7 @@ class Schedule:
     late            whether it applies gradients that were taken at earlier weights
     asynchronous    whether a rank that is free takes the next part of an effective batch, whosever turn it is
     staleness       a Counter: how many updates old gradients were when they were applied; None if that is always none
-    own_pace        why ranks cannot wait for each other in the midst of a step; an empty string if they can
+    own_pace        whether no rank may wait for another in the midst of a step; those that are asynchronous never may
     host_only       why it cannot train a net on a GPU; an empty string if it can
     kept_sums       whether each step sums all gradients uncompressed, so that the link bounds its speed
     overlaps        whether sums travel while the net computes
@@ -36,8 +36,9 @@ class Schedule:
     """
 
     channel, options, refuses, queue_options = GradientQueue, (), {}, {}
-    wires, wires_because, host_only, own_pace = None, "", "", ""
-    asynchronous, replicated, late, staleness, kept_sums, overlaps = False, False, False, None, False, True
+    wires, wires_because, host_only = None, "", ""
+    asynchronous, own_pace, replicated, late = False, False, False, False
+    staleness, kept_sums, overlaps = None, False, True
     delay, period, measured, prediction = 0, 1, 0, None
 
     def __init__(self, net, channel, optimizer):

@@ -13,7 +13,7 @@ from mpilayer.exchange.gradient_queue import GradientQueue
 from mpilayer.exchange.settings import GIVEN, Settings, one_of
 from mpilayer.mpi.ranks import Ranks
 from mpilayer.schedules import SCHEDULES
-from mpilayer.schedules.base import Schedule
+from mpilayer.schedules.base import OWN_PACE, Schedule
 
 
 def own(kind):
@@ -61,7 +61,8 @@ def make_schedule(name: str | type[Schedule], net, ranks: Ranks, optimizer, *, s
     channel = _channel(kind, net, ranks, settings, trace, say)
     optimizer.attach(trace, getattr(channel, "norm", None))
     try:
-        return kind(Watched(net, trace), channel, optimizer, **chosen)
+        watched = _OwnPace if _at_own_pace(kind) else Watched
+        return kind(watched(net, trace), channel, optimizer, **chosen)
     except BaseException:
         channel.abandon()
         raise
@@ -91,12 +92,26 @@ def check_fit(kind, name, optimizer, values, wire, spell=str):
         if option.late and getattr(values, option.name) and not kind.late:
             able = " or ".join(name for name, other in CHOICE.parts.items() if other.late)
             raise UserError(f"{spell(option.name)} goes with {schedule} {able}: nothing else is late")
-    if kind.own_pace and getattr(values, "batch_statistics", "local") == "all":
-        raise UserError(f"{spell('batch_statistics')} all does not go with {schedule} {name}: {kind.own_pace}"
+    if _at_own_pace(kind) and getattr(values, "batch_statistics", "local") == "all":
+        raise UserError(f"{spell('batch_statistics')} all does not go with {schedule} {name}: {OWN_PACE}"
                         f" | try: {spell('batch_statistics')} local")
     if kind.wires and wire not in kind.wires:
         raise UserError(f"{spell('wire')} {wire} does not go with {schedule} {name}: {kind.wires_because}"
                         f" | try: {spell('wire')} {' or '.join(kind.wires)}")
+
+
+def _at_own_pace(kind):
+    return kind.own_pace or kind.asynchronous
+
+
+class _OwnPace(Watched):
+    """A net that is watched, in a schedule whose ranks must not wait for each other's samples: they would for ever."""
+
+    def forward(self, batch):
+        """As the net's. Raises UserError for statistics over all ranks."""
+        if getattr(batch, "total", None):
+            raise UserError(f"total | expected None: {OWN_PACE} | try: another schedule")
+        return super().forward(batch)
 
 
 def _channel(kind, net, ranks, settings, trace, say):

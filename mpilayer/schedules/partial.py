@@ -7,7 +7,7 @@ import numpy as np
 from mpilayer.base.cli import Option, count
 from mpilayer.base.errors import UserError
 from mpilayer.schedules import shards
-from mpilayer.schedules.base import OWN_PACE, Schedule
+from mpilayer.schedules.base import Schedule
 from mpilayer.schedules.shards import Part
 
 CLIP = "what is summed in a round is the gradient of no one step"
@@ -26,7 +26,7 @@ class Partial(Schedule):
     """
 
     options = (Option("quorum", "ranks that a sum waits for (default: all but one)", count, metavar="N"),)
-    asynchronous, own_pace = True, OWN_PACE
+    asynchronous = True
     refuses = {"clip": CLIP}
 
     def __init__(self, net, queue, optimizer, quorum):

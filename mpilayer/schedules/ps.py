@@ -9,7 +9,7 @@ from mpilayer.base.errors import UserError
 from mpilayer.compression.codecs import CODECS
 from mpilayer.exchange.mailbox import Mailbox, Message, PendingReplies
 from mpilayer.schedules import shards
-from mpilayer.schedules.base import CLIP_REFUSED, HOST_ONLY, OWN_PACE, Schedule
+from mpilayer.schedules.base import CLIP_REFUSED, HOST_ONLY, Schedule
 from mpilayer.schedules.server import Server
 from mpilayer.schedules.shards import Part
 
@@ -27,7 +27,7 @@ class ParameterServer(Schedule):
     weights are cut into as many equal parts as there are servers: the last `--servers` ranks, or all workers as well.
     """
 
-    channel, host_only, own_pace = Mailbox, HOST_ONLY, OWN_PACE
+    channel, host_only, own_pace = Mailbox, HOST_ONLY, True
     options = (Option("staleness", "steps a rank may be ahead of another, or none for no bound; 0 sums all ranks'"
                       " gradients", natural_or("none"), 0, metavar="S"),
                Option("servers", "ranks, the last ones, that do nothing else; 0: all ranks serve and compute", natural,

@@ -6,7 +6,7 @@ import numpy as np
 
 from mpilayer.exchange.mailbox import Mailbox, PendingReplies
 from mpilayer.schedules import shards
-from mpilayer.schedules.base import CLIP_REFUSED, HOST_ONLY, OWN_PACE, Schedule
+from mpilayer.schedules.base import CLIP_REFUSED, HOST_ONLY, Schedule
 from mpilayer.schedules.shards import Part
 
 
@@ -22,7 +22,7 @@ class OneSided(Schedule):
     bound: no rank ever waits for another's step.
     """
 
-    channel, host_only, own_pace = Mailbox, HOST_ONLY, OWN_PACE
+    channel, host_only = Mailbox, HOST_ONLY
     asynchronous = True
     refuses = {"clip": CLIP_REFUSED}
     wires, wires_because = ("float32",), "MPI's one-sided sums know the types of MPI only"

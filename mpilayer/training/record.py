@@ -12,6 +12,7 @@ from mpilayer.base.files import replacing
 from mpilayer.base.tracing import write_timeline
 
 FLIGHT = "flight"  # the folder of flight recorders
+RUN, TIMELINE = "run.json", "timeline.json"
 
 
 def _unwritable(path, error):
@@ -20,7 +21,10 @@ def _unwritable(path, error):
 
 def _lock(path):
     """A descriptor of the folder; as long as it is open, no other run gets one. Raises UserError."""
-    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise _unwritable(path, error) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -38,8 +42,9 @@ def prepare_folder(path):
         tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
         raise _unwritable(path, error) from None
-    if (path / "run.json").is_dir():
-        raise UserError(f"cannot write {path / 'run.json'}: it is a folder | try: another --out")
+    for file in (path / RUN, path / TIMELINE):
+        if file.is_dir():
+            raise UserError(f"cannot write {file}: it is a folder | try: another --out")
     return _lock(path)
 
 
@@ -58,7 +63,7 @@ class RunRecord:
             ranks.keep_records(self.folder / FLIGHT)
             config = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
             self.head = {"config": config, "environment": environment()}
-            ranks.agree(lambda: self._write([], None))
+            ranks.agree(self._replace)
 
     def epochs(self, found):
         """After an epoch: the records of all epochs so far. What cannot be written is said once, and tried again."""
@@ -71,23 +76,29 @@ class RunRecord:
             self.failed = True
 
     def end(self, found, final, trace):
-        """The whole, and timeline.json. Raises UserError."""
+        """The whole, then timeline.json, which is larger and matters less. Raises UserError."""
         if self.folder:
+            self._write(found, final)
             try:
-                write_timeline(self.folder / "timeline.json", self.ranks, trace)
+                write_timeline(self.folder / TIMELINE, self.ranks, trace)
             except OSError as error:
                 raise _unwritable(self.folder, error) from None
-            self._write(found, final)
             self.ranks.forget_records()
             if self.lock is not None:
                 os.close(self.lock)
+
+    def _replace(self):
+        """What an earlier run has left by a record without epochs."""
+        self._write([], None)
+        if self.ranks.rank == 0:
+            (self.folder / TIMELINE).unlink(missing_ok=True)
 
     def _write(self, epochs, final):
         if self.ranks.rank > 0:
             return
         record = {**self.head, "complete": final is not None, "epochs": epochs, "final": final}
         try:
-            with replacing(self.folder / "run.json") as file:
+            with replacing(self.folder / RUN) as file:
                 json.dump(record, file, indent=1, allow_nan=False)
         except OSError as error:
             raise _unwritable(self.folder, error) from None

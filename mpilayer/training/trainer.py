@@ -122,17 +122,19 @@ class Trainer:
         while len(self.losses) > left:
             t, samples, coming = self.losses.popleft()
             loss = self.channel.read(coming, "the loss")
-            if not math.isfinite(loss):
-                self.ranks.where = f"{self.name} | step {t}"
-                raise UserError(self._diverged(loss))
+            self.check_loss(loss, t)
             self.display.step(t + 1, loss * self.batch / samples)
             total += loss
         return total
 
-    def _diverged(self, loss):
+    def check_loss(self, loss, step):
+        """Raise UserError if the loss is not finite, in this step or after its update."""
+        if math.isfinite(loss):
+            return
         found = self.net.first_not_finite()
         layer, what = (found[0].name, found[1]) if found else ("loss", "value")
-        return f"{layer} | expected finite numbers, its {what} and so the loss ({loss}) are not | {REMEDY}"
+        self.ranks.where = f"{self.name} | step {step}"
+        raise UserError(f"{layer} | expected finite numbers, its {what} and so the loss ({loss}) are not | {REMEDY}")
 
     def check_updates(self, step):
         """Raise UserError if the updates of all steps, this one the last, have left weights that are not finite."""
@@ -154,6 +156,7 @@ class Trainer:
             self.seconds[kind] += value
         means = dict(zip(("loss", *self.seconds), sums, strict=True))
         test_loss, test_accuracy = self.evaluate()
+        self.check_loss(test_loss, number * self.per_epoch + steps - 1)
         entry = {"epoch": number + 1, "train_loss": means["loss"] / steps, "test_loss": test_loss,
                  "test_accuracy": test_accuracy, "seconds": means["total"],
                  "images_per_second": steps * self.batch / means["total"], "exposed_seconds": means["exposed"]}
@@ -206,6 +209,4 @@ class Trainer:
             answers += y.size
         self.ranks.recorder.doing("its sums")
         loss, right, answers = self.ranks.total(np.array([float(loss), float(right), answers]))
-        if not math.isfinite(loss):
-            raise UserError(self._diverged(loss))
         return loss, right / answers

@@ -52,6 +52,32 @@ def test_what_does_not_go_together_is_refused_before_anything_is_open(ranks):
         assert not channel.running()
 
 
+class OwnPace(Schedule):
+    """Ranks take steps as they come."""
+
+    asynchronous = True
+
+    def __init__(self, net, queue, optimizer):
+        super().__init__(net, queue, optimizer)
+        queue.open()
+
+    def step(self, t, batch):
+        """Forward only."""
+        for _ in self.net.forward(batch):
+            pass
+
+
+@on_ranks(2)
+def test_statistics_of_all_ranks_are_refused_where_ranks_go_at_their_own_pace(ranks):
+    for kind in ("ps", "partial", "rma", OwnPace):
+        net = built()
+        schedule = make_schedule(kind, net, ranks, MomentumSGD(net, 0.01), **UNMEASURED)
+        with pytest.raises(UserError, match=r"^total \| expected None: ranks do not"):
+            schedule.step(0, Batch(*net.example(3, np.random.default_rng(0)), 6, total=ranks.total))
+        ranks.meet()
+        schedule.channel.abandon()
+
+
 @on_ranks(1)
 def test_a_class_instead_of_a_name_and_one_that_fails(ranks):
     class Broken(Schedule):

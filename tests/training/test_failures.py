@@ -1,6 +1,7 @@
 """Whatever goes wrong: one message a user can act on, every rank gone within seconds, nothing left behind."""
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -10,16 +11,20 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import psutil
 import pytest
 
+import nets
 from mpilayer import train as main_job
-from mpilayer.base.errors import AgreedError
+from mpilayer.base.errors import AgreedError, UserError
 from mpilayer.schedules import SCHEDULES
+from mpilayer.training import record as run_record
 from mpilayer.training.record import prepare_folder
+from mpilayer.training.trainer import Trainer
 from tests.ranks import environment, mpiexec, on_ranks, train
 
 LIMIT = 10  # seconds for every rank to be gone: the requirement
@@ -217,11 +222,12 @@ def test_output_folder_below_a_file(place):
 @on_ranks(2)
 def test_a_place_of_the_result_that_is_a_folder_is_noticed_before_training(ranks):
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(ranks.bcast(folder)) / "out"
-        if ranks.rank == 0:
-            (out / "run.json").mkdir(parents=True)
-        ranks.meet()
-        refuses(ranks, ["--out", str(out)], ["run.json", "it is a folder", "another --out"])
+        for name in ("run.json", "timeline.json"):
+            out = Path(ranks.bcast(folder)) / f"out-{name}"
+            if ranks.rank == 0:
+                (out / name).mkdir(parents=True)
+            ranks.meet()
+            refuses(ranks, ["--out", str(out)], [name, "it is a folder", "another --out"])
 
 
 @on_ranks(2)
@@ -244,7 +250,7 @@ from mpilayer import train
 def epoch(self, number, real=train.Trainer.epoch):
     if self.ranks.rank == 0:
         record = json.loads((out / "run.json").read_text())
-        print(number, record["complete"], len(record["epochs"]), record["final"])
+        print(number, record["complete"], len(record["epochs"]), record["final"], (out / "timeline.json").exists())
         if number == 1 and sys.argv[1] == "gone":
             shutil.rmtree(out)
     return real(self, number)
@@ -258,11 +264,29 @@ def test_every_epoch_is_written_when_it_ends_and_an_old_record_does_not_outlive_
     (place / "program.py").write_text(WRITTEN)
     (place / "out").mkdir()
     (place / "out" / "run.json").write_text('{"complete": true, "epochs": [1, 2, 3]}')
+    (place / "out" / "timeline.json").write_text("{}")
     done = mpiexec(2, place / "program.py", "keep", "--out", place / "out", "--epochs", 3, "--quiet")
-    assert done.stdout.splitlines() == [f"{number} False {number} None" for number in range(3)]
+    assert done.stdout.splitlines() == [f"{number} False {number} None False" for number in range(3)]
     record = json.loads((place / "out" / "run.json").read_text())
     assert (record["complete"], len(record["epochs"])) == (True, 3)
     assert {path.name for path in (place / "out").iterdir()} == {"run.json", "timeline.json"}
+
+
+@on_ranks(2)
+def test_a_timeline_that_cannot_be_written_does_not_cost_the_result(ranks, ):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        out = Path(ranks.bcast(folder))
+        record = run_record.RunRecord(ranks, SimpleNamespace(out=out), dict)
+        patch.setattr(run_record, "write_timeline", full)
+        with pytest.raises(UserError, match="No space left on device"):
+            record.end([{"epoch": 1}], {"steps": 5}, None)
+        ranks.keep_records()
+        found = json.loads((out / "run.json").read_text())
+        assert (found["complete"], found["epochs"], found["final"]) == (True, [{"epoch": 1}], {"steps": 5})
+        ranks.meet()
 
 
 def test_a_folder_that_vanishes_costs_no_epoch_and_is_an_error_at_the_end(place):
@@ -282,11 +306,46 @@ def test_memory(place, count):
     refused(count, place, ["--data", "synthetic", "--shape", "90000000x90000000x3"], "not enough memory", "--shape")
 
 
-@pytest.mark.parametrize(("words", "parts"), [
-    ("layerwise --lr 1e38 --steps 1", ["evaluation", "conv", "expected finite numbers", "so the loss (nan)"]),
-    ("diloco --outer-lr 3e38 --steps 15", ["expected finite"])])
-def test_a_last_update_that_is_not_finite(place, words, parts):
-    refused(2, place, ["--schedule", *words.split(), "--warmup", "0"], *parts, "try: a smaller --lr")
+@pytest.mark.parametrize(("words", "place_of_it"), [("layerwise --lr 1e38 --steps 1", "layerwise | step 0 | conv"),
+                                                    ("diloco --outer-lr 3e38 --steps 15", "diloco | step 14 | conv")])
+def test_a_last_update_that_is_not_finite(place, words, place_of_it):
+    """The weights are finite, but no output is that is computed with them."""
+    refused(2, place, ["--schedule", *words.split(), "--warmup", "0"], place_of_it, "expected finite numbers",
+            "so the loss (nan)", "try: a smaller --lr")
+
+
+@on_ranks(1)
+def test_weights_that_are_not_finite_after_the_last_update(ranks):
+    net = nets.build("alexnet-mini", classes=10, shape=(8, 8, 1))
+    trainer = Trainer.__new__(Trainer)
+    trainer.ranks, trainer.net, trainer.name = ranks, net, "layerwise"
+    trainer.check_updates(6)
+    net.layers[1].w[3] = np.inf
+    with pytest.raises(UserError, match=rf"^{net.layers[1].name} \| expected finite weights after the update"):
+        trainer.check_updates(7)
+    assert ranks.where == "layerwise | step 7"
+
+
+OUT_OF_MEMORY = """
+import sys
+from mpilayer import train
+from mpilayer.base.errors import UserError
+def made(ranks, *arguments, real=train.make_trainer):
+    if ranks.rank == 1:
+        raise UserError("not enough memory on the GPU for gradients | try: a smaller --batch")
+    return real(ranks, *arguments)
+train.make_trainer = made
+train.main(sys.argv[1:])
+"""
+
+
+def test_one_rank_that_has_no_memory_for_gradients(place):
+    """The others are in collectives meanwhile, and are ended."""
+    (place / "program.py").write_text(OUT_OF_MEMORY)
+    started = time.monotonic()
+    done = mpiexec(3, place / "program.py", "--out", place / "out", TMPDIR=str(place / "tmp"))
+    fails(done, "rank 1 | ", "not enough memory on the GPU", started=started, place=place)
+    assert done.returncode == 2
 
 
 @pytest.mark.parametrize("schedule", ["delayed", "partial", "ps"])

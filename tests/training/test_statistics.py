@@ -1,9 +1,14 @@
 """The running statistics of batch normalization, averaged over ranks that have made different numbers of steps."""
 
+import json
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 
+from mpilayer import Ranks
+from mpilayer import train as main_job
 from mpilayer.training.trainer import Trainer
 from tests.ranks import on_ranks
 
@@ -39,3 +44,17 @@ def test_ranks_with_equal_steps_have_the_bits_of_a_plain_mean(ranks):
     state = np.random.default_rng(ranks.rank).standard_normal(50).astype(np.float32)
     plain = ranks.total(state / ranks.size)
     np.testing.assert_array_equal(trainer(ranks, state, 22).mean_state(), plain)
+
+
+@on_ranks(4)
+def test_a_worker_with_three_servers_trains_as_one_process(ranks):
+    """The same weights and the same test loss, to the bit: the net has batch normalization."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder, words = Path(ranks.bcast(folder)), ["--net", "resnet-mini", "--steps", "3", "--quiet", "--out"]
+        main_job.run(ranks, [*words, str(folder / "ps"), "--schedule", "ps", "--servers", "3"])
+        if ranks.rank == 0:
+            main_job.run(Ranks(ranks.MPI.COMM_SELF), [*words, str(folder / "one")])
+            served, alone = (json.loads((folder / name / "run.json").read_text())["final"] for name in ("ps", "one"))
+            for fact in ("weights_sha256", "test_loss", "test_accuracy"):
+                assert served[fact] == alone[fact], fact
+        ranks.meet()
