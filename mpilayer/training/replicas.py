@@ -7,6 +7,7 @@ import socket
 
 import numpy as np
 
+import mpilayer
 from kernels import compiled, gpu
 from kernels.gpu import fetch
 from mpilayer.base.errors import AgreedError, UserError
@@ -14,7 +15,7 @@ from mpilayer.mpi.agreement import are_equal, compare, extremes, named
 from mpilayer.mpi.job import library
 
 jit, _ = compiled.decorators()
-PACKAGES = "mpilayer", "numpy", "numba", "h5py"
+PACKAGES = "numpy", "numba", "h5py"
 SAMPLES = 16  # of each part of the data that are compared
 FACTOR = 0x9E3779B97F4A7C15  # odd
 
@@ -39,7 +40,7 @@ def layer_digests(net):
 def versions(ranks):
     """{package: version} of what has a say in the numbers. The instruction set has none: all give the same bits."""
     return {"Python": platform.python_version(), "MPI": library(ranks.MPI),
-            **{package: importlib.metadata.version(package) for package in PACKAGES}}
+            "mpilayer": mpilayer.__version__, **{package: importlib.metadata.version(package) for package in PACKAGES}}
 
 
 def _contents(part):
