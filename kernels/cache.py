@@ -17,10 +17,10 @@ from numba.core import caching
 _told = set()
 
 
-def _say(text):
-    """A line, once."""
-    if text not in _told:
-        _told.add(text)
+def _say(about, text):
+    """A line, once about each thing."""
+    if about not in _told:
+        _told.add(about)
         print(f"kernels: {text}", file=sys.stderr, flush=True)
 
 
@@ -32,12 +32,14 @@ def _remove(path, error):
         return
     except OSError:
         pass
-    _say(f"{path} is damaged ({type(error).__name__}): what was in it is compiled again")
+    _say(path, f"{path} is damaged ({type(error).__name__}): what was in it is compiled again")
 
 
 def _load_index(cache, load=caching.IndexDataCacheFile._load_index):
     try:
         return load(cache)
+    except OSError:  # it is not ours to read, or its file system has failed: not there, but not damaged either
+        return {}
     except Exception as error:  # which one a damaged file raises depends on the byte that is wrong
         _remove(cache._index_path, error)
         return {}
@@ -57,8 +59,8 @@ def _save_overload(cache, *entry, save=caching.Cache.save_overload):
     try:
         save(cache, *entry)
     except OSError as error:
-        _say(f"compiled functions cannot be kept in {cache.cache_path} ({error.strerror}): the next start compiles them"
-             " again | try: NUMBA_CACHE_DIR=FOLDER")
+        _say("saving", f"compiled functions cannot be kept in {cache.cache_path} ({error.strerror}): the next start"
+             " compiles them again | try: NUMBA_CACHE_DIR=FOLDER")  # each file of sources has a folder of its own
 
 
 @functools.cache
@@ -83,8 +85,8 @@ class LastResort(caching.UserWideCacheLocator):
         place = _private()
         self._cache_path = str((place or Path("/nowhere")) / self.get_suitable_cache_subpath(py_file))
         if place:
-            _say(f"compiled functions are kept in {place}: neither their sources' folder nor the user's cache can be"
-                 " written to | try: NUMBA_CACHE_DIR=FOLDER")
+            _say(place, f"compiled functions are kept in {place}: neither their sources' folder nor the user's cache"
+                 " can be written to | try: NUMBA_CACHE_DIR=FOLDER")
 
     def ensure_cache_path(self):
         """Where there is no place, saving says so."""

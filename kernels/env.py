@@ -23,7 +23,7 @@ def one_of(*texts):
 
 def whole(least, most):
     """(predicate, words) of a variable that is a whole number."""
-    return (lambda text: text.isascii() and text.isdecimal() and least <= int(text) <= most,
+    return (lambda text: text.isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most,
             f"a whole number from {least} to {most:,}")
 
 

@@ -51,6 +51,15 @@ def test_a_number_of_threads_that_is_none():
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("options", [{"MPILAYER_PATIENCE": "abc"}, {"MPILAYER_PROGRESS_US": "nan"}])
+def test_a_variable_that_makes_no_sense_is_told_once(options):
+    [(name, text)] = options.items()
+    done = mpiexec(2, "-m", "mpilayer.info", **options)
+    assert done.returncode == 2
+    assert done.stderr.count(f"mpilayer: {name}={text}: expected a") == 1, done.stderr
+    assert done.stderr.count(name) == 2, "in that line, and in its remedy"
+
+
 def test_no_hint_where_all_is_well():
     assert list(info.hints(GOOD)) == []
 

@@ -37,7 +37,7 @@ def number(kind, least, what, most=math.inf):
             value = kind(text)
             if least <= value <= most and math.isfinite(value):
                 return value
-            limit = f" of at most {most:,}" if math.isfinite(value) and value > most else ""
+            limit = f", at most {most:,}" if math.isfinite(value) and value > most else ""
         raise argparse.ArgumentTypeError(f"expected {what}{limit}, got {text!r}")
 
     return convert

@@ -35,6 +35,13 @@ def get(name):
         raise UserError(f"{error} | try: unset {name}") from None
 
 
+def patience():
+    """MPILAYER_PATIENCE in seconds; its default if it makes no sense, which `check` says to all ranks together."""
+    with contextlib.suppress(UserError):
+        return float(get("MPILAYER_PATIENCE"))
+    return float(VARIABLES["MPILAYER_PATIENCE"].default)
+
+
 def check():
     """Raise UserError if one of them is what it may not be."""
     for name in VARIABLES:

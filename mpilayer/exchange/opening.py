@@ -17,8 +17,12 @@ def _available():
         return None
 
 
-def _check_memory(ranks, size, delay):
-    """Raise UserError if the gradient buffers, of so many bytes each, cannot fit: the system would kill the ranks."""
+def _check_delay(ranks, size, delay):
+    """Raise UserError for what is no number of steps, or if the gradient buffers, of so many bytes each, cannot fit:
+    the system would kill the ranks.
+    """
+    if not isinstance(delay, int) or delay < 0:
+        raise UserError(f"delay {delay!r} | expected a whole number of steps, not negative")
     available, needed = _available(), size * (delay + 1) * ranks.neighbours
     if available is not None and delay and needed > available:
         raise UserError(f"delay {delay} | {needed / 2**30:,.1f} GiB for {delay + 1} gradient buffers of each of"
@@ -27,11 +31,10 @@ def _check_memory(ranks, size, delay):
 
 
 def check(ranks, layers, settings, **more):
-    """A meeting of all ranks. Raises UserError for a delay that is no number of steps; AgreedError, on all of them,
-    unless layers, settings and what is said `more` are the same.
+    """A meeting of all ranks. Raises AgreedError, on all of them, for a delay that is no number of steps or for which
+    the memory of any does not suffice, and unless layers, settings and what is said `more` are the same.
     """
-    if not isinstance(more["delay"], int) or more["delay"] < 0:
-        raise UserError(f"delay {more['delay']!r} | expected a whole number of steps, not negative")
-    _check_memory(ranks, sum(layer.w.nbytes for layer in layers), more["delay"])
+    size = sum(layer.w.nbytes for layer in layers)
+    ranks.agree(lambda: _check_delay(ranks, size, more["delay"]))
     sizes = {f"layer {number}": f"{layer.name} of {layer.w.size} numbers" for number, layer in enumerate(layers)}
     compare(ranks, {**more, "layers": len(layers), **settings._replace(link=None)._asdict(), **sizes}, REMEDY)

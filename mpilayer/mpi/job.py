@@ -194,7 +194,9 @@ def _not_the_launchers(launched, MPI):
 
 
 def start():
-    """Initialise MPI and return the Ranks. Raises UserError if there is no MPI, or if it is not the launcher's."""
+    """Initialise MPI and return the Ranks. Raises UserError if there is no MPI, if it is not the launcher's, or if an
+    environment variable makes no sense; with no message on the ranks that are not to print one.
+    """
     _spin_less_when_crowded()
     MPI = _load()
     launched = launched_apart(os.environ, 1)
@@ -206,7 +208,10 @@ def start():
             MPI.Init_thread(MPI.THREAD_SERIALIZED)
     if launched_apart(os.environ, MPI.COMM_WORLD.size):
         raise _not_the_launchers(launched, MPI)
-    return Ranks(MPI.COMM_WORLD)
+    try:
+        return Ranks(MPI.COMM_WORLD)
+    except AgreedError as error:
+        raise UserError(error if MPI.COMM_WORLD.rank == 0 else "") from None
 
 
 @contextlib.contextmanager

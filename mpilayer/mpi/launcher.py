@@ -53,7 +53,7 @@ def looked_after():
 
 def _look_after(parent):
     ranks, rank, name = launched_apart(os.environ, 1)
-    begun, patience = time.monotonic(), min(float(env.get("MPILAYER_PATIENCE")), TIMEOUT)
+    begun, patience = time.monotonic(), min(env.patience(), TIMEOUT)
     for limit, more in ((patience, ""), (TIMEOUT, "; this rank gives up")):
         while time.monotonic() < begun + limit:
             time.sleep(LOOK)

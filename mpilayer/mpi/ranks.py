@@ -80,8 +80,9 @@ class Ranks:
     timeout      seconds, 0 for no limit: a rank that has waited so long raises HangError if no rank has moved meanwhile
     recorder     FlightRecorder of this rank
 
-    Raises UserError if no MPI library can be loaded, or if MPI has been finalised; TypeError for what is not an mpi4py
-    intracommunicator, ValueError for COMM_NULL; and RuntimeError when it is used after close().
+    Raises UserError if no MPI library can be loaded, or if MPI has been finalised; AgreedError if an environment
+    variable makes no sense on any rank; TypeError for what is not an mpi4py intracommunicator, ValueError for
+    COMM_NULL; and RuntimeError when it is used after close().
     """
 
     def __init__(self, comm: MPI.Intracomm | None = None, timeout: float = TIMEOUT) -> None:
@@ -95,7 +96,8 @@ class Ranks:
         self.first_node = self.node.bcast(self.rank) == 0
         self.neighbours, self.cores = self._machine()
         self.crowded = self.neighbours > self.cores
-        self.patience = float(env.get("MPILAYER_PATIENCE"))
+        self.patience = env.patience()
+        self.agree(env.check)
         self.keep_records()
         self._hangs, self.timeout = HangWatch(self), timeout
 

@@ -10,8 +10,8 @@ import pytest
 
 import kernels
 import mpilayer
-from mpilayer.base.errors import UserError
-from mpilayer.exchange import channel
+from mpilayer.base.errors import AgreedError, UserError
+from mpilayer.exchange import channel, opening
 from mpilayer.exchange.settings import Settings
 from mpilayer.mpi import progress as progress_ways
 from mpilayer.mpi.progress import PROGRESS
@@ -366,6 +366,17 @@ def test_a_message_is_not_filled_again_before_all_of_its_layers_were_settled(ran
                 queue.norm(0)
             for name in names:
                 list(queue.settle(name, up_to=1))
+
+
+@on_ranks(2)
+def test_a_delay_that_one_rank_cannot_have_is_refused_on_all(ranks):
+    with pytest.raises(AgreedError, match=r"^rank 1 \| delay -1 \| expected a whole number"):
+        mpilayer.GradientQueue(ranks, parameters(), **UNMEASURED, delay=-ranks.rank)
+    with pytest.MonkeyPatch.context() as patch:
+        if ranks.rank == 1:
+            patch.setattr(opening, "_available", lambda: 1000)
+        with pytest.raises(AgreedError, match=r"^rank 1 \| delay 3 \| .* GiB for 4 gradient buffers"):
+            mpilayer.GradientQueue(ranks, parameters(), **UNMEASURED, delay=3)
 
 
 @on_ranks(1, 2)

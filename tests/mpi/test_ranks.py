@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mpilayer.base.errors import UserError
+from mpilayer.base.errors import AgreedError, UserError
 from mpilayer.mpi import job, launcher
 from mpilayer.mpi.ranks import Ranks
 from tests.ranks import environment, on_ranks, python
@@ -70,6 +70,16 @@ def test_closing_twice_is_closing_once_and_use_after_it_says_so(ranks):
                 lambda: other.agree(int)):
         with pytest.raises(RuntimeError, match=r"these Ranks are closed \| expected"):
             use()
+
+
+@on_ranks(2)
+def test_a_variable_that_makes_no_sense_on_one_rank_is_told_to_all(ranks):
+    with pytest.MonkeyPatch.context() as patch:
+        if ranks.rank == 1:
+            patch.setenv("MPILAYER_PATIENCE", "abc")
+        with pytest.raises(AgreedError, match=r"^rank 1 \| MPILAYER_PATIENCE=abc: expected a positive number"):
+            Ranks(ranks.comm)
+    Ranks(ranks.comm).close()
 
 
 @on_ranks(1)

@@ -169,6 +169,18 @@ def test_samples_that_do_not_fit():
         load(read("--data synthetic --shape 2x2x1"), None)
 
 
+@pytest.mark.parametrize("words", [
+    "--steps 999999999999999999999", "--epochs 1e3", "--jitter 1e300", "--slow 1:1e300", "--slow 1:nan", "--lr 1e308",
+    "--net transformer-mini --depth 100000000", "--schedule delayed --delay 9999999999999", "--seed -1", "--clip inf"])
+def test_a_number_out_of_bounds(words):
+    option = words.split()[-2]
+    assert re.search(rf"^argument {option}: expected a .*, got ", refused(words))
+
+
+def test_an_output_folder_needs_a_name():
+    assert "argument --out: expected the name of a folder, got ''" in refused("--out", "")
+
+
 def test_a_number_or_a_word():
     steps = natural_or("auto")
     assert (steps("auto"), steps("3")) == ("auto", 3)
