@@ -10,7 +10,7 @@ from bench import options as shared
 from bench.rows import counting
 from bench.step import Step
 from mpilayer.mpi.agreement import extremes
-from mpilayer.training.replicas import layer_digests
+from mpilayer.training.replicas import digest_of_all, layer_digests
 from mpilayer.training.startup import warm
 
 LINE = "{:18} {:>7} {:>11} {:>10} {:>10} {:>12} {:>14}"
@@ -21,7 +21,7 @@ STEPS = 20  # fewer than the default's epochs have
 
 def _check(ranks, net):
     """What ReplicaCheck does at a time: digests, and a sum that nobody waits for in training; here it is waited for."""
-    least = extremes(layer_digests(net).sum(dtype=np.uint64))
+    least = extremes(digest_of_all(layer_digests(net)))
     ranks.wait(ranks.comm.Iallreduce(ranks.MPI.IN_PLACE, least, op=ranks.MPI.MIN))
 
 

@@ -12,8 +12,9 @@ from kernels.progress import tick
 BLOCK, BINS, UPPER, MAGNITUDE = 4096, 1 << 15, 16, 0x7FFFFFFF
 LEAST, VANISHED = 1e-30, 1e-6  # norms: of a column, and of what is left of it beside those before
 
-jit, inner = compiled.decorators()
+jit = compiled.kernel()
 fast, fast_inner = compiled.decorators(fastmath={"reassoc", "contract", "nsz"})
+exact = compiled.part(fastmath=False)  # else it has what its caller has; all ranks need the same bits
 
 
 @jit
@@ -80,6 +81,12 @@ def _add(x, factor, y):
         x[i] += factor * y[i]
 
 
+@exact
+def _add_exactly(x, factor, y):
+    for i in range(x.size):
+        x[i] += factor * y[i]
+
+
 @fast
 def lowrank_project(gradient, error, Q, P):
     """Change gradient (n,m) and error in place, write P (n,r); row by row, so that a row stays in cache."""
@@ -91,7 +98,7 @@ def lowrank_project(gradient, error, Q, P):
         tick(Q.size)
 
 
-@inner
+@exact
 def _inner(P, a, b):
     total = 0.0
     for i in range(P.shape[0]):
@@ -99,7 +106,7 @@ def _inner(P, a, b):
     return total
 
 
-@inner
+@exact
 def _orthonormalize(P):
     """Modified Gram-Schmidt."""
     for k in range(P.shape[1]):
@@ -161,6 +168,6 @@ def lowrank_expand(gradient, error, P, Q, share):
         _add(error[i], np.float32(1), gradient[i])
         gradient[i] = 0
         for k in range(Q.shape[0]):
-            _add(gradient[i], P[i, k], Q[k])
+            _add_exactly(gradient[i], P[i, k], Q[k])
         _add(error[i], -share, gradient[i])
         tick(Q.size)

@@ -9,6 +9,7 @@ import numpy as np
 from mpilayer.base.errors import AgreedError
 
 MOST = 10  # ranks, and facts, that a message names
+NOTHING = "nothing"  # the value of a fact that a rank does not know
 
 
 def digest(text):
@@ -33,13 +34,15 @@ def named(ranks):
     return f"rank{'s' if len(ranks) > 1 else ''} {told}{more}"
 
 
-def differences(everyone):
-    """What differs, in words: a text for each fact, of [(host, {fact: value})] of all ranks."""
+def differences(first, everyone):
+    """What differs, in words: a text for each fact, of {fact: value} of the first rank and [(host, {fact: value})] of
+    all ranks, where only values that are not the first one's need be.
+    """
     found = []
     for fact in dict.fromkeys(fact for _, facts in everyone for fact in facts):
         having = {}
         for rank, (host, facts) in enumerate(everyone):
-            having.setdefault(facts.get(fact, "nothing"), []).append((rank, host))
+            having.setdefault(facts.get(fact, first.get(fact, NOTHING)), []).append((rank, host))
         if len(having) > 1:
             values = "; ".join(f"{value} on {named(ranks)}" for value, ranks in list(having.items())[:MOST])
             found.append(f"{fact}: {values}")
@@ -56,6 +59,8 @@ def compare(ranks, facts, remedy):
     ranks.wait(ranks.comm.Iallreduce(ranks.MPI.IN_PLACE, least, op=ranks.MPI.MIN), "the facts of all ranks")
     if are_equal(least):
         return
-    found = differences(ranks.gather((socket.gethostname(), facts)))
+    first = ranks.bcast(facts)
+    others = {name: facts.get(name, NOTHING) for name in {**first, **facts} if facts.get(name) != first.get(name)}
+    found = differences(first, ranks.gather((socket.gethostname(), others)))
     more = f" | and {len(found) - MOST} more" if len(found) > MOST else ""
     raise AgreedError(f"{' | '.join(found[:MOST])}{more} | expected the same on all ranks | try: {remedy}")

@@ -37,6 +37,11 @@ def layer_digests(net):
     return np.array([_digest(fetch(layer.w).view(np.uint32)) for layer in net.layers], np.uint64)
 
 
+def digest_of_all(digests):
+    """64 bits of the digests of all layers: others if one digest is, or if two layers swap numbers."""
+    return (digests * np.arange(1, 2 * len(digests), 2, dtype=np.uint64)).sum(dtype=np.uint64)
+
+
 def versions(ranks):
     """{package: version} of what has a say in the numbers. The instruction set has none: all give the same bits."""
     return {"Python": platform.python_version(), "MPI": library(ranks.MPI),
@@ -114,7 +119,7 @@ class ReplicaCheck:
 
     def _begin(self, t):
         self.where, self.digests = f"{self.name} | step {t}", layer_digests(self.net)
-        self.least = extremes(self.digests.sum(dtype=np.uint64))
+        self.least = extremes(digest_of_all(self.digests))
         self._start(lambda: self.comm.Iallreduce(self.ranks.MPI.IN_PLACE, self.least, op=self.ranks.MPI.MIN))
 
     def _start(self, start):
@@ -136,23 +141,29 @@ class ReplicaCheck:
             self._start(self.comm.Ibarrier)
             self._wait()  # from here on nobody waits for messages
             with self.channel.engine.held():
-                self._differ(self.ranks.gather((socket.gethostname(), self.digests.tolist())))
+                self._differ(self.ranks.gather((socket.gethostname(), int(digest_of_all(self.digests)))))
 
     def _differ(self, everyone):
         """Name the ranks that differ from most, and the first layer that does; heal them, or raise AgreedError."""
         groups = {}
-        for rank, (_, digests) in enumerate(everyone):
-            groups.setdefault(tuple(digests), []).append(rank)
+        for rank, (host, digest) in enumerate(everyone):
+            groups.setdefault(digest, []).append((rank, host))
         most = max(groups.values(), key=len)
-        others = [(rank, host) for rank, (host, _) in enumerate(everyone) if rank not in most]
-        right, wrong = everyone[most[0]][1], everyone[others[0][0]][1]
-        layer = next(layer.name for layer, a, b in zip(self.net.layers, right, wrong, strict=True) if a != b)
-        told = f"{self.where} | {layer} | its weights on {named(others)} differ from those on {len(most)} other ranks"
+        others = sorted(member for group in groups.values() if group is not most for member in group)
+        pairs = zip(self.net.layers, self._digests_of(most[0][0]), self._digests_of(others[0][0]), strict=True)
+        layer = next(layer.name for layer, right, wrong in pairs if right != wrong)
+        told = f"{self.where} | {layer} | its weights on {named(others)} differ from those on {named(most)}"
         if 2 * len(most) <= len(everyone):
             raise AgreedError(f"{told} | expected equal weights; no majority has them | try: training again; memory or"
                               " network of these hosts")
         if self.optimizer is None:
             raise AgreedError(f"{told} | expected equal weights | try: memory and network of these hosts, --heal")
         for array in (self.net.weights, *self.optimizer.state()):
-            share(self.ranks, self.net, array, most[0])
+            share(self.ranks, self.net, array, most[0][0])
         self.say(f"{told}: they now have those of the majority")
+
+    def _digests_of(self, rank):
+        """Of a rank's layers, on all ranks."""
+        digests = self.digests.copy()
+        self.ranks.broadcast(digests, rank)
+        return digests

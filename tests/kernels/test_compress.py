@@ -55,6 +55,18 @@ def test_ranks_are_added_in_their_order():
     assert out.tolist() == [0, np.float32(np.float32(1 + 1e8) - np.float32(1e8)), 0, 0, 9]
 
 
+def test_what_all_ranks_expand_has_the_same_bits_on_all_processors():
+    """Every rounding is NumPy's: a fused multiply-add, which not all have, would leave one out."""
+    rng = np.random.default_rng(0)
+    P, Q = rng.standard_normal((50, 4), np.float32), rng.standard_normal((4, 70), np.float32)
+    gradient, error = np.zeros((2, 50, 70), np.float32)
+    kernels.lowrank_expand(gradient, error, P, Q, 2)
+    wanted = np.zeros((50, 70), np.float32)
+    for k in range(4):
+        wanted += P[:, k:k + 1] * Q[k]
+    np.testing.assert_array_equal(gradient, wanted)
+
+
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 4), st.integers(1, 3), st.integers(0, 99))
 def test_any_matrix_equals_the_reference_and_nothing_is_lost(n, m, rank, ranks, seed):
     rng = np.random.default_rng(seed)

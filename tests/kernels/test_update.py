@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 import kernels
 from kernels.update.cases import CASES
 from kernels.update.check import ADAM, RATES, STEPS, adam_passes, passes
+from kernels.update.cpu import BLOCK, ROW
 from tests.kernels.oracle import BOUND, all_close, all_near, locked
 
 
@@ -138,6 +139,18 @@ def test_sum_of_squares_does_not_lose_small_ones():
     x = np.full((3, 7777), 1e-3, np.float32)
     x[0, 0] = 1000
     assert kernels.sum_of_squares(x) == pytest.approx(np.square(x, dtype=np.float64).sum(), rel=1e-12)
+
+
+def test_squares_are_added_in_one_order_on_all_processors():
+    """However wide their vectors are: ranks on unlike hosts clip by the same number."""
+    squares = np.square(arrays(10_000)[0], dtype=np.float64)
+    sums = []
+    for block in (squares[start:start + BLOCK] for start in range(0, squares.size, BLOCK)):
+        totals = np.zeros(ROW)
+        for row in (block[start:start + ROW] for start in range(0, block.size, ROW)):
+            totals[:row.size] += row
+        sums.append(sum(totals.tolist()))
+    assert kernels.sum_of_squares(arrays(10_000)[0]) == sum(sums)
 
 
 def test_what_adamw_and_late_steps_refuse():

@@ -1,6 +1,7 @@
 """Ranks that are not alike: who differs, in what, is said by all of them; replicas that part are found, or healed."""
 
 import importlib.metadata
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mpilayer
@@ -125,11 +126,25 @@ def test_the_first_ranks_weights_are_everyones(ranks):
 
 
 def test_of_many_ranks_ten_are_named_and_the_others_counted():
-    everyone = [("node", {"--lr": "0.1" if rank % 3 else "0.2", "--seed": "0"}) for rank in range(3000)]
-    [text] = agreement.differences(everyone)
+    everyone = [("node", {"--lr": "0.1"} if rank % 3 else {}) for rank in range(3000)]
+    [text] = agreement.differences({"--lr": "0.2", "--seed": "0"}, everyone)
     assert text.startswith("--lr: 0.2 on ranks 0 (node), 3 (node)")
     assert "and 990 more; 0.1 on ranks 1 (node)" in text
     assert text.endswith("and 1990 more")
+
+
+@on_ranks(2, 3)
+def test_only_what_differs_is_gathered(ranks):
+    """As few bytes as needed: 65,536 ranks may have thousands of facts."""
+    facts, sent, real = {f"fact {number}": number for number in range(9)}, [], ranks.gather
+    for culprit in range(ranks.size):
+        facts["fact 5"] = "other" if ranks.rank == culprit else 5
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ranks, "gather", lambda value: sent.append(value[1]) or real(value))
+            with pytest.raises(AgreedError, match=rf"^fact 5: .*other on rank {culprit} \("):
+                agreement.compare(ranks, facts, "nothing")
+        unlike_the_first = ranks.rank == culprit if culprit else ranks.rank > 0
+        assert len(sent.pop()) == unlike_the_first
 
 
 @on_ranks(1, 2, 3)
@@ -170,6 +185,7 @@ def net_of(*layers):
     return SimpleNamespace(layers=[SimpleNamespace(w=np.asarray(w, np.float32)) for w in layers])
 
 
+@settings(deadline=None)  # the first one compiles
 @given(st.lists(st.floats(width=32), min_size=2, max_size=40), st.data())
 def test_a_digest_sees_every_bit_and_every_swap(numbers, data):
     w = np.array(numbers, np.float32)
@@ -185,6 +201,17 @@ def test_a_digest_sees_every_bit_and_every_swap(numbers, data):
     wanted = sum(int(word) * ((2 * place * replicas.FACTOR + 1) % 2**64) for place, word in
                  enumerate(w.view(np.uint32))) % 2**64
     assert int(before[0]) == wanted
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(width=32), min_size=2, max_size=9), st.data())
+def test_the_digest_of_all_layers_sees_numbers_that_change_places(numbers, data):
+    w = np.array(numbers, np.float32)[:, None]
+    before = replicas.digest_of_all(replicas.layer_digests(net_of(*w)))
+    i, j = (data.draw(st.integers(0, len(w) - 1)) for _ in range(2))
+    same = w[i].tobytes() == w[j].tobytes()
+    w[[i, j]] = w[[j, i]]
+    assert (replicas.digest_of_all(replicas.layer_digests(net_of(*w))) == before) == same
 
 
 def flipping(patch, ranks, step=10, culprit=1):
@@ -222,6 +249,31 @@ def test_healed_ranks_go_on_with_the_weights_of_the_majority(ranks):
             main_job.run(ranks, [*SHORT, *words.split(), "--heal", "--out", ranks.bcast(folder)])
             assert len(checks) == 1, "found once, and equal from then on"
             ranks.meet()
+
+
+@on_ranks(3)
+def test_healed_at_an_epochs_end_it_is_as_if_nothing_had_been(ranks):
+    def hash_of(*words):
+        with tempfile.TemporaryDirectory() as own:
+            folder = ranks.bcast(own)
+            main_job.run(ranks, [*SHORT, "--batch", "600", "--steps", "5", *words, "--out", folder])
+            ranks.meet()
+            record = json.loads(Path(folder, "run.json").read_text())
+            ranks.meet()
+        assert record["final"]["replicas"] == "equal"
+        return record["final"]["weights_sha256"]
+
+    real = replicas.ReplicaCheck.after_drain
+    for culprit, words in enumerate((["--optimizer", "adamw"], ["--schedule", "delayed:1"], [])):
+        def flipped(self, t, culprit=culprit):
+            if t < 3 and ranks.rank == culprit:
+                self.net.weights.view(np.uint32)[7] ^= 1
+            real(self, t)
+
+        undisturbed = hash_of(*words)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(replicas.ReplicaCheck, "after_drain", flipped)
+            assert hash_of(*words, "--heal") == undisturbed
 
 
 @on_ranks(2)
