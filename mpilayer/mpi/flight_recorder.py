@@ -204,7 +204,7 @@ class NodeRecorders:
                 os.posix_fallocate(file.fileno(), 0, size)  # a full disk is noticed now, and not as a bus error later
 
         self.path = None if folder is None else _path(folder, ranks)
-        descriptor = open_together(ranks, make) if folder is None else _open(self.path, ranks, make)
+        descriptor = _open(self.path, ranks, make) if folder else ranks.agree(lambda: open_together(ranks, make))
         self.memory = mmap.mmap(descriptor, size)
         os.close(descriptor)
         self.blocks = np.frombuffer(self.memory, np.int64).reshape(-1, BLOCK)

@@ -22,6 +22,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 OUT_OF_MEMORY = "Out of memory"  # what an MPI calls it
 LESS_MEMORY = "a smaller --batch, --delay or --net, or fewer ranks on a machine"
 SAY = 3  # seconds in which the rank that speaks has its say, before another ends the job
+AGAIN = 0.5  # seconds after which a signal is raised again that did not end the run
 ABORT = 2  # seconds that MPI has to end the job
 PASS_ON = 0.3  # seconds in which a launcher passes a message on; once it hears of the end it may drop it
 
@@ -83,6 +84,8 @@ def stopping_together(ranks):
         ranks.meet()
         raise SystemExit(2) from None
     except BaseException as error:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         if isinstance(error, SystemExit) and not error.code:
             raise
         for number in SIGNALS:
@@ -159,6 +162,9 @@ def _is_memory(ranks, error):
 
 
 def _interrupt(number, frame):
+    """Raise Interrupted, again and again: what is raised in a callback or a destructor, Python swallows."""
+    signal.signal(signal.SIGALRM, lambda *_: _interrupt(number, None))
+    signal.setitimer(signal.ITIMER_REAL, AGAIN)
     raise Interrupted(number)
 
 

@@ -19,7 +19,7 @@ LAST = 5  # seconds that a rank has to end after its launcher
 # what launchers tell their ranks, asked only when MPI itself says that this rank is alone: (ranks, rank, launcher)
 LAUNCHERS = [("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "Open MPI"),
              ("PMI_SIZE", "PMI_RANK", "MPICH or Intel MPI"), ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "Slurm")]
-SEGMENTS = "/dev/shm/mpich_"  # MPICH's shared memory, which it removes only when it is finalised
+SEGMENTS = "/dev/shm/mpich_", "/dev/shm/sm_segment."  # shared memory of MPICH and Open MPI, removed at a good end only
 
 
 def launched_apart(environ, size):
