@@ -12,6 +12,7 @@ from mpilayer.data.source import Data, DataError, Part, Source, error, held_out,
 from mpilayer.data.stored import HDF5
 from mpilayer.data.synthetic import SYNTHETIC
 from mpilayer.data.text import TEXT
+from mpilayer.mpi.agreement import compare
 
 __all__ = ["AUGMENTS", "DATA", "SOURCES", "Data", "DataError", "Part", "Source", "batches", "in_memory", "open_data",
            "prefetch", "samples_of", "share"]
@@ -49,7 +50,12 @@ def open_data(source="digits", *, seed=0, shape=None, augment="none", validation
         except MemoryError as wrong:
             raise error(source, f"not enough memory: {wrong}", "a smaller --shape, or fewer ranks") from None
 
-    return (ranks.agree(opened) if ranks else opened()).held(ranks)
+    if not ranks:
+        return opened().held(None)
+    data = ranks.agree(opened)
+    sizes = {"shape of the data": data.shape, "training samples": len(data.train), "test samples": len(data.test)}
+    compare(ranks, {**sizes, "arrays": len(data.holding)}, "the same files on all hosts")  # which they now hold together
+    return data.held(ranks)
 
 
 def _opened(source, seed, shape, augment, validation, ranks, like, options):

@@ -4,6 +4,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import psutil
 import pytest
@@ -125,3 +126,19 @@ def test_no_place_for_temporary_files_is_said(ranks):
         patch.setattr(node_file, "PLACES", ("/nowhere", "/proc"))
         with pytest.raises(UserError, match="no folder for temporary files .* TMPDIR"):
             hold(numbers, ranks)
+
+
+@on_ranks(2)
+def test_files_of_other_arrays_are_named_before_anything_is_shared(ranks):
+    """One with a test part of its own, and one without, of as many samples."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(ranks.bcast(folder)) / f"{ranks.rank}.h5"
+        x, y = np.zeros((40, 4, 4, 1), np.uint8), np.arange(40) % 4
+        with h5py.File(path, "w") as file:
+            if ranks.rank == 0:
+                file["x"], file["y"] = x, y
+            else:
+                file["x"], file["y"], file["x_test"], file["y_test"] = x[:36], y[:36], x[36:], y[36:]
+        with pytest.raises(AgreedError, match=r"arrays: 1 on rank 0 .*; 2 on rank 1 "):
+            open_data(path, ranks=ranks)
+        ranks.meet()
