@@ -54,7 +54,7 @@ def open_data(source="digits", *, seed=0, shape=None, augment="none", validation
         return opened().held(None)
     data = ranks.agree(opened)
     sizes = {"shape of the data": data.shape, "training samples": len(data.train), "test samples": len(data.test)}
-    compare(ranks, {**sizes, "arrays": len(data.holding)}, "the same files on all hosts")  # which they now hold together
+    compare(ranks, {**sizes, "arrays": len(data.holding)}, "the same files on all hosts")
     return data.held(ranks)
 
 
