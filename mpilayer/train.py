@@ -24,9 +24,11 @@ from mpilayer.training.optim import OPTIMIZERS
 from mpilayer.training.rates import learning_rate
 from mpilayer.training.record import RunRecord
 from mpilayer.training.replicas import ReplicaCheck, layer_digests, same_start, versions
+from mpilayer.training.resuming import Resuming
 from mpilayer.training.straggler import slowed
 from mpilayer.training.trainer import Trainer, steps_in
 
+AGAIN = 75  # exit status of a run that stopped with a checkpoint: EX_TEMPFAIL, try again
 EQUAL = "equal"  # what run.json says of the weights of all ranks
 SIZE = number(int, 1, "a positive whole number", 65_536)
 TYPES = {int: SIZE, float: amount, bool: bool, str: str}  # of sizes of nets, by what their defaults are
@@ -117,7 +119,7 @@ def update_once(options, weights):
     optimizer.attach(optimizer.trace, lambda step: 1.0).update(layer, layer.g, step=0)
 
 
-def make_trainer(ranks, options, settings, data, net, display):
+def make_trainer(ranks, options, settings, data, net, display, resuming):
     """Everything that trains, as the options say."""
     per_epoch, steps = steps_in(len(data.train), options.batch, options.epochs, options.steps)
     compute, arguments = compute_of(net), make.CHOICE.keywords(options)
@@ -134,17 +136,23 @@ def make_trainer(ranks, options, settings, data, net, display):
     every = {"epoch": 0, 0: None}.get(options.check_replicas, options.check_replicas)
     replicas = ReplicaCheck(options.schedule, ranks, net, schedule.channel, display.say, every,
                             optimizer if options.heal else None)
-    return Trainer(ranks, schedule, net, data, compute, display, replicas, batch=options.batch, steps=steps,
-                   per_epoch=per_epoch, seed=options.seed, workers=workers, statistics=options.batch_statistics,
-                   name=options.schedule)
+    trainer = Trainer(ranks, schedule, net, data, compute, display, replicas, batch=options.batch, steps=steps,
+                      per_epoch=per_epoch, seed=options.seed, workers=workers, statistics=options.batch_statistics,
+                      name=options.schedule, requests=resuming.requests(schedule.channel, workers),
+                      checkpoints=resuming.checkpoints, notes=resuming.notes(settings))
+    if resuming.checkpoints:
+        ranks.agree(schedule.state)  # it may not say what it keeps
+    if resuming.loaded:
+        trainer.restore(resuming.loaded)
+    return trainer
 
 
-def end_of(ranks, trainer, epochs):
+def end_of(ranks, trainer):
     """What run.json says of the end of a run; `replicas` is EQUAL, or {SHA-256 of weights: ranks that have them}."""
     having, own = {}, trainer.net.weights_sha256()
     for rank, each in enumerate(ranks.gather(own)):
         having.setdefault(each, []).append(rank)
-    return {**{key: epochs[-1][key] for key in ("test_loss", "test_accuracy")},
+    return {**{key: trainer.epochs[-1][key] for key in ("test_loss", "test_accuracy")},
             "steps": trainer.steps, "weights_sha256": own, "replicas": EQUAL if len(having) == 1 else having,
             "planned_seconds": trainer.planned, "measured_seconds": trainer.trace.period(),
             "staleness": trainer.staleness(),
@@ -160,25 +168,22 @@ def read(ranks, argv):
     return options
 
 
-def prepared(ranks, options, data, net):
+def prepared(ranks, options, data, net, resuming, say):
     """The Settings; everything that training calls is compiled."""
-    def say(text):
-        if not options.quiet:
-            print(text, flush=True)
-
     for remark in data.remarks if ranks.rank == 0 else ():
         say(remark)
-    return startup.prepare(ranks, all_options.settings(options), net, options.batch, say, [
+    settings = resuming.settings(all_options.settings(options))
+    return startup.prepare(ranks, settings, net, options.batch, say, [
         lambda: data.train.read([0], epoch=0), lambda: update_once(options, net.weights), lambda: layer_digests(net)])
 
 
 def run(ranks, argv):
-    """The whole job."""
+    """The whole job; its exit status."""
     options = read(ranks, argv)
     if options.help:
         if ranks.rank == 0:
             all_options.parser(NET).print_help()
-        return
+        return 0
     if options.device == "gpu":
         ranks.agree(lambda: device.use(ranks, options))
     ranks.timeout = options.timeout and max(options.timeout, TIMEOUT)  # compiling may take long
@@ -186,32 +191,48 @@ def run(ranks, argv):
     same_start(ranks, net, data)
     record = RunRecord(ranks, options, lambda: info.environment(ranks))
 
-    settings = prepared(ranks, options, data, net)
+    def say(text):
+        if not options.quiet:
+            print(text, flush=True)
+
+    resuming = Resuming(ranks, options, (NET, make.CHOICE, all_options.WIRE, all_options.OPTIMIZER), net,
+                        data, say)
+    settings = prepared(ranks, options, data, net, resuming, say)
     with report.Display(ranks, batch=options.batch, quiet=options.quiet) as display:
         with device.room("gradients and what an optimizer keeps"):
-            trainer = make_trainer(ranks, options, settings, data, net, display)
+            trainer = make_trainer(ranks, options, settings, data, net, display, resuming)
         display.begin(options.net, net, data, make.CHOICE.shown(options), trainer.steps,
                       device.said(options, trainer.channel.description))
+        for line in resuming.said():
+            display.say(line)
         ranks.timeout = options.timeout
-        epochs = []
-        for epoch in trainer.run():
-            epochs.append(epoch)
-            record.epochs(epochs)
-        final = end_of(ranks, trainer, epochs)
-        display.end(epochs, trainer.seconds, final, trainer.trace.beside)
+        with trainer.requests.listening():
+            for _ in trainer.run():
+                record.epochs(trainer.epochs)
+        resuming.close()
+        if trainer.stopped:
+            display.say(f"stopped by a signal after {trainer.step_now} steps; to go on: --resume")
+        else:
+            final = end_of(ranks, trainer)
+            display.end(trainer.epochs, trainer.seconds, final, trainer.trace.beside)
         trainer.close()
     data.close()
-    record.end(epochs, final, trainer.trace)
+    if trainer.stopped:
+        record.leave()
+        return AGAIN
+    record.end(trainer.epochs, final, trainer.trace)
     if final["replicas"] != EQUAL:
         raise AgreedError(f"the ranks ended with {len(final['replicas'])} different sets of weights | expected one"
                           " | try: --check-replicas with fewer steps, to find where they begin to differ")
+    return 0
 
 
 def main(argv=None):
     """Entry point."""
     argv = sys.argv[1:] if argv is None else argv
     with job() as ranks:
-        run(ranks, argv)
+        status = run(ranks, argv)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ class DensePayload(Payload):
         """Memory for what travels."""
         self.codec = self.compressor.codec
         self.buffer = self.codec.buffer(self.flat)
+        self.keeps = ("flat",) if self.buffer is self.flat else ("flat", "buffer")
         self.mirror = self.context.mirror(self.buffer)
 
     def _travelling(self, name):
@@ -22,7 +23,7 @@ class DensePayload(Payload):
 
     def encode(self, name):
         """Round, if asked for."""
-        residual = self.residual(name) if self.compressor.error_feedback else None
+        residual = self.residual(name) if self.compressor.feedback else None
         self.codec.encode(self.gradient[name], self._travelling(name), residual)
 
     def decode(self, name):
@@ -54,7 +55,7 @@ class DensePayload(Payload):
 class Dense(Compressor):
     """All numbers travel as they are, in float32."""
 
-    whole, payload, codec, error_feedback = False, DensePayload, CODECS["float32"], False
+    whole, payload, codec, feedback = False, DensePayload, CODECS["float32"], False
 
     def offsets(self, parameters):
         """{layer: (begin, end)} of what travels: as in the gradient."""
@@ -73,4 +74,4 @@ class Rounded(Dense):
 
     def __init__(self, error_feedback=False):
         super().__init__()
-        self.error_feedback = error_feedback
+        self.feedback = error_feedback

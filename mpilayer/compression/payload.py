@@ -33,9 +33,11 @@ class Compressor:
     own_sums        it sums in its own way, so that --reduction does not apply
     gathers         each rank receives the messages of all ranks
     refused_on_gpu  why it cannot compress what lies on a GPU, or an empty string
+    feedback        whether what has not travelled yet is added to the next gradient: `residuals`, of each rank its own
     """
 
     options, whole, own_sums, gathers, refused_on_gpu = (), True, False, False, ""
+    feedback, keeps, keeps_equal = True, ("residuals",), False
 
     def __init__(self):
         self.residuals = {}
@@ -53,13 +55,21 @@ class Compressor:
 
     def open(self, context, gradient):
         """The Payload of the flat gradient buffer."""
-        return self.payload(self, context, gradient)
+        payload = self.payload(self, context, gradient)
+        for name in payload.gradient if self.feedback else ():
+            payload.residual(name)
+        return payload
 
 
 class Payload:
     """`gradient` {layer: view of the flat buffer}. It encodes a layer when its gradient is final, has the Operations
     that sum a message, and decodes what has arrived. MPI sees `context.mirror` of its memory, on a CPU the same memory.
+
+    keeps     what holds sums that have arrived, before they are decoded and after it
+    lasting   whether the next step depends on that, though nothing is in flight
     """
+
+    keeps, lasting = ("flat",), False
 
     def __init__(self, compressor, context, gradient):
         self.compressor, self.context, self.flat = compressor, context, gradient

@@ -40,7 +40,12 @@ def _matrix(layer, part, flat):
 
 
 class PowerSGDPayload(Payload):
-    """The factors of one gradient buffer; of a message the first ones lie together, and the second ones."""
+    """The factors of one gradient buffer; of a message the first ones lie together, and the second ones.
+
+    Before it is decoded the gradient buffer holds what this rank's factors were made from.
+    """
+
+    keeps, keeps_equal, lasting = ("flat", "buffer"), False, True
 
     def prepare(self):
         """Memory for the factors."""

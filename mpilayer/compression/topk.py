@@ -21,12 +21,15 @@ def _outside(pairs, size):
 class TopKPayload(Payload):
     """Pairs of a number and its position, gathered from all ranks and added up in the order of ranks."""
 
+    keeps = "flat", "received"
+
     def prepare(self):
         """Memory for what all ranks send."""
         context = self.context
         self.count = self.compressor.counts(list(context.layers.values()))
         self.mine = self._words(max(end for _, end in context.travel.values()))
-        self.received = [self._words((context.calls.size, bucket.end - bucket.begin)) for bucket in context.buckets]
+        self.received = tuple(self._words((context.calls.size, bucket.end - bucket.begin))
+                              for bucket in context.buckets)
         self.mirrors = context.mirror(self.mine), [context.mirror(each) for each in self.received]
         self.home = {name: (received, context.travel[name][0] - bucket.begin)
                      for bucket, received in zip(context.buckets, self.received, strict=True) for name in bucket.layers}

@@ -34,6 +34,7 @@ class Channel:
     """
 
     description = ""
+    keeps = ()
 
     def __init__(self, ranks, settings=None, trace=None, say=silent):
         self.ranks, self.settings, self.say = ranks, settings or Settings(), say
@@ -82,6 +83,12 @@ class Channel:
             self._context.close()
             _abandoned.append(dict(vars(self)))
             self.engine = None
+
+    def complete(self):
+        """Wait until all that is on its way has come; nothing is taken in."""
+
+    def restored(self):
+        """What it keeps is as it was in another run."""
 
     def move(self):
         """Do what can be done for messages."""

@@ -12,17 +12,17 @@ from mpilayer.base.tracing import Trace
 from mpilayer.compression import COMPRESSORS
 from mpilayer.compression.payload import PayloadContext
 from mpilayer.exchange import opening, probe
-from mpilayer.exchange.channel import Channel, running, silent
+from mpilayer.exchange.channel import silent
+from mpilayer.exchange.host_channel import HostChannel
 from mpilayer.exchange.messages import Messages, Slot, buckets_of
 from mpilayer.exchange.posting import Posting, by_name
 from mpilayer.exchange.settings import MOST_LANES, Settings
 from mpilayer.mpi.collectives import REDUCTIONS, Calls
 from mpilayer.mpi.engine import Engine
-from mpilayer.mpi.progress import MOVING
 from mpilayer.mpi.ranks import Ranks
 
 
-class GradientQueue(Channel):
+class GradientQueue(HostChannel):
     """Sums gradients over the ranks in the background, by a non-blocking collective for each message.
 
     A sum may be applied up to `delay` steps late: the steps use delay + 1 gradient buffers in turn. All ranks make the
@@ -40,6 +40,8 @@ class GradientQueue(Channel):
 
     Raises UserError for an unknown name, and where MPI fails; RuntimeError for wrong use.
     """
+
+    keeps = "posting", "compressor", "kept_slots"
 
     def __init__(self, ranks: Ranks, parameters, *, delay: int | None = 0, order: str = "backward",
                  average: bool = False, settings: Settings | None = None, trace: Trace | None = None,
@@ -61,7 +63,7 @@ class GradientQueue(Channel):
         and if ranks differ.
         """
         self.close()
-        self.check_alone()
+        opening.check_alone(self)
         opening.check(self.ranks, self.parameters.layers, self.settings, delay=delay, order=order, **sizes)
         self.messages = Messages(self.cut(**sizes), self.parameters.layers, order)
         self.compressor.check(self.settings.reduction, order)
@@ -87,16 +89,9 @@ class GradientQueue(Channel):
         self.engine = Engine(operations, lanes, self.calls.test, self.messages.due, self.calls.vote,
                              self.messages.follow, self.messages.labels, self.ranks.recorder)
 
-    def check_alone(self):
-        """Raise RuntimeError if another open queue sums in the same gradient buffers."""
-        if any(getattr(other, "parameters", None) is not None and other is not self
-               and other.parameters.weights is self.parameters.weights for other in running()):
-            raise RuntimeError("another request queue of these parameters is open | expected one at a time: both would"
-                               " write into the same gradient buffers | try: close() the other one")
-
     def resume(self):
         """Messages move from here on. Raises RuntimeError if another queue of these parameters is open."""
-        self.check_alone()
+        opening.check_alone(self)
         super().resume()
 
     def close(self):
@@ -128,10 +123,10 @@ class GradientQueue(Channel):
         """
         self._check_open()
         name = self._check_memory(step, layer)
-        position, begins = step % len(self.slots), self.posting.step is None
+        position = step % len(self.slots)
         slot = self.slots[position]
         self.posting.add(step, name, self.messages.begun_by(name, slot.lacking))
-        self.engine.uses(position, step, first=begins)
+        self.engine.uses(position, step)
         slot.decoded.discard(name)
         if self.scale != 1:
             slot.payload.gradient[name] *= self.scale
@@ -212,14 +207,18 @@ class GradientQueue(Channel):
     def _arrived(self, name, step):
         """A layer's sum of a step, when it is there."""
         self._check_arriving(name, step)
-        if not self.has_arrived(name, step):
-            self.wait(lambda: self.has_arrived(name, step), name)
         slot = self.slots[step % len(self.slots)]
         if name not in slot.decoded:
+            self._await(name, step)
             self.take_in(name, step)
             slot.payload.decode(name)
             slot.decoded.add(name)
         return slot.payload.gradient[name]
+
+    def _await(self, name, step):
+        """Wait for a layer's sum of a step."""
+        if not self.has_arrived(name, step):
+            self.wait(lambda: self.has_arrived(name, step), name)
 
     def _check_arriving(self, name, step):
         """Raise RuntimeError if a sum would be waited for without end, or is no longer there."""
@@ -244,6 +243,23 @@ class GradientQueue(Channel):
         """Whether every sum has been settled."""
         return not any(self.posting.pending.values())
 
+    @property
+    def kept_slots(self):
+        """{number: Slot} of the gradient buffers that the next steps depend on."""
+        used = self.posting.in_use()
+        return {number: slot for number, slot in enumerate(self.slots) if number in used or slot.payload.lasting}
+
+    def complete(self):
+        """Wait until every sum has arrived; none is settled."""
+        for name, steps in self.posting.pending.items():
+            for step in steps:
+                self._await(name, step)
+
+    def restored(self):
+        """The sums of another queue, which have arrived, are in the slots."""
+        for number in self.posting.in_use():
+            self.engine.restore(number)
+
     def move(self):
         """Start and test messages. Raises UserError if MPI failed."""
         self._check_open()
@@ -254,46 +270,7 @@ class GradientQueue(Channel):
 
     def _note(self, name, step):
         """Tell the trace when a layer's messages were on their way; a message of many layers is its first one's."""
-        slot = step % len(self.slots)
-        buckets, last = self.messages.buckets, self.messages.last
-        for number in (number for number in self.messages.parts[name] if buckets[number].layers[0] == name):
-            for half in dict.fromkeys((number, last[number])):
-                self.trace.request(buckets[number].name, step, *self.engine.times(slot, half))
-
-    # What is different for gradients on a GPU: mpilayer/gpu/device_queue.py
-
-    @property
-    def moves_while_computing(self):
-        """Whether messages are started while kernels run, so that few need to be in flight at a time."""
-        return self.settings.progress in MOVING
-
-    def attach(self):
-        """Gradients lie where MPI sums them. Raises UserError for a reduction that needs GPUs."""
-        if self.settings.reduction == "nccl":
-            raise UserError("reduction nccl sums among GPUs | expected a net on a GPU | try: native")
-
-    @staticmethod
-    def mirror(array):
-        """What MPI sums in place of an array."""
-        return array
-
-    def begin_message(self, slot, number):
-        """A message is being filled."""
-        for half in {number, self.messages.last[number]}:
-            self.engine.mark(slot, half, ready=False)
-
-    def send_message(self, slot, number):
-        """A message is complete."""
-        self.engine.mark(slot, number, ready=True)
-
-    def has_arrived(self, name, step):
-        """Whether the sum of a layer's gradients of a step is there."""
-        slot = step % len(self.slots)
-        return all(self.engine.arrived(slot, self.messages.last[number]) for number in self.messages.parts[name])
-
-    def take_in(self, name, step):
-        """What is computed from here on reads a layer's sum."""
-
-    def summands(self, sums, step):
-        """Arrays whose squares add up to those of all sums of a step."""
-        return sums
+        for message, number in self.messages.carrying(name):
+            began, ended = self.engine.times(step % len(self.slots), number)
+            if ended:  # else it was restored
+                self.trace.request(message, step, began, ended)

@@ -70,6 +70,13 @@ class Messages:
             operations[number], operations[last] = payload.halves(number, number % lanes, last % lanes)
         return operations
 
+    def carrying(self, name):
+        """(name, number) of the messages that a layer's gradient travels in, but those that are another layer's first
+        of all; of halves both.
+        """
+        own = (number for number in self.parts[name] if self.buckets[number].layers[0] == name)
+        return [(self.buckets[number].name, half) for number in own for half in {number: 0, self.last[number]: 0}]
+
     def begun_by(self, name, lacking):
         """Layers of the messages that begin with a layer, from how many layers each message of its buffer lacks."""
         begun = (self.buckets[number] for number in self.parts.get(name, ())
@@ -84,6 +91,8 @@ class Messages:
 
 class Slot:
     """A gradient buffer, what travels for it, and how many layers each message still lacks."""
+
+    keeps = "decoded", "payload"
 
     def __init__(self, payload, buckets):
         self.payload, self.lacking = payload, [len(bucket.layers) for bucket in buckets]

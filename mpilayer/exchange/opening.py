@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from mpilayer.base.errors import UserError
+from mpilayer.exchange.channel import running
 from mpilayer.mpi.agreement import compare
 
 REMEDY = "the same parameters, in the same order, and the same arguments on every rank"
@@ -28,6 +29,14 @@ def _check_delay(ranks, size, delay):
         raise UserError(f"delay {delay} | {needed / 2**30:,.1f} GiB for {delay + 1} gradient buffers of each of"
                         f" {ranks.neighbours} ranks on this machine, {available / 2**30:,.1f} available"
                         " | try: a smaller delay, or fewer ranks on a machine")
+
+
+def check_alone(queue):
+    """Raise RuntimeError if another open queue sums in the same gradient buffers."""
+    if any(getattr(other, "parameters", None) is not None and other is not queue
+           and other.parameters.weights is queue.parameters.weights for other in running()):
+        raise RuntimeError("another request queue of these parameters is open | expected one at a time: both would"
+                           " write into the same gradient buffers | try: close() the other one")
 
 
 def check(ranks, layers, settings, **more):

@@ -17,6 +17,8 @@ class Posting:
     pending    {layer: steps that were posted and not settled, oldest first}
     """
 
+    keeps = "first", "step", "unposted", "pending", "latest"
+
     def __init__(self, layers, slots, in_order=False):
         self.layers, self.slots, self.in_order = list(layers), slots, in_order
         self.first, self.step, self.unposted = None, None, set()
@@ -70,6 +72,10 @@ class Posting:
             raise RuntimeError(f"step {step} | posted after step {self.step} | expected step {self.step + 1}")
         self.first = step if self.first is None else self.first
         self.step, self.unposted = step, set(self.layers)
+
+    def in_use(self):
+        """Numbers of the gradient buffers with sums that were posted and not settled."""
+        return {step % self.slots for steps in self.pending.values() for step in steps}
 
     def missing(self):
         """Layers that have not been posted in this step, in order of backward."""

@@ -66,6 +66,12 @@ class DeviceGradientQueue(GradientQueue):
         """Whether a layer's sum is there, or the GPU was told of it."""
         return all(self.transfer.there(step % len(self.slots), number) for number in self.messages.parts[name])
 
+    def complete(self):
+        """Wait until every sum is back on the GPU."""
+        for name, steps in self.posting.pending.items():
+            for step in steps:
+                self._arrived(name, step)
+
     def take_in(self, name, step):
         """The net's stream waits for the copies back."""
         waits = [self.transfer.enter(step % len(self.slots), number) for number in self.messages.parts[name]]

@@ -121,10 +121,10 @@ class Engine:
         """End `watch`, or let it begin again."""
         self.words[loop.STOP] = stopped
 
-    def uses(self, slot, step, *, first=False):
-        """A training step, perhaps the first one, uses that slot."""
+    def uses(self, slot, step):
+        """A training step uses that slot."""
         self.steps[slot] = step
-        if first:  # before anything is sent
+        if self.words[loop.POSTED] == 0:  # of the first step, nothing has been sent
             self.words[loop.FIRST] = slot
 
     def mark(self, slot, message, *, ready):
@@ -133,6 +133,10 @@ class Engine:
             loop.post(self.words, slot * self.ready.shape[1] + message)
         else:
             self.ready[slot, message] = loop.WAITING
+
+    def restore(self, slot):
+        """What a slot's messages carry is there, though they were sent by another engine."""
+        self.ready[slot] = loop.THERE
 
     def arrived(self, slot, message):
         """Whether the message's sum is there."""

@@ -1,5 +1,6 @@
 """What a schedule tells of itself."""
 
+from mpilayer.base.state import State, restore_values
 from mpilayer.exchange.gradient_queue import GradientQueue
 
 CLIP_REFUSED = "the norm of a whole gradient is known only when parts of it are applied"
@@ -30,6 +31,8 @@ class Schedule:
     period          steps from one exchange to the next
     measured        steps that it observes before it decides how to go on
     prediction      of the time of a step (step_model.Prediction), or None
+    keeps           names of its attributes that decide its next steps, for checkpoints (mpilayer/base/state.py); None:
+                    not known, and no checkpoint can be made
 
     It is made with a net (nets.Net, or what has the same layers, memory and generators), a channel that is not yet
     open, and an Optimizer; make_schedule does that.
@@ -40,6 +43,7 @@ class Schedule:
     asynchronous, own_pace, replicated, late = False, False, False, False
     staleness, kept_sums, overlaps = None, False, True
     delay, period, measured, prediction = 0, 1, 0, None
+    keeps = None
 
     def __init__(self, net, channel, optimizer):
         self.net, self.channel, self.optimizer = net, channel, optimizer
@@ -51,6 +55,40 @@ class Schedule:
     def drain(self):
         """Finish what is in flight: afterwards all ranks have the same weights."""
         raise NotImplementedError(f"{type(self).__name__} has no drain()")
+
+    def rest(self):
+        """Between two steps: wait until nothing is on its way that state() cannot hold. No number changes by it, unless
+        the schedule is asynchronous: then this is a drain.
+        """
+        if self.asynchronous:
+            self.drain()
+        else:
+            self.channel.complete()
+
+    def state(self):
+        """The State that the next steps depend on, between two steps, after rest(). Raises UserError if the schedule,
+        or its optimizer, does not say what it keeps.
+        """
+        kept = [State.of(part, name, self.replicated) for name, part in self._parts().items()]
+        weights = {"weights": self.net.weights}
+        state = State(*((weights, {}) if self.replicated else ({}, weights)))
+        for each in kept:
+            state |= each
+        return state
+
+    def restore(self, values):
+        """Go on from another schedule's state: its values. Its arrays are to be copied into those of state() then, and
+        restored() to be called; all ranks call these together.
+        """
+        for name, part in self._parts().items():
+            restore_values(part, values, name)
+
+    def restored(self):
+        """The arrays are in place."""
+        self.channel.restored()
+
+    def _parts(self):
+        return {"schedule/": self, "optimizer/": self.optimizer, "channel/": self.channel}
 
     @classmethod
     def check(cls, ranks, **options):

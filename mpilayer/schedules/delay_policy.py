@@ -15,6 +15,8 @@ FULL = 0.97  # of the time with messages in flight: a link so busy gains nothing
 class Constant:
     """The same delay in all steps."""
 
+    keeps = ()
+
     def __init__(self, delay):
         self.first = delay
 
@@ -55,6 +57,8 @@ class Adaptive(Constant):
     A change of k drains first, so every gradient is applied once and in order. What happens between a drain and the
     next step, an evaluation say, is not part of the time. The first rank's figures are everyone's.
     """
+
+    keeps, keeps_equal = ("patience", "hidden", "lowered", "begun", "steps", "spent"), False
 
     def __init__(self):
         super().__init__(0)

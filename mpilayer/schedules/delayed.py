@@ -2,6 +2,7 @@
 
 from mpilayer.base.cli import Option, natural, natural_or
 from mpilayer.base.errors import UserError
+from mpilayer.base.state import State
 from mpilayer.schedules import shards
 from mpilayer.schedules.base import Schedule
 from mpilayer.schedules.delay_policy import Adaptive, AfterWarmup, Constant
@@ -11,17 +12,19 @@ class DelayedUpdates(Schedule):
     """What layer-wise schedules share: sums that are settled `delay` steps late, just before the layer is read."""
 
     kept_sums = replicated = True
+    keeps, sizes = ("policy", "weights_at_gradient"), {}  # sizes of messages, if they are not those of the settings
 
     def __init__(self, net, queue, optimizer, policy):
         super().__init__(net, queue, optimizer)
         self.policy, self.delay = policy, policy.first
         self.open()
 
-    def open(self, **messages):
+    def open(self):
         """Prepare the queue for this delay; nothing may be in flight."""
-        self.channel.open(delay=self.delay, **self.queue_options, **messages)
+        self.channel.open(delay=self.delay, **self.queue_options, **self.sizes)
         compensated = self.optimizer.delay_compensation and self.delay
-        self.weights_at_gradient = [shards.copy(self.net)[0] for _ in range(self.delay + 1)] if compensated else None
+        copies = self.delay + 1 if compensated else 0
+        self.weights_at_gradient = tuple(shards.copy(self.net)[0] for _ in range(copies))
 
     def step(self, t, batch):
         """Forward settles what is due, backward posts."""
@@ -50,10 +53,21 @@ class DelayedUpdates(Schedule):
         self.delay = delay
         self.open()
 
+    def state(self):
+        """As of all schedules, with the present delay."""
+        return super().state() | State(values={"delay": self.delay})
+
+    def restore(self, values):
+        """As of all schedules, with the delay that there was."""
+        self.delay = values["delay"]
+        self.open()
+        super().restore(values)
+
     def apply(self, layer, up_to):
         """Update the layer with its sums of all steps not after `up_to`, oldest first."""
         for step, gradient in self.channel.settle(layer, up_to):
-            earlier = self.weights_at_gradient and self.weights_at_gradient[step % (self.delay + 1)][layer.name]
+            copies = self.weights_at_gradient
+            earlier = copies[step % (self.delay + 1)][layer.name] if copies else None
             self.optimizer.update(layer, gradient, step, late=self.delay, weights_at_gradient=earlier)
 
 

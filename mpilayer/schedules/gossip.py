@@ -32,6 +32,7 @@ class Gossip(Local):
     channel, host_only = Mailbox, HOST_ONLY
     wires = "float32", "bfloat16"
     wires_because = "weights are exchanged, and a few numbers or factors do not stand for those"
+    keeps = "ahead", "round"
 
     def __init__(self, net, mailbox, optimizer):
         super().__init__(net, mailbox, optimizer)
@@ -65,10 +66,15 @@ class Gossip(Local):
         if self.exchanges.arrived(name):
             layer.w += np.float32(0.5) * (self.theirs[name].read() - self.mine[name].read())
 
-    def drain(self):
-        """Give every rank the mean of all ranks' weights."""
+    def rest(self):
+        """Take what is on its way, as the next forward would."""
         for layer in self.net.layers:
             self.hear(layer)
+            self.ahead[layer.name].w[:] = layer.w
+
+    def drain(self):
+        """Give every rank the mean of all ranks' weights."""
+        self.rest()
         self.channel.mean(self.net.weights)
         for layer in self.net.layers:
             self.ahead[layer.name].w[:] = layer.w

@@ -59,6 +59,7 @@ class LocalSGD(Local):
     """
 
     options = (_period(10), DELAY)
+    keeps = "ahead", "anchor", "told", "since", "now"
 
     def __init__(self, net, queue, optimizer, period, delay):
         super().__init__(net, queue, optimizer)
@@ -135,6 +136,7 @@ class DiLoCo(LocalSGD):
 
     options = (_period(20), DELAY, Option("outer_lr", "learning rate of the mean difference", amount, 0.7),
                Option("outer_momentum", "its Nesterov momentum", below_one, 0.9))
+    keeps = *LocalSGD.keeps, "velocity"
 
     def __init__(self, net, queue, optimizer, period, delay, outer_lr, outer_momentum):
         super().__init__(net, queue, optimizer, period, delay)

@@ -12,7 +12,7 @@ class OneShot(Schedule):
     Nothing is in flight between two steps.
     """
 
-    kept_sums, replicated, overlaps = True, True, False
+    kept_sums, replicated, overlaps, keeps = True, True, False, ()
 
     def __init__(self, net, queue, optimizer):
         super().__init__(net, queue, optimizer)

@@ -28,6 +28,7 @@ class Partial(Schedule):
     options = (Option("quorum", "ranks that a sum waits for (default: all but one)", count, metavar="N"),)
     asynchronous = True
     refuses = {"clip": CLIP}
+    keeps = "ahead", "round", "missed", "staleness"
 
     def __init__(self, net, queue, optimizer, quorum):
         self.ahead = {name: Part(name, w) for name, w in shards.copy(net)[0].items()}

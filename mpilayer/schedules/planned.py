@@ -1,5 +1,6 @@
 """Layer-wise sums in the order in which the next forward needs them."""
 
+from mpilayer.base.state import State
 from mpilayer.schedules import step_model
 from mpilayer.schedules.delay_policy import Constant
 from mpilayer.schedules.delayed import DelayedUpdates
@@ -22,6 +23,8 @@ class Planned(DelayedUpdates):
     queue_options = {"order": "need"}
     measured = 4  # steps that the plan is made from
 
+    keeps = *DelayedUpdates.keeps, "seen"
+
     def __init__(self, net, queue, optimizer):
         self.seen = 0
         super().__init__(net, queue, optimizer, Constant(0))
@@ -39,10 +42,25 @@ class Planned(DelayedUpdates):
         ranks, durations = self.channel.ranks, self.channel.trace.durations()
         everyone = ranks.gather(durations)
         mean = {name: sum(each[name] for each in everyone) / ranks.size for name in durations}
-        chunk, self.prediction = ranks.bcast(self._best(step_model.profile(self.net, mean)))
-        self.open(chunk=chunk)
+        self.follow(*ranks.bcast(self._best(step_model.profile(self.net, mean))))
+        self.open()
         self.channel.say(f"plan: {1e3 * self.prediction.seconds:.1f} ms a step,"
                          f" {1e3 * self.prediction.exposed:.1f} of it exposed")
+
+    def follow(self, chunk, prediction):
+        """From the next open() on, send pieces of that size; a Prediction says what a step takes then."""
+        self.sizes, self.prediction = {"chunk": chunk}, step_model.Prediction(*prediction)
+
+    def state(self):
+        """As of all schedules, with the plan."""
+        plan = [self.sizes["chunk"], self.prediction] if self.sizes else []
+        return super().state() | State(values={"plan": plan})
+
+    def restore(self, values):
+        """As of all schedules, with the plan that there was."""
+        if values["plan"]:
+            self.follow(*values["plan"])
+        super().restore(values)
 
     def _best(self, profile):
         """(size of a piece, Prediction) of the least seconds a step."""

@@ -33,7 +33,7 @@ class ParameterServer(Schedule):
                Option("servers", "ranks, the last ones, that do nothing else; 0: all ranks serve and compute", natural,
                       0, metavar="N"))
     refuses = {"clip": CLIP_REFUSED}
-    late = True
+    late, keeps = True, ("server",)
     wires = "float32", "bfloat16"
     wires_because = "answers are weights, and a few numbers or factors do not stand for those"
 
@@ -98,6 +98,15 @@ class ParameterServer(Schedule):
         if self.answers.arrived(layer.name):
             for shard, _, message in self.messages[layer.name]:
                 layer.w[shard.begin:shard.end] = message.read()
+
+    def rest(self):
+        """Drain; but what the servers answered was rounded, so of a step that waits for all ranks that is kept."""
+        for layer in self.net.layers:
+            self.pull(layer)
+        own = self.net.weights.copy()
+        self.drain()
+        if not self.asynchronous:
+            self.net.weights[:] = own
 
     def drain(self):
         """Serve until all workers have come here; then take the weights as they are."""

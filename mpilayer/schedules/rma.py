@@ -26,6 +26,7 @@ class OneSided(Schedule):
     asynchronous = True
     refuses = {"clip": CLIP_REFUSED}
     wires, wires_because = ("float32",), "MPI's one-sided sums know the types of MPI only"
+    keeps = "mine", "updates", "known", "made", "staleness"
 
     def __init__(self, net, mail, optimizer):
         self.size = mail.ranks.size
@@ -88,6 +89,13 @@ class OneSided(Schedule):
             np.add(self.fetched[name].w, self.steps[name].w, out=layer.w)
             self.staleness[int(self.count[number] - self.known[number])] += 1
             self.known[number] = self.count[number] + 1
+
+    def restored(self):
+        """What is in the windows was written there directly."""
+        with self.channel.engine.held():
+            for window in (self.window, self.counters):
+                window.Sync()
+            self.channel.ranks.meet()
 
     def drain(self):
         """When everybody's steps are in, take the weights as they are."""

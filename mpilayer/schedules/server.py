@@ -14,6 +14,8 @@ class Server:
     staleness: how many others' updates a part had seen since the worker was told the weights, counted
     """
 
+    keeps = "parts", "optimizer", "updates", "known", "told", "staleness"
+
     def __init__(self, mail, parts, optimizer, codec, workers, bound, goodbye):
         self.mail, self.parts, self.workers, self.bound, self.goodbye = mail, parts, workers, bound, goodbye
         self.optimizer = optimizer.over(parts.values())

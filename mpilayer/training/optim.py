@@ -35,7 +35,7 @@ class Optimizer:
                           et al. 2017, DC-ASGD); 0: not at all
     """
 
-    options = COMMON
+    options, keeps = COMMON, None
 
     def __init__(self, parameters, lr, *, weight_decay=5e-4, clip=None, momentum_correction=False,
                  delay_compensation=0.0):
@@ -49,10 +49,6 @@ class Optimizer:
         """Let a Trace time the updates, and norm(step) give the norm of a step's gradient; the optimizer itself."""
         self.trace, self.norm = trace, norm
         return self
-
-    def state(self):
-        """Arrays of what it keeps of earlier gradients, in one order on all ranks."""
-        raise NotImplementedError
 
     def over(self, parts):
         """A new optimizer with the same settings for other memory: `parts` are layers with a name and flat `w`."""
@@ -85,7 +81,7 @@ class MomentumSGD(Optimizer):
     momentum   from 0, less than 1; the other arguments are those of all optimizers
     """
 
-    options = (MOMENTUM, *COMMON)
+    options, keeps = (MOMENTUM, *COMMON), ("velocity",)
 
     def __init__(self, parameters, lr, *, momentum=0.9, **common):
         super().__init__(parameters, lr, **common)
@@ -94,10 +90,6 @@ class MomentumSGD(Optimizer):
     def prepare(self, layers):
         """Keep a velocity for each of these layers, zero at first."""
         self.velocity = {layer.name: np.zeros_like(layer.w) for layer in layers}
-
-    def state(self):
-        """The velocities."""
-        return list(self.velocity.values())
 
     def apply(self, layer, gradient, **constants):
         """One update of a layer, by momentum_update of the kernels."""
@@ -114,6 +106,7 @@ class AdamW(Optimizer):
 
     options = (MOMENTUM._replace(help="beta1"), Option("beta2", "beta2", below_one, 0.999),
                Option("epsilon", "epsilon", amount, 1e-8), *COMMON)
+    keeps = "moments", "updates"
 
     def __init__(self, parameters, lr, *, momentum=0.9, beta2=0.999, epsilon=1e-8, **common):
         super().__init__(parameters, lr, **common)
@@ -123,10 +116,6 @@ class AdamW(Optimizer):
         """Keep both moments for each of these layers, zero at first."""
         self.moments = {layer.name: (np.zeros_like(layer.w), np.zeros_like(layer.w)) for layer in layers}
         self.updates = dict.fromkeys(self.moments, 0)
-
-    def state(self):
-        """The moments."""
-        return [moment for both in self.moments.values() for moment in both]
 
     def apply(self, layer, gradient, **constants):
         """One update of a layer, by adamw_update of the kernels."""

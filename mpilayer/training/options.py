@@ -27,7 +27,7 @@ from mpilayer.mpi.collectives import REDUCTIONS
 from mpilayer.mpi.progress import PROGRESS
 from mpilayer.mpi.ranks import TIMEOUT
 from mpilayer.schedules import make
-from mpilayer.training import straggler
+from mpilayer.training import resuming, straggler
 from mpilayer.training.optim import OPTIMIZERS
 from mpilayer.training.rates import POLICIES
 
@@ -121,6 +121,7 @@ def parser(net, chosen=None):
                    help="give ranks whose weights differ those of the majority and go on, instead of stopping")
     p.add_argument("--timeout", type=amount, default=TIMEOUT, metavar="SECONDS",
                    help="end, and say which rank the others wait for, when nothing has moved for so long; 0: never")
+    resuming.add_options(p)
     p.add_argument("--out", type=folder, help="folder for run.json and timeline.json, and flight/ while it runs")
     p.add_argument("--quiet", action="store_true", help="print nothing but errors")
     return p
@@ -172,6 +173,7 @@ def read_options(argv, net, ranks, defaults=()):
     complete_schedule(options, ranks)
     straggler.check(options, ranks)
     device.check(options, make.CHOICE.parts)
+    resuming.check(options)
     if options.label_smoothing >= 1:
         raise UserError(f"--label-smoothing {options.label_smoothing}: expected less than 1")
     net.complete(options, shown=False)

@@ -83,6 +83,11 @@ class RunRecord:
                 write_timeline(self.folder / TIMELINE, self.ranks, trace)
             except OSError as error:
                 raise _unwritable(self.folder, error) from None
+            self.leave()
+
+    def leave(self):
+        """The run ends here, in good order; it need not be complete."""
+        if self.folder:
             self.ranks.forget_records()
             if self.lock is not None:
                 os.close(self.lock)

@@ -11,6 +11,7 @@ import mpilayer
 from kernels import compiled, gpu
 from kernels.gpu import fetch
 from mpilayer.base.errors import AgreedError, UserError
+from mpilayer.base.state import State
 from mpilayer.mpi.agreement import are_equal, compare, extremes, named
 from mpilayer.mpi.job import library
 
@@ -158,7 +159,7 @@ class ReplicaCheck:
                               " network of these hosts")
         if self.optimizer is None:
             raise AgreedError(f"{told} | expected equal weights | try: memory and network of these hosts, --heal")
-        for array in (self.net.weights, *self.optimizer.state()):
+        for array in (self.net.weights, *State.of(self.optimizer).own.values()):
             share(self.ranks, self.net, array, most[0][0])
         self.say(f"{told}: they now have those of the majority")
 

@@ -7,10 +7,13 @@ import numpy as np
 
 from kernels.gpu import fetch
 from mpilayer.base.errors import UserError
+from mpilayer.base.state import State
 from mpilayer.data import batches, prefetch, share
-from mpilayer.mpi.shared_counter import SharedCounter
 from mpilayer.training.batch import Batch
+from mpilayer.training.parts import NextParts, OwnParts
+from mpilayer.training.requests import NOTHING, STOP, Never
 
+STATISTICS = "statistics"  # of batch normalization, as a checkpoint has them
 REMEDY = "try: a smaller --lr, a longer --warmup, or check the data"
 
 
@@ -30,64 +33,126 @@ class Trainer:
     workers       ranks that compute, the first ones; None: all
     compute       of mpilayer.training.compute                display report.Display
     replicas      replicas.ReplicaCheck
+    requests      requests.Requests, of checkpoints         checkpoints   Checkpoints; None: there are none
+    notes         {name: value} that they hold beside the run's own
+
+    epochs        the records of those that have ended      stopped       whether a signal has ended the run early
     """
 
     def __init__(self, ranks, schedule, net, data, compute, display, replicas, *, batch, steps, per_epoch, seed=0,
-                 workers=None, statistics="local", name="schedule"):
+                 workers=None, statistics="local", name="schedule", requests=None, checkpoints=None, notes=()):
         self.ranks, self.schedule, self.net, self.data, self.display = ranks, schedule, net, data, display
         self.replicas = replicas
         self.batch, self.seed, self.name, self.steps, self.per_epoch = batch, seed, name, steps, per_epoch
         self.compute, self.channel, self.trace = compute, schedule.channel, schedule.channel.trace
         self.workers = workers or ranks.size
         self.channel.pause()
-        self.parts_drawn = SharedCounter(ranks, self.channel.engine) if schedule.asynchronous else None
+        self.requests, self.checkpoints, self.notes = requests or Never(), checkpoints, dict(notes)
+        self.parts = (NextParts if schedule.asynchronous else OwnParts)(ranks, schedule, self.workers, self.requests)
         self.total = self.statistics if statistics == "all" else None
         self.seconds = dict.fromkeys((*self.trace.kinds, "total"), 0.0)
         self.losses = collections.deque()  # of steps that the GPU may not have come to
         self.made = 0  # steps since the statistics of batch normalization were averaged
+        self.epochs, self.loss, self.spent, self.stopped, self.before = [], 0.0, 0.0, False, {}
 
     @property
     def planned(self):
         """Seconds a step that the schedule has predicted, or None."""
         return self.schedule.prediction and self.schedule.prediction.seconds
 
+    @property
+    def step_now(self):
+        """Steps that all ranks have made, of the whole run."""
+        per_step = self.workers if self.schedule.asynchronous else 1
+        return len(self.epochs) * self.per_epoch + self.parts.done // per_step
+
     def run(self):
-        """Train; yield the record of each epoch."""
-        for number in range(math.ceil(self.steps / self.per_epoch)):
-            yield self.epoch(number)
+        """Train; yield the record of each epoch. Ends early, and is `stopped`, if a signal asks for that."""
+        count = math.ceil(self.steps / self.per_epoch)
+        while len(self.epochs) < count and self.epoch(len(self.epochs)):
+            yield self.epochs[-1]
+            wanted = max(self.parts.wanted, self.requests.between_epochs(last=len(self.epochs) == count))
+            self.save(wanted if len(self.epochs) < count else min(wanted, STOP - 1))
+            if self.stopped:
+                return
 
     def epoch(self, number):
-        """All samples once, in an order that depends on seed and epoch alone; then the accuracy on the test part."""
+        """All samples once, in an order that depends on seed and epoch alone; then the accuracy on the test part.
+        Whether it came to its end.
+        """
         first = number * self.per_epoch
-        plan = batches(len(self.data.train), self.batch, seed=self.seed, epoch=number)
-        plan = plan[:self.steps - first]
+        plan = batches(len(self.data.train), self.batch, seed=self.seed, epoch=number)[:self.steps - first]
+        self.trace.restart()
+        for kind, seconds in self.before.items():
+            self.trace.seconds[kind] += seconds
+        self.before = {}
+        self.channel.resume()
+        while not self.stretch(number, first, plan):
+            self.save(self.parts.wanted)
+            if self.stopped:
+                self.schedule.drain()
+                self.replicas.after_drain(self.step_now)
+                return False
+        self.channel.pause()
+        last = first + len(plan) - 1
+        self.check_updates(last)
+        self.replicas.after_drain(last)
+        self.epochs.append(self.record(number, len(plan)))
+        self.parts.done, self.loss, self.spent = 0, 0.0, 0.0
+        return True
 
+    def stretch(self, number, first, plan):
+        """Steps of an epoch until it ends, or until a checkpoint is wanted; whether it has ended."""
         def read(part):
             step, place = part
             mine = share(self.batch, place, self.workers)
             return first + step, mine.start, *self.data.train.read(plan[step][mine], epoch=number)
 
-        samples = prefetch(read, self.parts(len(plan)), ahead=self.ranks.neighbours < self.ranks.cores)
-        self.trace.restart()
-        self.channel.resume()
-        start = self.trace.now()
-        loss = sum(self.step(*sample) for sample in self.input(samples, first)) + self.look(0)
-        self.schedule.drain()
+        start, ahead = self.trace.now(), self.ranks.neighbours < self.ranks.cores
+        samples = prefetch(read, self.parts.stretch(len(plan), first), ahead=ahead)
+        for t, *sample in self.input(samples, self.step_now):
+            self.loss += self.step(t, *sample)
+            if self.checkpoints:
+                self.checkpoints.poll()
+            if not self.parts.goes_on(t, first):
+                break
+        samples.close()
+        self.loss += self.look(0)
+        ended = self.parts.end_stretch(len(plan))
         self.finish()
-        seconds = self.trace.now() - start
-        self.channel.pause()
-        self.check_updates(first + len(plan) - 1)
-        self.replicas.after_drain(first + len(plan) - 1)
-        return self.record(number, loss, len(plan), seconds)
+        self.spent += self.trace.now() - start
+        return ended
 
-    def parts(self, steps):
-        """(step, place) of each part of an effective batch that this rank computes: its own, or whichever is next."""
-        if not self.parts_drawn:
-            yield from ((step, self.ranks.rank) for step in range(steps) if self.ranks.rank < self.workers)
+    def state(self):
+        """The State of the schedule and the net."""
+        return self.schedule.state() | State(own={STATISTICS: self.net.state})
+
+    def save(self, wanted):
+        """Begin to write a checkpoint, if one is wanted; if it is the last thing to do, end writing it, too."""
+        if wanted == NOTHING:
             return
-        self.parts_drawn.restart()
-        while self.ranks.rank < self.workers and (part := self.parts_drawn.next()) < steps * self.workers:
-            yield divmod(part, self.workers)
+        self.ranks.where = f"{self.name} | checkpoint after step {self.step_now - 1}"
+        run = {"epochs": self.epochs, "done": self.parts.done, "loss": self.loss, "spent": self.spent,
+               "made": self.made, "seconds": self.seconds, "before": self.trace.seconds if self.parts.done else {}}
+        self.checkpoints.save(self.state(), run={**run, "step": self.step_now, **self.notes})
+        self.requests.is_saved()
+        self.stopped = wanted == STOP
+        if self.stopped:
+            self.checkpoints.finish()
+        elif self.ranks.rank >= self.workers:
+            self.checkpoints.finish_own()  # it will only serve
+
+    def restore(self, loaded):
+        """Go on from a Loaded checkpoint; all ranks call this together. Raises AgreedError."""
+        values = loaded.of_this_rank()
+        run, self.parts.done = values["run"], values["run"]["done"]
+        for name in ("epochs", "seconds", "spent", "made", "before"):
+            setattr(self, name, run[name])
+        self.loss = sum(each["run"]["loss"] for each in loaded.values.values())
+        self.schedule.restore(values["state"])
+        self.channel.pause()
+        loaded.put(self.state(), averaged=(STATISTICS,))
+        self.schedule.restored()
 
     def input(self, samples, step):
         """The samples, each the beginning of a step, from the given one on."""
@@ -148,10 +213,10 @@ class Trainer:
         self.channel.wait(self.channel.reached(), "the GPU", "waiting")
         self.trace.settle()
 
-    def record(self, number, loss, steps, seconds):
+    def record(self, number, steps):
         """Means over the ranks of an epoch's times, its loss, and the accuracy after it."""
-        times = np.array([*self.trace.seconds.values(), seconds])
-        sums = self.ranks.total(np.array([loss, *times / self.ranks.size]))
+        times = np.array([*self.trace.seconds.values(), self.spent])
+        sums = self.ranks.total(np.array([self.loss, *times / self.ranks.size]))
         for kind, value in zip(self.seconds, sums[1:], strict=True):
             self.seconds[kind] += value
         means = dict(zip(("loss", *self.seconds), sums, strict=True))
@@ -173,8 +238,8 @@ class Trainer:
 
     def close(self):
         """Give back what MPI made for this."""
-        if self.parts_drawn:
-            self.parts_drawn.close()
+        self.parts.close()
+        self.requests.close()
         self.replicas.close()
         self.channel.close()
 

@@ -85,7 +85,7 @@ def test_messages_go_in_the_order_of_their_numbers_as_many_as_there_are_lanes():
 
 def test_slots_take_turns_from_the_first_one_used():
     mpi, engine = simple(2, lanes=4, slots=3)
-    engine.uses(2, 0, first=True)
+    engine.uses(2, 0)
     for step in (2, 0, 1, 2):
         for message in (0, 1):
             engine.mark(step, message, ready=False)

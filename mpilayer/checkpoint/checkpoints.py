@@ -1,0 +1,215 @@
+"""The checkpoints of all ranks: written in the background while training goes on, and read again."""
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from kernels.gpu import fetch
+from mpilayer.base.errors import UserError
+from mpilayer.checkpoint import equal, files
+from mpilayer.checkpoint.files import DamagedError
+
+NAP = 1e-3  # seconds between two looks: the thread that writes needs Python, too
+REPORT = 512  # bytes in which a rank says what it has written, or why it could not
+
+
+class Checkpoints:
+    """The checkpoints in a folder that all hosts share; all ranks make it, and call its methods, together.
+
+    folder   a Path
+    keep     how many stay there, the newest
+    about    {name: text} of what the run is: it can go on only from a checkpoint with the same
+    say      a function that is called with a line of text
+    channel  a Channel whose messages move meanwhile, or None
+
+    Raises AgreedError if the folder cannot be written to, or if another run writes there.
+    """
+
+    def __init__(self, ranks, folder, keep=2, about=(), say=lambda text: None):
+        self.ranks, self.folder, self.keep, self.about, self.say = ranks, folder, keep, dict(about), say
+        self.lock = ranks.agree(lambda: files.prepare(folder) if ranks.rank == 0 else None)
+        self.next = 1 + max(ranks.bcast(files.numbers(folder)), default=0)
+        self.comm, self.pool = ranks.duplicate(), ThreadPoolExecutor(1, "checkpoint")
+        self.channel = self.writing = self.request = self.publishing = None
+        self.written = True
+
+    def _held(self):
+        return self.channel.engine.held() if self.channel else contextlib.nullcontext()
+
+    def _wait(self, done):
+        wait = self.channel.wait if self.channel else self.ranks.until
+        wait(lambda: done() or time.sleep(NAP), "the checkpoint")
+
+    def save(self, state, **values):
+        """Begin to write a State and this rank's values, that JSON can hold, once the last one is written. When this
+        returns the State may change. What cannot be written is said on standard error, and leaves the older ones.
+        """
+        self.finish()
+        begin, end = equal.part_of(sum(array.nbytes for array in state.equal.values()), self.ranks.rank,
+                                   self.ranks.size)
+        copied = equal.piece(state.equal, begin, end)
+        own = {name: np.array(fetch(array)) for name, array in state.own.items()}
+        self.manifest = {"about": self.about, "ranks": self.ranks.size, "equal": equal.table(state.equal)}
+        path = files.place(self.folder, self.next, partial=True)
+        self.writing = self.pool.submit(self._write, path, copied, own, {**values, "state": state.values})
+        self.written = False
+
+    def _write(self, path, *contents):
+        try:
+            return files.write_rank(path, self.ranks.rank, *contents)
+        except OSError as error:
+            return {"error": f"rank {self.ranks.rank} ({socket.gethostname()[:64]}) | {error.strerror or error}"[:300]}
+
+    def poll(self):
+        """Do what can be done now; whether nothing is left to do."""
+        if self.writing and self.writing.done():
+            self._tell()
+        if self.request and self._told():
+            self._gathered()
+        if self.publishing and self.publishing.done():
+            self.publishing = None
+        return not (self.writing or self.request or self.publishing)
+
+    def _tell(self):
+        """To rank 0, what was written."""
+        report = json.dumps(self.writing.result()).encode()
+        self.writing, self.report = None, np.zeros(REPORT, np.uint8)
+        self.report[:len(report)] = list(report)
+        self.reports = np.zeros((self.ranks.size if self.ranks.rank == 0 else 0, REPORT), np.uint8)
+        with self._held():
+            self.request = self.comm.Igather(self.report, self.reports if self.ranks.rank == 0 else None)
+
+    def _told(self):
+        with self._held():
+            return self.request.Test()
+
+    def _gathered(self):
+        self.request, number = None, self.next
+        self.next += 1
+        if self.ranks.rank == 0:
+            reports = [json.loads(bytes(report).rstrip(b"\0")) for report in self.reports]
+            self.publishing = self.pool.submit(self._publish, number, reports)
+
+    def _publish(self, number, reports):
+        """On rank 0."""
+        errors = [report["error"] for report in reports if "error" in report]
+        try:
+            if not errors:
+                files.publish(self.folder, number, {**self.manifest, "files": reports}, self.keep)
+                self.written = True
+                return
+        except OSError as error:
+            errors = [error.strerror or str(error)]
+        files.discard(self.folder, number)
+        sys.stderr.write(f"mpilayer: checkpoint {number} in {self.folder} could not be written ({errors[0]}); the last"
+                         " one stays, and training goes on\n")
+        sys.stderr.flush()
+
+    def finish(self):
+        """Wait until the last one is written, or could not be."""
+        self._wait(self.poll)
+
+    def finish_own(self):
+        """Wait until this rank has done its part: it will not poll for a while."""
+        self._wait(lambda: self.poll() or not self.writing)
+
+    def close(self):
+        """Give back what MPI made for this, after finish()."""
+        self.pool.shutdown()
+        self.comm.Free()
+        if self.lock is not None:
+            os.close(self.lock)
+
+    def newest(self):
+        """The newest Loaded that is whole, or None; those that are not are passed over with a line.
+
+        Raises AgreedError if it is of another run.
+        """
+        for number in self.ranks.bcast(files.numbers(self.folder)):
+            path = files.place(self.folder, number)
+            found, damage = self.ranks.agree(lambda path=path: self._read(path))
+            damages = [each for each in self.ranks.gather(damage) if each]
+            if not damages:
+                return found
+            if self.ranks.rank == 0:
+                self.say(f"checkpoint {path} is passed over: {damages[0]}")
+        return None
+
+    def _read(self, path):
+        """(Loaded, "") or (None, what is damaged), of the files that this rank reads. Raises UserError."""
+        try:
+            manifest = files.read_manifest(path)
+            self._check(path, manifest)
+            return Loaded(self.ranks, path, manifest), ""
+        except DamagedError as error:
+            return None, str(error)
+
+    def _check(self, path, manifest):
+        for name, value in self.about.items():
+            there = manifest["about"].get(name)
+            if there != value:
+                raise UserError(f"{path} | is of a run with {name} {there} | expected {value}"
+                                f" | try: {name} {there}, or another folder for checkpoints")
+
+
+class Loaded:
+    """What a checkpoint holds, as far as this rank has read it: the files of all ranks are shared out.
+
+    ranks    how many wrote it              path     where it lies
+    values   what each rank's file said that this rank has read, {rank: values}
+
+    Raises DamagedError.
+    """
+
+    def __init__(self, ranks, path, manifest):
+        self.all, self.path, self.manifest, self.ranks = ranks, path, manifest, manifest["ranks"]
+        self.readers = [rank * ranks.size // self.ranks for rank in range(self.ranks)]
+        self.files = {rank: files.read_rank(path, rank, manifest["files"][rank])
+                      for rank, reader in enumerate(self.readers) if reader == ranks.rank}
+        self.values = {rank: values for rank, (_, _, values) in self.files.items()}
+
+    def of_this_rank(self):
+        """The values that this rank has saved; where there were more or fewer ranks, those of the first one."""
+        same = self.ranks == self.all.size
+        return self.values[self.all.rank] if same else self.all.bcast(self.values.get(0))
+
+    def put(self, state, averaged=()):
+        """Copy the arrays into those of a State; all ranks call this together. Those named in `averaged`, of float64,
+        need not have been saved by as many ranks: then each gets their mean. Raises AgreedError if they do not fit.
+        """
+        self.all.agree(lambda: self._check(state, averaged))
+        rows = self.manifest["equal"]
+        for rank in range(self.ranks):
+            begin, end = equal.part_of(equal.size_of(rows), rank, self.ranks)
+            part = self.files[rank][0] if rank in self.files else np.empty(end - begin, np.uint8)
+            self.all.broadcast(part, self.readers[rank])
+            equal.put(state.equal, begin, part)
+        if self.ranks == self.all.size:
+            for name, array in state.own.items():
+                equal.write(array, self.files[self.all.rank][1][name])
+        else:
+            for name in averaged:
+                found = sum((own[name] for _, own, _ in self.files.values()), np.zeros(state.own[name].shape))
+                equal.write(state.own[name], self.all.total(found) / self.ranks)
+
+    def _check(self, state, averaged):
+        self._compare(equal.table(state.equal), self.manifest["equal"])
+        if self.ranks == self.all.size:
+            self._compare(equal.table(state.own), equal.table(self.files[self.all.rank][1]))
+        elif own := [name for name in state.own if name not in averaged]:
+            raise UserError(f"{self.path} | is of {self.ranks} ranks, each of which has {own[0]} of its own"
+                            f" | expected {self.ranks} ranks, got {self.all.size} | try: mpiexec -n {self.ranks}")
+
+    def _compare(self, wanted, found):
+        """Raise UserError unless both tables have the same rows; their order counts where bytes are shared out."""
+        if wanted != found:
+            differing = [row for row in wanted if row not in found] or [row for row in found if row not in wanted]
+            name, dtype, shape = differing[0] if differing else wanted[0]
+            raise UserError(f"{self.path} | {name} | does not fit: {dtype} {shape} | expected the same net, optimizer"
+                            " and schedule | try: another folder for checkpoints")
