@@ -22,7 +22,8 @@ from nets.blocks import (
     MaxPool,
 )
 from nets.composite import Concat, Residual, Sequence, Side, Skip
-from nets.layer import Conv, ConvNorm, Dense, Embedding, LayerNorm
+from nets.conv_norm import ConvNorm
+from nets.layer import Conv, Dense, Embedding, LayerNorm
 
 LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 AXES = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}  # of our weights, in PyTorch's order: RSCK to KCRS, CK to KC

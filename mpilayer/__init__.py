@@ -34,6 +34,8 @@ _HOME = {  # where each public name is defined; imported when it is first asked 
     "Option": "mpilayer.base.cli",
     "UserError": "mpilayer.base.errors",
     "HangError": "mpilayer.base.errors",
+    "save": "mpilayer.storage.library",
+    "load": "mpilayer.storage.library",
     "open_data": "mpilayer.data",
     "Data": "mpilayer.data",
     "Source": "mpilayer.data",

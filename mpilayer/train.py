@@ -1,6 +1,7 @@
 """Train a network, data-parallel over MPI: `mpiexec -n P python -m mpilayer.train`, or without mpiexec for one rank."""
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from mpilayer.mpi.job import job
 from mpilayer.mpi.ranks import TIMEOUT
 from mpilayer.schedules import make
 from mpilayer.schedules.shards import Part
+from mpilayer.storage.weights_file import read_weights
 from mpilayer.training import options as all_options
 from mpilayer.training import report, startup
 from mpilayer.training.compute import compute_of
@@ -27,6 +29,7 @@ from mpilayer.training.replicas import ReplicaCheck, layer_digests, same_start, 
 from mpilayer.training.resuming import Resuming
 from mpilayer.training.straggler import slowed
 from mpilayer.training.trainer import Trainer, steps_in
+from nets import state_dict
 
 AGAIN = 75  # exit status of a run that stopped with a checkpoint: EX_TEMPFAIL, try again
 EQUAL = "equal"  # what run.json says of the weights of all ranks
@@ -99,11 +102,22 @@ def _checked(options, source):
                         " | try: a smaller --shape or --net, or fewer ranks on a machine") from None
 
 
+def take(net, weights, modules=None):
+    """Give a net the arrays of Weights; what is new all the same, in words. `modules` is that of the net's Recipe.
+    Raises UserError for weights of another net.
+    """
+    try:
+        found = state_dict.from_state_dict(net, weights.arrays, modules) if weights.is_state_dict else weights.arrays
+        new = state_dict.take(net, found)
+    except nets.ShapeError as error:
+        raise UserError(f"{weights.path} | {error} | try: the net and the sizes that it was made with") from None
+    return [f"{name} is new: in {weights.path} it is for other classes" for name in new]
+
+
 def load(options, ranks):
     """The data and the net; all ranks, or None, call this together. Raises AgreedError on all of them."""
     recipe = NET.parts[options.net].recipe
-    form = {key: getattr(options, key) for key in ("augment", "validation", "seed", *DATA.option_names())}
-    source = open_data(options.data, ranks=ranks, like=(recipe.shape, recipe.classes), **form)
+    source = open_data(options.data, ranks=ranks, like=(recipe.shape, recipe.classes), **form(options))
     return source, ranks.agree(lambda: _checked(options, source)) if ranks else _checked(options, source)
 
 
@@ -147,16 +161,30 @@ def make_trainer(ranks, options, settings, data, net, display, resuming):
     return trainer
 
 
-def end_of(ranks, trainer):
+def end_of(trainer):
     """What run.json says of the end of a run; `replicas` is EQUAL, or {SHA-256 of weights: ranks that have them}."""
     having, own = {}, trainer.net.weights_sha256()
-    for rank, each in enumerate(ranks.gather(own)):
+    for rank, each in enumerate(trainer.ranks.gather(own)):
         having.setdefault(each, []).append(rank)
     return {**{key: trainer.epochs[-1][key] for key in ("test_loss", "test_accuracy")},
             "steps": trainer.steps, "weights_sha256": own, "replicas": EQUAL if len(having) == 1 else having,
             "planned_seconds": trainer.planned, "measured_seconds": trainer.trace.period(),
             "staleness": trainer.staleness(),
             **({"gradients": trainer.channel.description} if trainer.channel.description else {})}
+
+
+def form(options):
+    """The keyword arguments of open_data that the options ask for."""
+    return {name: getattr(options, name) for name in ("augment", "validation", "seed", *DATA.option_names())}
+
+
+def about(options, net, data, final):
+    """What weights.h5 says of the weights."""
+    return {"net": options.net, "sizes": {name: value for name, value in NET.keywords(options).items()
+                                          if value is not None},
+            "classes": net.classes, "shape": net.shape, "precision": options.precision, "data": options.data,
+            "samples": form(options),
+            **{name: final[name] for name in ("steps", "test_loss", "test_accuracy", "weights_sha256")}}
 
 
 def read(ranks, argv):
@@ -177,6 +205,36 @@ def prepared(ranks, options, data, net, resuming, say):
         lambda: data.train.read([0], epoch=0), lambda: update_once(options, net.weights), lambda: layer_digests(net)])
 
 
+def start(ranks, options):
+    """The data and the net, the same on all ranks. Raises AgreedError."""
+    data, net = load(options, ranks)
+    if options.weights:
+        recipe = NET.parts[options.net].recipe
+        new = ranks.agree(lambda: take(net, read_weights(options.weights), recipe.modules) if ranks.rank == 0 else [])
+        data = replace(data, remarks=(*data.remarks, *new))
+    same_start(ranks, net, data)
+    return data, net
+
+
+def train(trainer, display, record, resuming):
+    """All epochs, or those before a signal ends the run; what run.json says of the end, or None."""
+    for line in resuming.said():
+        display.say(line)
+        record.epochs(trainer.epochs)
+    with trainer.requests.listening():
+        for _ in trainer.run():
+            record.epochs(trainer.epochs)
+    resuming.close()
+    final = None
+    if trainer.stopped:
+        display.say(f"stopped by a signal after {trainer.step_now} steps; to go on: --resume")
+    else:
+        final = end_of(trainer)
+        display.end(trainer.epochs, trainer.seconds, final, trainer.trace.beside)
+    trainer.close()
+    return final
+
+
 def run(ranks, argv):
     """The whole job; its exit status."""
     options = read(ranks, argv)
@@ -187,40 +245,28 @@ def run(ranks, argv):
     if options.device == "gpu":
         ranks.agree(lambda: device.use(ranks, options))
     ranks.timeout = options.timeout and max(options.timeout, TIMEOUT)  # compiling may take long
-    data, net = load(options, ranks)
-    same_start(ranks, net, data)
+    data, net = start(ranks, options)
     record = RunRecord(ranks, options, lambda: info.environment(ranks))
 
     def say(text):
         if not options.quiet:
             print(text, flush=True)
 
-    resuming = Resuming(ranks, options, (NET, make.CHOICE, all_options.WIRE, all_options.OPTIMIZER), net,
-                        data, say)
+    parts = NET, make.CHOICE, all_options.WIRE, all_options.OPTIMIZER
+    resuming = Resuming(ranks, options, parts, net, data, say)
     settings = prepared(ranks, options, data, net, resuming, say)
     with report.Display(ranks, batch=options.batch, quiet=options.quiet) as display:
         with device.room("gradients and what an optimizer keeps"):
             trainer = make_trainer(ranks, options, settings, data, net, display, resuming)
         display.begin(options.net, net, data, make.CHOICE.shown(options), trainer.steps,
                       device.said(options, trainer.channel.description))
-        for line in resuming.said():
-            display.say(line)
         ranks.timeout = options.timeout
-        with trainer.requests.listening():
-            for _ in trainer.run():
-                record.epochs(trainer.epochs)
-        resuming.close()
-        if trainer.stopped:
-            display.say(f"stopped by a signal after {trainer.step_now} steps; to go on: --resume")
-        else:
-            final = end_of(ranks, trainer)
-            display.end(trainer.epochs, trainer.seconds, final, trainer.trace.beside)
-        trainer.close()
+        final = train(trainer, display, record, resuming)
     data.close()
-    if trainer.stopped:
+    if final is None:
         record.leave()
         return AGAIN
-    record.end(trainer.epochs, final, trainer.trace)
+    record.end(trainer.epochs, final, trainer.trace, net, about(options, net, data, final))
     if final["replicas"] != EQUAL:
         raise AgreedError(f"the ranks ended with {len(final['replicas'])} different sets of weights | expected one"
                           " | try: --check-replicas with fewer steps, to find where they begin to differ")

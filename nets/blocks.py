@@ -184,7 +184,8 @@ class Attention:
         T, C3 = shape
         if C3 % (3 * self.heads):
             raise ValueError(f"a width of {C3 // 3} cannot be shared out among {self.heads} heads")
-        return T, C3 // 3
+        self.shape = T, C3 // 3
+        return self.shape
 
     def forward(self, x, batch):
         """Each token attends to itself and to those before it."""

@@ -5,8 +5,6 @@ import math
 import numpy as np
 
 import kernels
-from kernels.gpu import fetch
-from nets.memory import beside
 from nets.shapes import ShapeError, require
 
 
@@ -33,6 +31,11 @@ class Layer:
     def declare(self, part, shape, std=0.0, mean=0.0):
         """Say in build() that the layer has an array `part`, and how it is drawn: normal, or constant for std 0."""
         self.shapes[part], self.fill[part] = tuple(shape), (mean, std)
+
+    @property
+    def statistics(self):
+        """{name: view of the state} of what evaluation needs beside the weights."""
+        return {}
 
     @property
     def size(self):
@@ -120,87 +123,6 @@ class Conv(Layer):
         if not self.input_gradient:
             return None
         return kernels.conv2d_dgrad(dy, self.weight["weight"], self.x.shape, **self.geometry)
-
-
-class ConvNorm(Layer):
-    """Convolution, batch normalization, and ReLU unless relu=False: (H,W,C) to (P,Q,channels).
-
-    In training the statistics are those of this rank's samples, or with `batch.total` of all ranks' samples. For
-    evaluation there are running means, of about the last ten steps and at first of all steps. Every rank has its own,
-    which are averaged before they are used.
-    """
-
-    kind = "conv"
-    MOMENTUM, EPS = 0.1, 1e-5
-
-    def __init__(self, name, channels, window, *, stride=1, padding=0, relu=True):
-        super().__init__(name)
-        self.channels, self.window, self.relu = channels, window, relu
-        self.geometry = {"stride": stride, "padding": padding}
-        self.state_size = 1 + 2 * channels
-
-    def build(self, shape):
-        """Declare weight (R,S,C,K), gamma and beta (K,)."""
-        made = conv_shape(self, shape)
-        filters = (self.window, self.window, shape[2], self.channels)
-        self.declare("weight", filters, math.sqrt(2 / math.prod(filters[:3])))
-        self.declare("gamma", (self.channels,), mean=1.0)
-        self.declare("beta", (self.channels,))
-        return made
-
-    def bind_state(self, flat):
-        """Its state: the number of steps, running means, running variances."""
-        super().bind_state(flat)
-        flat[1 + self.channels:] = 1
-
-    def forward(self, x, batch, add=None):
-        """Convolve, normalize, add `add` if it is given, ReLU."""
-        yield self
-        self.x, w = x, self.weight
-        self.convolved = kernels.conv2d(x, w["weight"], **self.geometry)
-        self.mean, self.var = self._statistics(batch) if batch.training else self._running()
-        self.y = kernels.batchnorm(self.convolved, self.mean, self.var, w["gamma"], w["beta"], eps=self.EPS, add=add,
-                                   relu=self.relu)
-        return self.y
-
-    def _statistics(self, batch):
-        """(mean, var) of the batch; the running ones follow."""
-        mean, var = kernels.batchnorm_statistics(self.convolved)
-        self.count, self.total = self.convolved.size // self.channels, batch.total
-        if batch.total:
-            self.count, mean, var = self._of_all(mean, var)
-        kernels.batchnorm_running(self.state, mean, var, count=self.count, momentum=self.MOMENTUM)
-        return mean, var
-
-    def _of_all(self, *statistics):
-        """(samples, mean, var) over all ranks. The sums are made here: if this rank is on a GPU, it waits for that."""
-        mean, var = (fetch(numbers).astype(np.float64) for numbers in statistics)
-        sums = self.total(self.count * np.concatenate([[1], mean, var + mean**2]))
-        count, mean, square = int(sums[0]), *np.split(sums[1:] / sums[0], 2)
-        return count, *beside(self.convolved, mean, np.maximum(square - mean**2, 0))
-
-    def _running(self):
-        """(mean, var)."""
-        running = self.state[1:].astype(np.float32)
-        return running[:self.channels], running[self.channels:]
-
-    def backward(self, dy):
-        """Gradients of the weights first, since they are sent to other ranks. dy becomes the gradient before the ReLU.
-        """
-        g, statistics = self.gradient, (self.convolved, self.mean, self.var)
-        kernels.batchnorm_wgrad(dy, *statistics, eps=self.EPS, y=self.y if self.relu else None, dgamma=g["gamma"],
-                                dbeta=g["beta"])
-        sums = g["gamma"], g["beta"]
-        if self.total:
-            here = np.concatenate([fetch(part) for part in sums]).astype(np.float64)
-            sums = beside(dy, *np.split(self.total(here), 2))
-        by_convolved = kernels.batchnorm_dgrad(dy, *statistics, self.weight["gamma"], *sums, eps=self.EPS,
-                                               count=self.count)
-        kernels.conv2d_wgrad(self.x, by_convolved, g["weight"].shape, out=g["weight"], **self.geometry)
-        yield self
-        if not self.input_gradient:
-            return None
-        return kernels.conv2d_dgrad(by_convolved, self.weight["weight"], self.x.shape, **self.geometry)
 
 
 class Dense(Layer):

@@ -181,6 +181,14 @@ class Net:
                     return layer, what
         return None
 
+    @property
+    def arrays(self):
+        """{name: view} of all that evaluation needs: of each layer its parameters, as in conv1/weight, float32, and its
+        running statistics, float64.
+        """
+        return {f"{layer.name}/{part}": array for layer in self.layers
+                for part, array in {**layer.weight, **layer.statistics}.items()}
+
     def weights_sha256(self):
         """SHA-256 of all weights, layer by layer in the order of forward, in hexadecimal."""
         digest = hashlib.sha256()

@@ -13,12 +13,15 @@ class Recipe(NamedTuple):
     shape     of the samples that the net was published for, (H,W,C) or (T,); None: that of the data
     classes   that the net was published for; None: those of the data
     sizes     {keyword argument of `blocks`: what it means}
+    modules   modules(layer's name) returns the names that torchvision has for its convolution, or whatever it is, and
+              for its batch normalization; None: torchvision has no such net
     """
 
     blocks: Callable
     shape: tuple | None = None
     classes: int | None = None
     sizes: Any = ()
+    modules: Callable | None = None
 
     @property
     def defaults(self):

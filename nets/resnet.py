@@ -2,7 +2,8 @@
 
 from nets.blocks import GlobalAvgPool, Loss, MaxPool
 from nets.composite import Residual, Sequence
-from nets.layer import ConvNorm, Dense
+from nets.conv_norm import ConvNorm
+from nets.layer import Dense
 from nets.recipe import recipe
 
 
@@ -34,6 +35,18 @@ def _stages(block, depths, widths, first_changes):
             yield block(f"{number + 2}{'abcdef'[i]}", width, 2 if opens and number > 0 else 1, opens)
 
 
+def modules(name):
+    """Of a layer, torchvision's names: of its convolution or dense layer, and of its batch normalization."""
+    if name in ("conv1", "classifier"):
+        return {"conv1": ("conv1", "bn1"), "classifier": ("fc", None)}[name]
+    (stage, letter), part = name.split("/")
+    where = f"layer{int(stage) - 1}.{'abcdef'.index(letter)}"
+    if part == "shortcut":
+        return f"{where}.downsample.0", f"{where}.downsample.1"
+    number = {"1x1a": 1, "3x3": 2, "1x1b": 3}[part]
+    return f"{where}.conv{number}", f"{where}.bn{number}"
+
+
 @recipe((224, 224, 3), 1000)
 def resnet50(classes):
     """224x224 RGB; 25,557,032 parameters for 1000 classes."""
@@ -41,6 +54,9 @@ def resnet50(classes):
         ConvNorm("conv1", 64, 7, stride=2, padding=3), MaxPool(3, 2, padding=1, ceil_mode=False),
         *_stages(bottleneck, (3, 4, 6, 3), (64, 128, 256, 512), first_changes=True),
         GlobalAvgPool(), Dense("classifier", classes, relu=False), Loss())
+
+
+resnet50 = resnet50._replace(modules=modules)
 
 
 @recipe((32, 32, 3), 10)

@@ -3,17 +3,37 @@
 import contextlib
 import os
 import tempfile
+from pathlib import Path
 
 
 @contextlib.contextmanager
-def replacing(path):
-    """A text file to write; it takes the place of `path` when the block ends well, and vanishes when it does not."""
+def replaced(path):
+    """The path of a file to write, which takes the place of `path` when the block ends well, and vanishes when it does
+    not.
+    """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    os.close(handle)
     try:
-        with os.fdopen(handle, "w") as file:
-            yield file
+        yield Path(temporary)
+        synchronize(temporary)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """A text file to write, as `replaced`."""
+    with replaced(path) as temporary, open(temporary, "w") as file:
+        yield file
+
+
+def synchronize(path):
+    """Return when what was written to a file, or into a folder, survives a power failure."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

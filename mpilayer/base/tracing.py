@@ -20,6 +20,7 @@ KINDS = {
 }
 WAITING = {"exposed", "waiting"}
 STEPS_KEPT = 10
+MOST_SHOWN = 64  # ranks in a timeline
 
 
 class Moment(NamedTuple):
@@ -174,8 +175,8 @@ def _clock_offset(ranks):
     differences = []
     for _ in range(9):
         ranks.meet()
-        clocks = ranks.comm.allgather(time.perf_counter())
-        differences.append(clocks[ranks.rank] - clocks[0])
+        clock = time.perf_counter()
+        differences.append(clock - ranks.bcast(clock))
     return float(np.median(differences))
 
 
@@ -197,15 +198,18 @@ def _chrome(rank, rows, events):
 
 
 def write_timeline(path, ranks, trace):
-    """Gather the last steps' events of all ranks; rank 0 writes them, for Perfetto or chrome://tracing."""
+    """Gather the last steps' events of all ranks, or of MOST_SHOWN of many; rank 0 writes them, for Perfetto or
+    chrome://tracing.
+    """
     trace.settle()
-    offset = _clock_offset(ranks)
+    offset, shown = _clock_offset(ranks), set(np.linspace(0, ranks.size - 1, MOST_SHOWN).astype(int).tolist())
     mine = [(kind, name, start - offset, end - offset) for step in trace.steps for kind, name, start, end in step]
-    everyone = ranks.gather(mine)
+    everyone = ranks.gather_to_first(mine if ranks.rank in shown else None)
     if ranks.rank == 0:
-        zero = min((event[2] for events in everyone for event in events), default=0.0)
-        shifted = [[(k, n, s - zero, e - zero) for k, n, s, e in events] for events in everyone]
+        found = {rank: events for rank, events in enumerate(everyone) if events is not None}
+        zero = min((event[2] for events in found.values() for event in events), default=0.0)
         rows = {None: trace.work, **trace.rows}
-        events = [event for rank, events in enumerate(shifted) for event in _chrome(rank, rows, events)]
+        events = [event for rank, events in found.items()
+                  for event in _chrome(rank, rows, [(k, n, s - zero, e - zero) for k, n, s, e in events])]
         with replacing(path) as file:
             json.dump({"traceEvents": events, "displayTimeUnit": "ms"}, file)

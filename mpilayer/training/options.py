@@ -121,6 +121,8 @@ def parser(net, chosen=None):
                    help="give ranks whose weights differ those of the majority and go on, instead of stopping")
     p.add_argument("--timeout", type=amount, default=TIMEOUT, metavar="SECONDS",
                    help="end, and say which rank the others wait for, when nothing has moved for so long; 0: never")
+    p.add_argument("--weights", metavar="FILE", help="begin with the weights of a run, its weights.h5, or a PyTorch"
+                   " state dict in safetensors; layers of other classes stay new")
     resuming.add_options(p)
     p.add_argument("--out", type=folder, help="folder for run.json and timeline.json, and flight/ while it runs")
     p.add_argument("--quiet", action="store_true", help="print nothing but errors")

@@ -10,6 +10,8 @@ from pathlib import Path
 from mpilayer.base.errors import UserError
 from mpilayer.base.files import replacing
 from mpilayer.base.tracing import write_timeline
+from mpilayer.storage.weights_file import FILE as WEIGHTS
+from mpilayer.storage.weights_file import write_weights
 
 FLIGHT = "flight"  # the folder of flight recorders
 RUN, TIMELINE = "run.json", "timeline.json"
@@ -42,7 +44,7 @@ def prepare_folder(path):
         tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
         raise _unwritable(path, error) from None
-    for file in (path / RUN, path / TIMELINE):
+    for file in (path / RUN, path / TIMELINE, path / WEIGHTS):
         if file.is_dir():
             raise UserError(f"cannot write {file}: it is a folder | try: another --out")
     return _lock(path)
@@ -75,11 +77,15 @@ class RunRecord:
                 print(f"mpilayer: {error}; training goes on", file=sys.stderr, flush=True)
             self.failed = True
 
-    def end(self, found, final, trace):
-        """The whole, then timeline.json, which is larger and matters less. Raises UserError."""
+    def end(self, found, final, trace, net, about):
+        """weights.h5, of a net and what is `about` its weights, run.json, and timeline.json, which is larger and
+        matters less. Raises UserError.
+        """
         if self.folder:
-            self._write(found, final)
             try:
+                if self.ranks.rank == 0:
+                    write_weights(self.folder / WEIGHTS, net, about)
+                self._write(found, final)
                 write_timeline(self.folder / TIMELINE, self.ranks, trace)
             except OSError as error:
                 raise _unwritable(self.folder, error) from None
@@ -96,7 +102,8 @@ class RunRecord:
         """What an earlier run has left by a record without epochs."""
         self._write([], None)
         if self.ranks.rank == 0:
-            (self.folder / TIMELINE).unlink(missing_ok=True)
+            for name in (TIMELINE, WEIGHTS):
+                (self.folder / name).unlink(missing_ok=True)
 
     def _write(self, epochs, final):
         if self.ranks.rank > 0:

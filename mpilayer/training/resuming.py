@@ -2,9 +2,9 @@
 
 from mpilayer.base.cli import count, flag, folder
 from mpilayer.base.errors import UserError
-from mpilayer.checkpoint.checkpoints import Checkpoints
 from mpilayer.data import DATA
 from mpilayer.exchange.settings import AUTO
+from mpilayer.storage.checkpoints import Checkpoints
 from mpilayer.training.replicas import data_facts
 from mpilayer.training.requests import EPOCH, Never, Requests, interval
 

@@ -10,6 +10,7 @@ from mpilayer.base.errors import UserError
 from mpilayer.base.state import State
 from mpilayer.data import batches, prefetch, share
 from mpilayer.training.batch import Batch
+from mpilayer.training.outcome import Outcome
 from mpilayer.training.parts import NextParts, OwnParts
 from mpilayer.training.requests import NOTHING, STOP, Never
 
@@ -260,18 +261,9 @@ class Trainer:
     def evaluate(self):
         """(mean loss, share that is classified right) of the test part; each rank looks at a part of it."""
         self.ranks.where = "evaluation"
-        net, total = self.net, len(self.data.test)
+        net = self.net
         if net.state.size:
             net.state[:] = net.put(self.mean_state())
-        mine, loss, right, answers = share(total, self.ranks.rank, self.ranks.size), 0.0, 0, 0
-        chunk = max(1, self.batch // self.ranks.size)
-        for start in range(mine.start, mine.stop, chunk):
-            self.ranks.recorder.doing(f"test sample {start}")
-            x, y = self.compute.put(*self.data.test.read(np.arange(start, min(start + chunk, mine.stop))))
-            for _ in net.forward(Batch(x, y, total, training=False)):
-                pass
-            loss, right = loss + net.losses[-1].loss, right + (net.logits.argmax(-1) == y).sum()
-            answers += y.size
-        self.ranks.recorder.doing("its sums")
-        loss, right, answers = self.ranks.total(np.array([float(loss), float(right), answers]))
-        return loss, right / answers
+        self.ranks.recorder.doing("test samples")
+        found = Outcome.of(net, self.data.test, self.ranks, self.batch // self.ranks.size, self.compute.put)
+        return found.loss, found.accuracy

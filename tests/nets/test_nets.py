@@ -7,7 +7,8 @@ import nets
 from mpilayer.training.batch import Batch
 from nets.blocks import Flatten, GlobalAvgPool, Loss, MaxPool
 from nets.composite import Concat, Residual, Sequence
-from nets.layer import Conv, ConvNorm, Dense
+from nets.conv_norm import ConvNorm
+from nets.layer import Conv, Dense
 
 
 @pytest.mark.parametrize(("name", "options", "published"), [

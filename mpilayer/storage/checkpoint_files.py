@@ -16,6 +16,7 @@ import tempfile
 import numpy as np
 
 from mpilayer.base.errors import UserError
+from mpilayer.base.files import synchronize
 
 FORMAT, VERSION = "mpilayer checkpoint", 1
 MANIFEST = "manifest.json"
@@ -67,21 +68,12 @@ def rank_file(path, rank):
     return path / f"rank-{rank}.npz"
 
 
-def _synced(path):
-    """What was written to a file, or into a folder, survives a power failure."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def write_rank(path, rank, piece, own, values):
     """Write a rank's file; its {"bytes", "sha256"}. Raises OSError."""
     path.mkdir(parents=True, exist_ok=True)
     file, text = rank_file(path, rank), np.frombuffer(json.dumps(values).encode(), np.uint8)
     np.savez(file, **{VALUES: text, PIECE: piece, **{f"{ARRAY}{name}": array for name, array in own.items()}})
-    _synced(file)
+    synchronize(file)
     return {"bytes": file.stat().st_size, "sha256": _digest(file)}
 
 
@@ -106,10 +98,10 @@ def publish(folder, number, manifest, keep):
     manifest = {"format": FORMAT, "version": VERSION, **manifest}
     with open(partial / MANIFEST, "w") as file:
         json.dump({**manifest, "sha256": _sealed(manifest)}, file, indent=1)
-    _synced(partial / MANIFEST)
-    _synced(partial)
+    synchronize(partial / MANIFEST)
+    synchronize(partial)
     os.rename(partial, final)
-    _synced(folder)
+    synchronize(folder)
     for old in numbers(folder)[keep:]:
         shutil.rmtree(place(folder, old), ignore_errors=True)
 

@@ -12,11 +12,18 @@ import numpy as np
 
 from kernels.gpu import fetch
 from mpilayer.base.errors import UserError
-from mpilayer.checkpoint import equal, files
-from mpilayer.checkpoint.files import DamagedError
+from mpilayer.storage import checkpoint_files as files
+from mpilayer.storage import equal_arrays as equal
+from mpilayer.storage.checkpoint_files import DamagedError
 
 NAP = 1e-3  # seconds between two looks: the thread that writes needs Python, too
 REPORT = 512  # bytes in which a rank says what it has written, or why it could not
+
+
+def on_standard_error(text):
+    """A warning of the first rank."""
+    sys.stderr.write(f"mpilayer: {text}\n")
+    sys.stderr.flush()
 
 
 class Checkpoints:
@@ -25,19 +32,21 @@ class Checkpoints:
     folder   a Path
     keep     how many stay there, the newest
     about    {name: text} of what the run is: it can go on only from a checkpoint with the same
-    say      a function that is called with a line of text
+    say      a function that is called with a line of text: that a checkpoint is damaged
+    warn     the same: that one could not be written
     channel  a Channel whose messages move meanwhile, or None
 
     Raises AgreedError if the folder cannot be written to, or if another run writes there.
     """
 
-    def __init__(self, ranks, folder, keep=2, about=(), say=lambda text: None):
-        self.ranks, self.folder, self.keep, self.about, self.say = ranks, folder, keep, dict(about), say
+    def __init__(self, ranks, folder, keep=2, about=(), say=lambda text: None, warn=on_standard_error):
+        self.ranks, self.folder, self.keep, self.about = ranks, folder, keep, dict(about)
+        self.say, self.warn = say, warn
         self.lock = ranks.agree(lambda: files.prepare(folder) if ranks.rank == 0 else None)
         self.next = 1 + max(ranks.bcast(files.numbers(folder)), default=0)
         self.comm, self.pool = ranks.duplicate(), ThreadPoolExecutor(1, "checkpoint")
         self.channel = self.writing = self.request = self.publishing = None
-        self.written = True
+        self.failure = ""  # of the last one, on rank 0
 
     def _held(self):
         return self.channel.engine.held() if self.channel else contextlib.nullcontext()
@@ -58,7 +67,6 @@ class Checkpoints:
         self.manifest = {"about": self.about, "ranks": self.ranks.size, "equal": equal.table(state.equal)}
         path = files.place(self.folder, self.next, partial=True)
         self.writing = self.pool.submit(self._write, path, copied, own, {**values, "state": state.values})
-        self.written = False
 
     def _write(self, path, *contents):
         try:
@@ -102,14 +110,13 @@ class Checkpoints:
         try:
             if not errors:
                 files.publish(self.folder, number, {**self.manifest, "files": reports}, self.keep)
-                self.written = True
+                self.failure = ""
                 return
         except OSError as error:
             errors = [error.strerror or str(error)]
         files.discard(self.folder, number)
-        sys.stderr.write(f"mpilayer: checkpoint {number} in {self.folder} could not be written ({errors[0]}); the last"
-                         " one stays, and training goes on\n")
-        sys.stderr.flush()
+        self.failure = f"checkpoint {number} in {self.folder} could not be written ({errors[0]})"
+        self.warn(f"{self.failure}; the last one stays, and training goes on")
 
     def finish(self):
         """Wait until the last one is written, or could not be."""
