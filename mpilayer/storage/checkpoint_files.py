@@ -93,8 +93,9 @@ def publish(folder, number, manifest, keep):
     """
     partial, final = place(folder, number, partial=True), place(folder, number)
     for rank, known in enumerate(manifest["files"]):
-        if rank_file(partial, rank).stat().st_size != known["bytes"]:
-            raise OSError(0, "the files of all ranks are not in one folder")
+        file = rank_file(partial, rank)
+        if not file.is_file() or file.stat().st_size != known["bytes"]:
+            raise OSError(0, f"{file.name} is not there; all hosts must share the folder")
     manifest = {"format": FORMAT, "version": VERSION, **manifest}
     with open(partial / MANIFEST, "w") as file:
         json.dump({**manifest, "sha256": _sealed(manifest)}, file, indent=1)
@@ -116,7 +117,7 @@ def read_manifest(path):
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         seal = manifest.pop("sha256")
-    except (OSError, ValueError, AttributeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise DamagedError(f"{MANIFEST} cannot be read ({error})") from None
     if manifest.get("version") != VERSION:
         raise UserError(f"{path} | version {manifest.get('version')} of {FORMAT} | expected {VERSION}"

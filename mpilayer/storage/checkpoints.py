@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from kernels.gpu import fetch
-from mpilayer.base.errors import UserError
+from mpilayer.base.errors import AgreedError, UserError
 from mpilayer.storage import checkpoint_files as files
 from mpilayer.storage import equal_arrays as equal
 from mpilayer.storage.checkpoint_files import DamagedError
@@ -132,6 +132,13 @@ class Checkpoints:
         self.comm.Free()
         if self.lock is not None:
             os.close(self.lock)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if kind is None or issubclass(kind, AgreedError):  # else other ranks are elsewhere
+            self.close()
 
     def newest(self):
         """The newest Loaded that is whole, or None; those that are not are passed over with a line.

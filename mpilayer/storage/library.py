@@ -62,14 +62,13 @@ def save(folder, what, arrays=(), *, keep=KEEP, **values):
 
     Raises AgreedError if it cannot be written, or if a schedule does not say what it keeps.
     """
-    checkpoints = _checkpoints(what, folder, keep)
-    (what.rest if _is_schedule(what) else what.complete)()
-    state = checkpoints.ranks.agree(lambda: _state(what, arrays))
-    checkpoints.save(_divided(state, _equal_on_all(checkpoints.ranks, state.own)), user=values)
-    checkpoints.finish()
-    failure = checkpoints.ranks.bcast(checkpoints.failure)
-    checkpoints.close()
-    checkpoints.ranks.agree(lambda: _raise(failure))
+    with _checkpoints(what, folder, keep) as checkpoints:
+        (what.rest if _is_schedule(what) else what.complete)()
+        state = checkpoints.ranks.agree(lambda: _state(what, arrays))
+        checkpoints.save(_divided(state, _equal_on_all(checkpoints.ranks, state.own)), user=values)
+        checkpoints.finish()
+        failure = checkpoints.ranks.bcast(checkpoints.failure)
+        checkpoints.ranks.agree(lambda: _raise(failure))
 
 
 def _raise(failure):
@@ -89,13 +88,13 @@ def load(folder, what=None, arrays=()):
     """
     if what is None:
         return read_weights(folder)
-    checkpoints = _checkpoints(what, folder, KEEP)
-    loaded = checkpoints.newest()
-    if loaded:
+    with _checkpoints(what, folder, KEEP) as checkpoints:
+        loaded = checkpoints.newest()
+        if loaded is None:
+            return None
         found = loaded.of_this_rank()
         restore = what.restore if _is_schedule(what) else lambda values: restore_values(what, values, AT)
         restore(found["state"])
         loaded.put(_divided(_state(what, arrays), [name for name, *_ in loaded.manifest["equal"]]))
         what.restored()
-    checkpoints.close()
-    return found["user"] if loaded else None
+    return found["user"]

@@ -81,7 +81,7 @@ class Resuming:
         lines = [f"{name} is {value}, and was {known[name]} so far" for name, value in now.items()
                  if known[name] != value]
         ranks = self.loaded.ranks
-        of = f", of {ranks} ranks" if ranks != self.ranks.size else ""
+        of = f", of a run on {ranks} rank{'s' * (ranks > 1)}" if ranks != self.ranks.size else ""
         return [f"resumed after {self.run['step']} steps from {self.loaded.path}{of}", *lines]
 
     def requests(self, channel, workers):
