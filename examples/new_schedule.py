@@ -16,6 +16,7 @@ class Accumulated(Schedule):
         next forward, just before layer l reads w_l: Wait(request[l]) ; w_l -= lr * a_l / P
     """
 
+    keeps = "sums", "steps"  # what its next steps depend on, for checkpoints
     options = (Option("every", "steps whose gradients are added up", count, 2, metavar="N"),)
 
     def __init__(self, net, queue, optimizer, every=2):

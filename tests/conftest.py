@@ -6,9 +6,9 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 # Files whose tests keep several ranks busy, which want both cores.
-RANKS = {"agreement", "baselines", "checkpoints", "cluster", "convergence", "engine", "examples", "extending", "failures", "fuzz",
-         "fuzz_library", "gradient_queue", "hang", "hangs", "job", "library", "nccl", "node_shared", "own_source", "resume", "schedules", "schedules_resume",
-         "staging", "statistics", "topk", "train", "training"}
+RANKS = {"agreement", "baselines", "checkpoints", "cluster", "convergence", "engine", "examples", "extending",
+         "failures", "fuzz", "fuzz_library", "gradient_queue", "hang", "hangs", "job", "library", "nccl", "node_shared",
+         "own_source", "resume", "schedules", "schedules_resume", "staging", "statistics", "topk", "train", "training"}
 
 
 # Files for `pytest -m quick`, which is to answer in two minutes where kernels have been compiled before.

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+import nets
 from mpilayer.mpi.link_model import LinkModel
 from mpilayer.mpi.progress import PROGRESS
 from tests.ranks import mpiexec
@@ -47,6 +48,19 @@ def test_overlap_tells_what_each_way_of_progress_hides(tmp_path):
         assert row["slowdown"] == pytest.approx(row["overlapped_compute_seconds"] / both[1] - 1)
     assert all(row["mpi_seconds"] == 0 for row in rows if row["progress"] == "none")
     assert "hidden" in printed
+
+
+def test_the_cost_of_a_checkpoint(tmp_path):
+    done = mpiexec(2, "-m", "bench", "checkpoints", "--nets", "alexnet-mini", "--rounds", 2, "--every", 3, "--folder",
+                   tmp_path, "--json", tmp_path / "rows")
+    assert done.returncode == 0, done.stderr
+    [row] = json.loads((tmp_path / "rows").read_text())
+    size = 4 * nets.build("alexnet-mini").size / 2  # of weights, velocities, and gradients in flight
+    assert 3 * size <= row["bytes_per_rank"] < 3.01 * size
+    assert 0 < row["copy_seconds"] < row["written_seconds"]
+    assert len(row["growths"]) == 2
+    assert f"{1e3 * row['step_seconds']:.1f}" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["rows"]
 
 
 def test_the_cost_of_comparing_replicas(tmp_path):

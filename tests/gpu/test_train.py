@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,10 +13,13 @@ from kernels.gpu import fetch
 from mpilayer.base.errors import UserError
 from mpilayer.gpu import device
 from mpilayer.schedules import SCHEDULES
+from mpilayer.storage import checkpoint_files
 from mpilayer.train import NET, load, make_trainer
 from mpilayer.training.options import read_options, settings
+from mpilayer.training.resuming import Resuming
 from mpilayer.training.trainer import Trainer
 from tests.ranks import TOP, on_ranks, train
+from tests.storage.test_checkpoints import Folder
 
 SMALL = {"alexnet-mini": [], "resnet-mini": ["--batch-statistics", "all"],
          "transformer-mini": ["--context", "12", "--width", "16", "--depth", "1", "--heads", "2", "--clip", "1",
@@ -48,8 +52,10 @@ class Run:
         data = dataclasses.replace(data, test=first(data.test))
         progress = "thread" if options.progress == "thread" else "poll"
         unmeasured = settings(options)._replace(bucket=20_000, chunk=None, progress=progress)
-        self.trainer = make_trainer(ranks, options, unmeasured, data, net, Silent())
+        resuming = Resuming(ranks, options, (NET,), net, data, print)
+        self.trainer = make_trainer(ranks, options, unmeasured, data, net, Silent(), resuming)
         (self.epoch,) = self.trainer.run()
+        resuming.close()
         self.trainer.close()
         self.weights, self.state = fetch(net.weights), fetch(net.state)
 
@@ -74,6 +80,23 @@ def learns(ranks, net, *schedules):
     for words, here, there in pairs(ranks, [["--net", net, "--schedule", name, *SMALL[net]] for name in schedules]):
         assert there.is_as(here), words
         assert len(set(ranks.gather(there.weights.tobytes()))) == 1, words
+
+
+@on_ranks(2, seconds=LONG)
+def test_a_checkpoint_of_a_gpu_goes_on_to_the_same_bits(ranks):
+    """With sums that have come back to the GPU and are not applied."""
+    emulated = tests.emulator.install()
+    with Folder(ranks) as folder, emulated.emulator.mode(streams="late"):
+        words = ["--device", "gpu", "--schedule", "delayed", "--wire", "bfloat16", "--checkpoint", folder,
+                 "--checkpoint-every", "2", "--resume"]
+        whole = Run(ranks, *words)
+        ranks.meet()
+        if ranks.rank == 0:
+            shutil.rmtree(checkpoint_files.place(folder, 2))  # the one of the end
+        ranks.meet()
+        again = Run(ranks, *words)
+        assert np.array_equal(again.weights, whole.weights)
+        assert again.epoch["train_loss"] == whole.epoch["train_loss"]
 
 
 @on_ranks(1, 2, seconds=LONG)

@@ -15,7 +15,7 @@ from mpilayer.storage.checkpoints import Checkpoints
 from mpilayer.train import NET, make_optimizer
 from mpilayer.training import options as all_options
 from mpilayer.training.batch import Batch
-from tests.ranks import on_ranks
+from tests.ranks import TOP, on_ranks
 
 STEPS, SIZE = 9, 13
 LATE = "delayed --delay 2 --clip 0.5 --reduction ordered"
@@ -26,7 +26,7 @@ CASES = ["oneshot", "layerwise", "layerwise --apply completion", "planned --redu
          "layerwise --wire topk --optimizer adamw", "layerwise --wire powersgd", "layerwise --net resnet-mini",
          "local-sgd --period 4 --delay 2", "local-sgd --period 3 --wire bfloat16", "diloco --period 4 --delay 1",
          "elastic --period 3 --delay 1", "gossip", "gossip --wire bfloat16", "ps", "ps --wire bfloat16",
-         "ps --optimizer adamw"]
+         "ps --optimizer adamw", f"{TOP}/examples/new_schedule.py:Accumulated --every 4"]
 SERVED = ["ps --servers 1", "ps --servers 1 --wire bfloat16"]
 
 
