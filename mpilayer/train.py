@@ -169,7 +169,7 @@ def end_of(trainer):
     return {**{key: trainer.epochs[-1][key] for key in ("test_loss", "test_accuracy")},
             "steps": trainer.steps, "weights_sha256": own, "replicas": EQUAL if len(having) == 1 else having,
             "planned_seconds": trainer.planned, "measured_seconds": trainer.trace.period(),
-            "staleness": trainer.staleness(),
+            "staleness": trainer.staleness(), "resumed": trainer.resumed,
             **({"gradients": trainer.channel.description} if trainer.channel.description else {})}
 
 

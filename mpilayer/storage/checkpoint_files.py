@@ -69,10 +69,11 @@ def rank_file(path, rank):
 
 
 def write_rank(path, rank, piece, own, values):
-    """Write a rank's file; its {"bytes", "sha256"}. Raises OSError."""
+    """Write a rank's file, with `values` as JSON; its {"bytes", "sha256"}. Raises OSError."""
     path.mkdir(parents=True, exist_ok=True)
-    file, text = rank_file(path, rank), np.frombuffer(json.dumps(values).encode(), np.uint8)
-    np.savez(file, **{VALUES: text, PIECE: piece, **{f"{ARRAY}{name}": array for name, array in own.items()}})
+    file = rank_file(path, rank)
+    own = {f"{ARRAY}{name}": array for name, array in own.items()}
+    np.savez(file, **{VALUES: np.frombuffer(values.encode(), np.uint8), PIECE: piece}, **own)
     synchronize(file)
     return {"bytes": file.stat().st_size, "sha256": _digest(file)}
 

@@ -66,7 +66,8 @@ class Checkpoints:
         own = {name: np.array(fetch(array)) for name, array in state.own.items()}
         self.manifest = {"about": self.about, "ranks": self.ranks.size, "equal": equal.table(state.equal)}
         path = files.place(self.folder, self.next, partial=True)
-        self.writing = self.pool.submit(self._write, path, copied, own, {**values, "state": state.values})
+        text = json.dumps({**values, "state": state.values})  # now: the values may change
+        self.writing = self.pool.submit(self._write, path, copied, own, text)
 
     def _write(self, path, *contents):
         try:

@@ -84,6 +84,6 @@ class Display:
         console.print(table)
         console.print(f"loss {epochs[-1]['train_loss']:.4f}   test accuracy {final['test_accuracy']:.2%}   "
                       f"{steps * self.batch / total:,.0f} images/s   weights {final['weights_sha256'][:16]}")
-        if final["planned_seconds"]:
+        if final["planned_seconds"] and final["measured_seconds"]:
             console.print(f"a step: {1e3 * final['planned_seconds']:.1f} ms planned,"
                           f" {1e3 * final['measured_seconds']:.1f} ms measured (median of the last)")

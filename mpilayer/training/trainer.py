@@ -15,6 +15,7 @@ from mpilayer.training.parts import NextParts, OwnParts
 from mpilayer.training.requests import NOTHING, STOP, Never
 
 STATISTICS = "statistics"  # of batch normalization, as a checkpoint has them
+PROGRESS = "epochs", "loss", "spent", "made", "seconds", "resumed"  # what it has of the run's progress, besides
 REMEDY = "try: a smaller --lr, a longer --warmup, or check the data"
 
 
@@ -55,6 +56,7 @@ class Trainer:
         self.losses = collections.deque()  # of steps that the GPU may not have come to
         self.made = 0  # steps since the statistics of batch normalization were averaged
         self.epochs, self.loss, self.spent, self.stopped, self.before = [], 0.0, 0.0, False, {}
+        self.resumed = []  # after how many steps
 
     @property
     def planned(self):
@@ -133,9 +135,10 @@ class Trainer:
         if wanted == NOTHING:
             return
         self.ranks.where = f"{self.name} | checkpoint after step {self.step_now - 1}"
-        run = {"epochs": self.epochs, "done": self.parts.done, "loss": self.loss, "spent": self.spent,
-               "made": self.made, "seconds": self.seconds, "before": self.trace.seconds if self.parts.done else {}}
-        self.checkpoints.save(self.state(), run={**run, "step": self.step_now, **self.notes})
+        run = {name: getattr(self, name) for name in PROGRESS}
+        before = self.trace.seconds if self.parts.done else {}
+        self.checkpoints.save(self.state(), run={**run, "done": self.parts.done, "step": self.step_now,
+                                                 "before": before, **self.notes})
         self.requests.is_saved()
         self.stopped = wanted == STOP
         if self.stopped:
@@ -147,8 +150,9 @@ class Trainer:
         """Go on from a Loaded checkpoint; all ranks call this together. Raises AgreedError."""
         values = loaded.of_this_rank()
         run, self.parts.done = values["run"], values["run"]["done"]
-        for name in ("epochs", "seconds", "spent", "made", "before"):
+        for name in (*PROGRESS, "before"):
             setattr(self, name, run[name])
+        self.resumed = [*run["resumed"], run["step"]]
         self.loss = sum(each["run"]["loss"] for each in loaded.values.values())
         self.schedule.restore(values["state"])
         self.channel.pause()

@@ -82,6 +82,14 @@ def test_a_variable_that_makes_no_sense_on_one_rank_is_told_to_all(ranks):
     Ranks(ranks.comm).close()
 
 
+@on_ranks(1, 3)
+def test_values_come_to_the_first_rank_alone(ranks):
+    mine = None if ranks.rank == 1 else {"rank": ranks.rank, "text": "x" * 10**ranks.rank}
+    found = ranks.gather_to_first(mine)
+    expected = [{"rank": rank, "text": "x" * 10**rank} if rank != 1 else None for rank in range(ranks.size)]
+    assert found == (expected if ranks.rank == 0 else None)
+
+
 @on_ranks(1)
 def test_what_is_not_a_communicator_of_this_rank_is_refused(ranks):
     MPI = ranks.MPI

@@ -46,7 +46,11 @@ def written(ranks, folder, count, keep=2, warnings=None, **about):
     said = []
     checkpoints = Checkpoints(ranks, folder, keep, about, said.append, (warnings or []).append)
     for number in range(1, count + 1):
-        checkpoints.save(state(ranks, number), rank=ranks.rank)
+        found, values = state(ranks, number), {"inner": 0}
+        checkpoints.save(found, rank=ranks.rank, values=values)
+        values["inner"] = "changed while it is written"
+        for array in (*found.equal.values(), *found.own.values()):
+            array[...] = 99
     checkpoints.finish()
     ranks.meet()
     return checkpoints, said
@@ -58,7 +62,7 @@ def check(ranks, loaded, number):
     for mine, theirs in ((found.equal, expected.equal), (found.own, expected.own)):
         for name, array in theirs.items():
             assert np.array_equal(mine[name], array), name
-    assert loaded.of_this_rank() == {"rank": ranks.rank, "state": {"n": number}}
+    assert loaded.of_this_rank() == {"rank": ranks.rank, "values": {"inner": 0}, "state": {"n": number}}
 
 
 @on_ranks(1, 2, 5)
@@ -69,7 +73,7 @@ def test_the_newest_comes_back_and_the_oldest_go(ranks):
         check(ranks, checkpoints.newest(), 4)
         checkpoints.close()
         again = Checkpoints(ranks, folder)
-        again.save(state(ranks, 9), rank=ranks.rank)
+        again.save(state(ranks, 9), rank=ranks.rank, values={"inner": 0})
         again.finish()
         ranks.meet()
         assert files.numbers(folder) == [5, 4]
@@ -116,7 +120,7 @@ def test_what_a_killed_run_was_writing_is_never_seen_and_is_removed(ranks):
     with Folder(ranks) as folder:
         checkpoints, _ = written(ranks, folder, 1)
         checkpoints.close()
-        files.write_rank(files.place(folder, 2, partial=True), ranks.rank, np.zeros(3, np.uint8), {}, {})
+        files.write_rank(files.place(folder, 2, partial=True), ranks.rank, np.zeros(3, np.uint8), {}, "{}")
         ranks.meet()
         again = Checkpoints(ranks, folder)
         check(ranks, again.newest(), 1)
@@ -137,7 +141,7 @@ def test_a_full_disk_is_a_warning_and_leaves_the_last_one(ranks):
             checkpoints.warn, original = warnings.append, getattr(owner, broken)
             if ranks.rank == ranks.size - 1 or broken == "rename":
                 setattr(owner, broken, full)
-            checkpoints.save(state(ranks, 7), rank=ranks.rank)
+            checkpoints.save(state(ranks, 7), rank=ranks.rank, values={"inner": 0})
             checkpoints.finish()
             setattr(owner, broken, original)
             ranks.meet()
@@ -145,7 +149,7 @@ def test_a_full_disk_is_a_warning_and_leaves_the_last_one(ranks):
             assert not files.place(folder, 2, partial=True).exists()
             assert len(warnings) == (ranks.rank == 0)
             assert all("checkpoint 2" in line and "No space left on device" in line for line in warnings)
-            checkpoints.save(state(ranks, 8), rank=ranks.rank)
+            checkpoints.save(state(ranks, 8), rank=ranks.rank, values={"inner": 0})
             checkpoints.finish()
             ranks.meet()
             check(ranks, checkpoints.newest(), 8)
@@ -159,7 +163,7 @@ def test_a_folder_that_has_gone_comes_back(ranks):
         if ranks.rank == 0:
             shutil.rmtree(folder)
         ranks.meet()
-        checkpoints.save(state(ranks, 2), rank=ranks.rank)
+        checkpoints.save(state(ranks, 2), rank=ranks.rank, values={"inner": 0})
         checkpoints.finish()
         ranks.meet()
         check(ranks, checkpoints.newest(), 2)

@@ -269,7 +269,7 @@ def test_every_epoch_is_written_when_it_ends_and_an_old_record_does_not_outlive_
     assert done.stdout.splitlines() == [f"{number} False {number} None False" for number in range(3)]
     record = json.loads((place / "out" / "run.json").read_text())
     assert (record["complete"], len(record["epochs"])) == (True, 3)
-    assert {path.name for path in (place / "out").iterdir()} == {"run.json", "timeline.json"}
+    assert {path.name for path in (place / "out").iterdir()} == {"run.json", "timeline.json", "weights.h5"}
 
 
 @on_ranks(2)
@@ -282,7 +282,7 @@ def test_a_timeline_that_cannot_be_written_does_not_cost_the_result(ranks, ):
         record = run_record.RunRecord(ranks, SimpleNamespace(out=out), dict)
         patch.setattr(run_record, "write_timeline", full)
         with pytest.raises(UserError, match="No space left on device"):
-            record.end([{"epoch": 1}], {"steps": 5}, None)
+            record.end([{"epoch": 1}], {"steps": 5}, None, SimpleNamespace(arrays={}), {"net": "none"})
         ranks.keep_records()
         found = json.loads((out / "run.json").read_text())
         assert (found["complete"], found["epochs"], found["final"]) == (True, [{"epoch": 1}], {"steps": 5})

@@ -3,8 +3,11 @@ from collections import Counter, defaultdict
 
 import pytest
 
+from mpilayer.base import tracing
 from mpilayer.base.files import replacing
-from tests.ranks import train
+from mpilayer.base.tracing import Trace
+from tests.ranks import on_ranks, train
+from tests.storage.test_checkpoints import Folder
 
 STEPS, KEPT = 12, 10
 
@@ -15,9 +18,22 @@ def run(request, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "deep" / "out"
     done = train(2, "--schedule", request.param, "--steps", STEPS, "--out", out, seconds=300)
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in out.iterdir()) == ["run.json", "timeline.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["run.json", "timeline.json", "weights.h5"]
     record, timeline = (json.loads((out / name).read_text()) for name in ("run.json", "timeline.json"))
     return request.param, record, timeline["traceEvents"]
+
+
+@on_ranks(4)
+def test_of_many_ranks_some_are_in_the_timeline(ranks):
+    trace = Trace()
+    trace.steps[-1].append(("compute", "forward conv1", float(ranks.rank), 1.0 + ranks.rank))
+    with Folder(ranks) as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracing, "MOST_SHOWN", 2)
+        tracing.write_timeline(folder / "timeline.json", ranks, trace)
+        ranks.meet()
+        events = json.loads((folder / "timeline.json").read_text())["traceEvents"]
+        assert {event["pid"] for event in events} == {0, 3}
+        ranks.meet()
 
 
 def test_record(run):
@@ -33,7 +49,7 @@ def test_record(run):
     assert epoch["images_per_second"] == pytest.approx(STEPS * 64 / epoch["seconds"])
     assert 0 <= epoch["exposed_seconds"] < epoch["seconds"]
     assert set(record["final"]) == {"test_loss", "test_accuracy", "steps", "weights_sha256", "replicas", "staleness",
-                                    "planned_seconds", "measured_seconds"}
+                                    "planned_seconds", "measured_seconds", "resumed"}
     assert record["final"]["steps"] == STEPS
     assert record["final"]["planned_seconds"] is None, "only planned predicts"
     assert record["final"]["measured_seconds"] > 0

@@ -67,6 +67,8 @@ def test_killed_at_random_moments(options, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "resumed after" in done.stdout
     whole, found = last(tmp_path / "whole"), last(tmp_path / "run")
+    assert len(found["final"]["resumed"]) == 2
+    assert whole["final"]["resumed"] == []
     assert found["final"]["weights_sha256"] == whole["final"]["weights_sha256"]
     for mine, theirs in zip(found["epochs"], whole["epochs"], strict=True):
         assert (mine["train_loss"], mine["test_accuracy"]) == (theirs["train_loss"], theirs["test_accuracy"])
@@ -131,8 +133,11 @@ def test_another_number_of_ranks(tmp_path):
 
 
 def test_what_is_not_as_it_was_is_said_or_refused(tmp_path):
-    options = ("--epochs", "1", "--checkpoint", tmp_path / "saved", "--resume")
+    options = ("--schedule", "planned", "--epochs", "1", "--checkpoint", tmp_path / "saved", "--resume")
     assert train(1, *options).returncode == 0
+    ended = train(1, *options)
+    assert ended.returncode == 0, ended.stderr
+    assert "resumed after 22 steps" in ended.stdout
     done = train(1, *options, "--lr", "0.001", "--epochs", "2")
     assert "--lr is 0.001, and was 0.007 so far" in done.stdout
     assert "epoch   2" in done.stdout
