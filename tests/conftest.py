@@ -5,10 +5,11 @@ from pathlib import PurePath
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-# Files whose tests keep several ranks busy, which want both cores.
-RANKS = {"agreement", "baselines", "checkpoints", "cluster", "convergence", "engine", "examples", "extending",
-         "failures", "fuzz", "fuzz_library", "gradient_queue", "hang", "hangs", "job", "library", "nccl", "node_shared",
-         "own_source", "resume", "schedules", "schedules_resume", "staging", "statistics", "topk", "train", "training"}
+# Files whose tests keep several ranks busy, which want both cores. Those of storage/, torch/ and test_resume do, too:
+# with all of them one worker would take much longer than the other.
+RANKS = {"agreement", "baselines", "cluster", "convergence", "engine", "examples", "extending", "failures", "fuzz",
+         "fuzz_library", "gradient_queue", "hang", "hangs", "job", "nccl", "node_shared", "own_source", "schedules",
+         "staging", "statistics", "topk", "train", "training"}
 
 
 # Files for `pytest -m quick`, which is to answer in two minutes where kernels have been compiled before.

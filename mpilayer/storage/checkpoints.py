@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,7 +18,14 @@ from mpilayer.storage import equal_arrays as equal
 from mpilayer.storage.checkpoint_files import DamagedError
 
 NAP = 1e-3  # seconds between two looks: the thread that writes needs Python, too
+LEAST = 19  # priority of the thread that writes
 REPORT = 512  # bytes in which a rank says what it has written, or why it could not
+
+
+def _give_way():
+    """Let this thread run where the ranks leave a core alone."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LEAST)
 
 
 def on_standard_error(text):
@@ -44,9 +52,10 @@ class Checkpoints:
         self.say, self.warn = say, warn
         self.lock = ranks.agree(lambda: files.prepare(folder) if ranks.rank == 0 else None)
         self.next = 1 + max(ranks.bcast(files.numbers(folder)), default=0)
-        self.comm, self.pool = ranks.duplicate(), ThreadPoolExecutor(1, "checkpoint")
+        self.comm, self.pool = ranks.duplicate(), ThreadPoolExecutor(1, "checkpoint", _give_way)
         self.channel = self.writing = self.request = self.publishing = None
         self.failure = ""  # of the last one, on rank 0
+        self.copied = None
 
     def _held(self):
         return self.channel.engine.held() if self.channel else contextlib.nullcontext()
@@ -62,12 +71,12 @@ class Checkpoints:
         self.finish()
         begin, end = equal.part_of(sum(array.nbytes for array in state.equal.values()), self.ranks.rank,
                                    self.ranks.size)
-        copied = equal.piece(state.equal, begin, end)
+        self.copied = equal.piece(state.equal, begin, end, self.copied)
         own = {name: np.array(fetch(array)) for name, array in state.own.items()}
         self.manifest = {"about": self.about, "ranks": self.ranks.size, "equal": equal.table(state.equal)}
         path = files.place(self.folder, self.next, partial=True)
         text = json.dumps({**values, "state": state.values})  # now: the values may change
-        self.writing = self.pool.submit(self._write, path, copied, own, text)
+        self.writing = self.pool.submit(self._write, path, self.copied, own, text)
 
     def _write(self, path, *contents):
         try:
@@ -188,6 +197,11 @@ class Loaded:
         self.files = {rank: files.read_rank(path, rank, manifest["files"][rank])
                       for rank, reader in enumerate(self.readers) if reader == ranks.rank}
         self.values = {rank: values for rank, (_, _, values) in self.files.items()}
+
+    def rows(self):
+        """[name, dtype, shape] of all arrays that this rank has, those that are equal on all ranks first."""
+        own = self.files.get(self.all.rank, (None, {}))[1] if self.ranks == self.all.size else {}
+        return [*self.manifest["equal"], *equal.table(own)]
 
     def of_this_rank(self):
         """The values that this rank has saved; where there were more or fewer ranks, those of the first one."""

@@ -34,9 +34,10 @@ def _overlaps(arrays, begin, end):
             yield array.reshape(-1).view(np.uint8), slice(low - start, high - start), low - begin
 
 
-def piece(arrays, begin, end):
-    """A copy (end - begin,) uint8 of a part."""
-    copied = np.empty(end - begin, np.uint8)
+def piece(arrays, begin, end, memory=None):
+    """A copy (end - begin,) uint8 of a part, in `memory` if that is as large: new memory takes longer to be written."""
+    fits = memory is not None and memory.size == end - begin
+    copied = memory if fits else np.empty(end - begin, np.uint8)
     for flat, part, at in _overlaps(arrays, begin, end):
         copied[at:at + part.stop - part.start] = fetch(flat[part])
     return copied

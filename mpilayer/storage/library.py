@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from kernels.gpu import fetch
-from mpilayer.base.errors import UserError
+from mpilayer.base.errors import AgreedError
 from mpilayer.base.state import State, restore_values
 from mpilayer.storage.checkpoints import Checkpoints
 from mpilayer.storage.weights_file import read_weights
@@ -29,13 +29,13 @@ def _state(what, arrays):
                  values=state.values)
 
 
-def _divided(state, equal):
+def divided(state, equal):
     """The State with the arrays of these names as equal ones, in this order."""
     own = {name: array for name, array in state.own.items() if name not in equal}
     return State({name: state.own[name] for name in equal if name in state.own}, own, state.values)
 
 
-def _equal_on_all(ranks, arrays):
+def equal_on_all(ranks, arrays):
     """Names of the arrays that are equal on all ranks."""
     digests = {name: hashlib.blake2b(np.ascontiguousarray(fetch(array)), digest_size=16).digest()
                for name, array in arrays.items()}
@@ -65,15 +65,17 @@ def save(folder, what, arrays=(), *, keep=KEEP, **values):
     with _checkpoints(what, folder, keep) as checkpoints:
         (what.rest if _is_schedule(what) else what.complete)()
         state = checkpoints.ranks.agree(lambda: _state(what, arrays))
-        checkpoints.save(_divided(state, _equal_on_all(checkpoints.ranks, state.own)), user=values)
-        checkpoints.finish()
-        failure = checkpoints.ranks.bcast(checkpoints.failure)
-        checkpoints.ranks.agree(lambda: _raise(failure))
+        write(checkpoints, state, user=values)
 
 
-def _raise(failure):
-    if failure:
-        raise UserError(failure)
+def write(checkpoints, state, **values):
+    """Write a State and this rank's values, and wait for it; arrays that turn out to be equal on all ranks are shared
+    out. All ranks call this together. Raises AgreedError if it cannot be written.
+    """
+    checkpoints.save(divided(state, equal_on_all(checkpoints.ranks, state.own)), **values)
+    checkpoints.finish()
+    if failure := checkpoints.ranks.bcast(checkpoints.failure):
+        raise AgreedError(failure)
 
 
 def load(folder, what=None, arrays=()):
@@ -95,6 +97,6 @@ def load(folder, what=None, arrays=()):
         found = loaded.of_this_rank()
         restore = what.restore if _is_schedule(what) else lambda values: restore_values(what, values, AT)
         restore(found["state"])
-        loaded.put(_divided(_state(what, arrays), [name for name, *_ in loaded.manifest["equal"]]))
+        loaded.put(divided(_state(what, arrays), [name for name, *_ in loaded.manifest["equal"]]))
         what.restored()
     return found["user"]

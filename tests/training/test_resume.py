@@ -50,7 +50,7 @@ def ranks_of(process):
     ("--schedule", "local-sgd", "--period", "7", "--delay", "3", "--optimizer", "adamw"),
 ])
 def test_killed_at_random_moments(options, tmp_path):
-    options = (*options, "--epochs", "2", "--chunk", "32k", "--bucket", "4k")
+    options = (*options, "--steps", "30", "--chunk", "32k", "--bucket", "4k")
     assert train(2, *options, "--quiet", "--out", tmp_path / "whole").returncode == 0
     resumed = (*options, "--checkpoint", tmp_path / "saved", "--checkpoint-every", "3", "--resume", "--out",
                tmp_path / "run")
@@ -92,8 +92,8 @@ def test_a_signal_makes_a_checkpoint_and_the_status_says_try_again(tmp_path):
 
 
 def test_asynchronous_ranks_apply_every_gradient_once(tmp_path):
-    """Counted by how stale they were: one count for each gradient of a layer, or part of one."""
-    for words in (("ps", "--staleness", "none", "--servers", "1"), ("partial",), ("rma",)):
+    """Counted by how stale they were: one count for each gradient of a layer."""
+    for words in (("ps", "--staleness", "none", "--servers", "1"), ("rma",)):
         options = ("--schedule", *words, "--epochs", "1", "--checkpoint", tmp_path / words[0], "--checkpoint-every",
                    "4", "--resume", "--out", tmp_path / "run", "--slow", "1:3")
         process = begun(3, *options, log=tmp_path / "log")
@@ -105,22 +105,21 @@ def test_asynchronous_ranks_apply_every_gradient_once(tmp_path):
         assert "resumed after" in done.stdout
         final = last(tmp_path / "run")["final"]
         computing, layers = (2, 8) if words[0] == "ps" else (3, 8)
-        applied = sum(final["staleness"].values())
-        assert applied == {"partial": 22 * 3}.get(words[0], 22 * computing * layers)
+        assert sum(final["staleness"].values()) == 22 * computing * layers
         assert final["replicas"] == "equal"
 
 
 def test_another_number_of_ranks(tmp_path):
     saved, out = tmp_path / "saved", tmp_path / "run"
     options = ("--schedule", "delayed", "--delay", "1", "--net", "resnet-mini", "--batch-statistics", "all", "--steps",
-               "12", "--checkpoint", saved, "--resume", "--out", out)
-    assert train(1, *options, "--checkpoint-every", "7").returncode == 0
+               "6", "--batch", "16", "--checkpoint", saved, "--resume", "--out", out)
+    assert train(1, *options, "--checkpoint-every", "4").returncode == 0
     whole = mpilayer.load(out).arrays
     for path in sorted(saved.iterdir())[1:]:
         path.rename(tmp_path / path.name)  # that of the end
     done = train(3, *options)
     assert done.returncode == 0, done.stderr
-    assert "resumed after 7 steps" in done.stdout
+    assert "resumed after 4 steps" in done.stdout
     assert "of a run on 1 rank" in " ".join(done.stdout.split())
     for name, array in mpilayer.load(out).arrays.items():
         assert np.abs(array - whole[name]).max() <= 1e-3 * max(1, np.abs(whole[name]).max()), name

@@ -1,0 +1,142 @@
+"""When the mean gradients reach the optimizer: at the end of backward, or before the next forward reads the weights."""
+
+import math
+
+import torch
+
+from mpilayer.base.errors import UserError
+from mpilayer.torch.sums import Sums
+
+ONE_BY_ONE = {"SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adadelta", "Adamax", "NAdam", "RAdam", "ASGD", "Rprop",
+              "Adafactor"}  # of torch.optim: they treat each parameter without regard to others
+EPSILON = 1e-6  # of the norm, as in torch.nn.utils.clip_grad_norm_
+
+
+class AfterBackward:
+    """After backward, `grad` of each parameter is what step() must apply: this step's mean over the ranks, or that of
+    `delay` steps ago; None in the first `delay` steps, and if no rank had one. The optimizer stays as it is.
+    """
+
+    def __init__(self, ranks, model, delay, order, **how):
+        self.sums = Sums(ranks, model, delay, order, self._done, lambda group, up_to: None, **how)
+
+    def _done(self, step):
+        for group in self.sums.groups:
+            for _, gradients in self.sums.gradients(group, step - self.sums.delay):
+                for parameter, gradient in gradients.items():
+                    parameter.grad = gradient
+
+    def notes(self):
+        """Of a checkpoint, what sums do not say."""
+        return {}
+
+    def go_on(self, notes):
+        """From there."""
+
+    @torch.no_grad()
+    def drain(self):
+        """Let go what is still in flight: nobody will apply it."""
+        for group in self.sums.groups:
+            for _ in self.sums.gradients(group, math.inf):
+                pass
+
+
+class BeforeForward(torch.optim.Optimizer):
+    """An optimizer around the user's, which makes the update of step t group by group, each just before forward of step
+    t + 1 + delay reads it. Each with the learning rate and so on that there was when step() of its step was called.
+
+    clip   largest norm of a step's mean gradient over all parameters, or None
+    """
+
+    def __init__(self, ranks, model, inner, delay, order, clip=None, **how):
+        if type(inner).__name__ not in ONE_BY_ONE:
+            raise UserError(f"{type(inner).__name__} | is not known to treat parameters one by one, as"
+                            f" overlap=\"forward\" needs it | expected one of {', '.join(sorted(ONE_BY_ONE))}"
+                            " | try: overlap=None")
+        self.inner, self.clip, self.constants, self.stepped = inner, clip, {}, -1
+        self.sums = Sums(ranks, model, delay, order, lambda step: None, self._apply, **how)
+        self.sums.handles += [module.register_forward_pre_hook(self._before) for module in model.modules()]
+        self.sums.handles.append(model.register_state_dict_pre_hook(lambda *_: self.drain()))
+
+    def __getattr__(self, name):
+        return getattr(self.__dict__["inner"], name)
+
+    @property
+    def param_groups(self):
+        """The user's optimizer's."""
+        return self.inner.param_groups
+
+    @property
+    def state(self):
+        """The user's optimizer's."""
+        return self.inner.state
+
+    def __repr__(self):
+        return f"{self.inner!r} (each group before the next forward)"
+
+    def state_dict(self):
+        """The user's optimizer's, when all updates have been made."""
+        self.drain()
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state):
+        """Into the user's optimizer."""
+        self.drain()
+        self.inner.load_state_dict(state)
+
+    def zero_grad(self, set_to_none=True):
+        """Nothing is left to be forgotten, but for what no_sync() has added up."""
+        self.inner.zero_grad(set_to_none)
+
+    def step(self, closure=None):
+        """The update of the last backward is to be made. Raises UserError for a closure."""
+        if closure is not None:
+            raise UserError("step(closure) | a closure needs the gradients at once | try: overlap=None")
+        self.stepped = self.sums.step - 1
+        self.constants[self.stepped] = [{k: v for k, v in group.items() if k != "params"}
+                                        for group in self.inner.param_groups]
+        for step in [step for step in self.constants if step < self.stepped - self.sums.delay - 1]:
+            del self.constants[step]
+
+    @torch.compiler.disable
+    def _before(self, module, _):
+        """A module is about to read its parameters; without training nothing may be late."""
+        due = self.sums.step - 1 - self.sums.delay if self.sums.model.training else math.inf
+        for group in self.sums.reads[module] if self.sums.queue else ():
+            self._apply(group, min(due, self.stepped))
+
+    @torch.no_grad()
+    def _apply(self, group, up_to):
+        for step, gradients in self.sums.gradients(group, up_to):
+            if step in self.constants:  # else step() was not called: there is no update
+                scale = min(1.0, self.clip / (self.sums.queue.norm(step) + EPSILON)) if self.clip else 1.0
+                self._update(gradients, self.constants[step], scale)
+
+    def _update(self, gradients, constants, scale):
+        """The user's optimizer's, of these parameters only."""
+        groups, kept = self.inner.param_groups, {parameter: parameter.grad for parameter in gradients}
+        before = [dict(group) for group in groups]
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient if gradient is None or scale == 1 else gradient.mul_(scale)
+        for group, then in zip(groups, constants, strict=True):
+            group.update(then, params=[parameter for parameter in group["params"] if parameter in gradients])
+        try:
+            type(self.inner).step(self.inner)
+        finally:
+            for group, old in zip(groups, before, strict=True):
+                group.update(old)
+            for parameter, gradient in kept.items():
+                parameter.grad = gradient
+
+    def notes(self):
+        """Of a checkpoint, what sums do not say: the learning rates and so on of steps whose updates are to be made."""
+        return {"stepped": self.stepped, "constants": list(self.constants.items())}
+
+    def go_on(self, notes):
+        """From there."""
+        self.stepped, self.constants = notes["stepped"], dict(notes["constants"])
+
+    def drain(self):
+        """Make all updates that step() has asked for."""
+        for group in self.sums.groups:
+            self._apply(group, self.stepped)

@@ -1,0 +1,215 @@
+"""Sums of a model's gradients over the ranks, group by group, while backward goes on."""
+
+import contextlib
+
+import numpy as np
+import torch
+
+from mpilayer.base.errors import UserError
+from mpilayer.exchange.gradient_queue import GradientQueue
+from mpilayer.mpi.agreement import compare
+from mpilayer.torch.groups import FlatGradients, groups_of
+from mpilayer.torch.reads import Reads
+
+REMEDY = "the same model on every rank"
+
+
+class Used:
+    """How many ranks had a gradient of each parameter, in each of the last steps: a sum of its own.
+
+    What no rank had is not to be touched by an optimizer, though the queue carries zeros for it.
+    """
+
+    keeps = "counts", "lacking"
+
+    def __init__(self, ranks, parameters, slots):
+        self.ranks, self.comm = ranks, ranks.duplicate()
+        self.numbers = {parameter: number for number, parameter in enumerate(parameters)}
+        self.counts, self.lacking = np.zeros((slots, len(self.numbers)), np.int32), {n: set() for n in range(slots)}
+        self.requests = [None] * slots
+
+    def post(self, step, lacking):
+        """This rank's, but for the parameters `lacking` a gradient."""
+        slot = step % len(self.requests)
+        self._arrive(slot)
+        self.counts[slot], self.lacking[slot] = 1, {self.numbers[parameter] for parameter in lacking}
+        self.counts[slot, list(self.lacking[slot])] = 0
+        self.requests[slot] = self.comm.Iallreduce(self.ranks.MPI.IN_PLACE, self.counts[slot])
+
+    def anywhere(self, step, parameter):
+        """Whether any rank had one; waits for the sum if this one had none."""
+        slot, number = step % len(self.requests), self.numbers[parameter]
+        if number not in self.lacking[slot]:
+            return True
+        self._arrive(slot)
+        return bool(self.counts[slot, number])
+
+    def _arrive(self, slot):
+        if self.requests[slot] is not None:
+            self.ranks.wait(self.requests[slot], "which parameters had a gradient")
+            self.requests[slot] = None
+
+    def complete(self):
+        """Wait for all sums."""
+        for slot in range(len(self.requests)):
+            self._arrive(slot)
+
+    def close(self):
+        """Give the communicator back."""
+        self.complete()
+        self.comm.Free()
+
+
+class Sums:
+    """Hooks of a model that post its gradients, each group's in its turn, as soon as backward has made them.
+
+    The first step tells the order in which forward reads the groups and backward makes them; rank 0's is everyone's.
+    Until then gradients wait for the end of backward.
+
+    model      torch.nn.Module, the same on all ranks; it is given rank 0's parameters and buffers
+    delay      steps that a sum may be late          order      of messages, as GradientQueue takes it
+    at_once    whether a group is posted when it is complete, not at the end of backward
+    done       done(t) is called at the end of backward of step t, when everything is posted
+    settle     settle(group, up_to) is called for a group that is still to be updated by the sums of earlier steps
+    settings   keyword arguments of GradientQueue
+
+    step       number of the step to come                       queue      GradientQueue, after the first step
+    """
+
+    keeps = "step", "used", "queue"
+
+    def __init__(self, ranks, model, delay, order, done, settle, *, at_once=True, **settings):
+        self.ranks, self.model, self.delay, self.order = ranks, model, delay, order
+        self.done, self.settle = done, settle
+        self.at_once, self.settings = at_once, settings
+        self.groups, self.step, self.syncing, self.armed, self.queue = groups_of(model), 0, True, False, None
+        self.group = {p: group for group in self.groups for p in group.parameters.values()}
+        self._check_equal()
+        self._broadcast()
+        self.scale, self.lacking, self.turn = 1 / ranks.size, {}, 0
+        self.forward, self.backward = {}, {}  # orders of the first step
+        self.reads = {}  # groups of which each module reads a parameter
+        for module in model.modules():
+            own = (self.group.get(p) for p in module.parameters(recurse=False))
+            self.reads[module] = dict.fromkeys(group for group in own if group)
+        self.watch = Reads(model, self._read)
+        self.handles = [p.register_post_accumulate_grad_hook(self._ready) for p in self.group]
+        self._begin()
+
+    def _check_equal(self):
+        facts = {name: f"{tuple(p.shape)} {p.dtype}" for group in self.groups for name, p in group.parameters.items()}
+        compare(self.ranks, facts, REMEDY)
+
+    @torch.no_grad()
+    def _broadcast(self):
+        """Give all ranks what the first one has."""
+        for tensor in self.model.state_dict().values():
+            if isinstance(tensor, torch.Tensor) and tensor.numel():
+                same = tensor.detach().clone(memory_format=torch.contiguous_format)
+                self.ranks.broadcast(same.view(-1).view(torch.uint8).numpy())
+                tensor.copy_(same)
+
+    def _read(self, module, parameter):
+        if group := self.group.get(parameter):
+            self.forward[group] = self.reads[module][group] = None
+
+    def _begin(self):
+        """Of the next step nothing is there yet."""
+        self.lacking, self.turn = {group: set(group.names) for group in self.groups}, 0
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def _ready(self, parameter):
+        """A gradient is there."""
+        if not self.syncing:
+            return
+        if not self.armed:
+            self.armed = True
+            torch.autograd.Variable._execution_engine.queue_callback(self._end)
+        group = self.group[parameter]
+        if parameter not in self.lacking[group]:
+            raise UserError(f"step {self.step} | {group.names[parameter]} | its gradient came twice in one backward"
+                            " | try: checkpoint(..., use_reentrant=False)")
+        self.lacking[group].discard(parameter)
+        self.backward[group] = None
+        if self.queue:
+            self._pack(group, parameter)
+            if self.at_once and not self.lacking[group]:
+                self._post()
+            self.queue.test()
+
+    def _pack(self, group, parameter):
+        """Its share of the mean into the memory of this step, which an earlier one has used."""
+        pending, due = self.queue.posting.pending[group.name], self.step - 1 - self.delay
+        if pending and pending[0] <= due:
+            self.settle(group, due)
+        view = group.views[self.step % (self.delay + 1)][parameter]
+        view.zero_() if parameter.grad is None else torch.mul(parameter.grad, self.scale, out=view)
+        parameter.grad = None
+
+    def _post(self):
+        """All groups whose turn it is and that are complete."""
+        layers = self.flat.backward_layers
+        while self.turn < len(layers) and not self.lacking[layers[self.turn]]:
+            self.queue.post(self.step, layers[self.turn].name)
+            self.turn += 1
+
+    @torch.no_grad()
+    def _end(self):
+        """Of backward: parameters without a gradient send zeros, or what no_sync() has left."""
+        self.armed = False
+        if self.queue is None:
+            self.open(self.orders())
+            for group in self.groups:
+                for parameter in group.names:
+                    if parameter not in self.lacking[group]:
+                        self._pack(group, parameter)
+        lacking = []
+        for group, parameters in self.lacking.items():
+            for parameter in parameters:
+                lacking += [parameter] if parameter.grad is None else []
+                self._pack(group, parameter)
+            self.lacking[group] = set()
+        self._post()
+        self.used.post(self.step, lacking)
+        step, self.step = self.step, self.step + 1
+        self._begin()
+        self.done(step)
+
+    def orders(self):
+        """Names of the groups as forward reads them, and as backward makes them; those that it did not see at the end.
+        """
+        return [[group.name for group in dict.fromkeys([*seen, *rest])] for seen, rest in (
+            (self.forward, self.groups), (self.backward, self.groups[::-1]))]
+
+    def open(self, orders):
+        """The orders are known; all ranks call this together, and the first one's are everyone's."""
+        self.watch.close()
+        by_name = {group.name: group for group in self.groups}
+        self.flat = FlatGradients(*([by_name[name] for name in order] for order in self.ranks.bcast(orders)))
+        self.queue = GradientQueue(self.ranks, self.flat, delay=self.delay, order=self.order, **self.settings)
+        self.used = Used(self.ranks, self.group, self.delay + 1)
+
+    def gradients(self, group, up_to):
+        """Yield (step, {parameter: its mean gradient, or None if no rank had one}) of all steps not after `up_to`."""
+        for step, _ in self.queue.settle(group, up_to) if self.queue else ():
+            views = group.views[step % (self.delay + 1)]
+            yield step, {p: view.to(p.dtype) if self.used.anywhere(step, p) else None for p, view in views.items()}
+
+    @contextlib.contextmanager
+    def no_sync(self):
+        """A block in which gradients are not sent but added up, for the next backward outside of it."""
+        before, self.syncing = self.syncing, False
+        try:
+            yield
+        finally:
+            self.syncing = before
+
+    def close(self):
+        """Take the hooks away, and give back what MPI made; all ranks together, with nothing in flight."""
+        for handle in self.handles:
+            handle.remove()
+        self.watch.close()
+        if self.queue:
+            self.queue.close()
+            self.used.close()
