@@ -83,21 +83,24 @@ class State:
     equal    {path: array} of arrays that are equal on all ranks
     own      {path: array} of those that are this rank's own; none of them is a copy
     values   {path: number, text, or a list of such} of this rank
+
+    Arrays are in the order of their paths, the same on all ranks, in whichever order they are given.
     """
 
     def __init__(self, equal=(), own=(), values=()):
-        self.equal, self.own, self.values = dict(equal), dict(own), dict(values)
+        self.equal, self.own = (dict(sorted(dict(arrays).items())) for arrays in (equal, own))
+        self.values = dict(values)
 
     @classmethod
     def of(cls, keeper, path="", equal=False):
         """What an object keeps, with `path` before all names. Raises UserError if it does not say."""
-        state = cls()
+        shared, own, values = {}, {}, {}
         for leaf in leaves(keeper, path, equal):
             if leaf.is_array:
-                (state.equal if leaf.equal else state.own)[leaf.path] = leaf.value
+                (shared if leaf.equal else own)[leaf.path] = leaf.value
             else:
-                state.values[leaf.path] = plain(leaf.value)
-        return state
+                values[leaf.path] = plain(leaf.value)
+        return cls(shared, own, values)
 
     def __or__(self, other):
         return State(self.equal | other.equal, self.own | other.own, self.values | other.values)

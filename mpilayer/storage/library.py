@@ -30,7 +30,7 @@ def _state(what, arrays):
 
 
 def divided(state, equal):
-    """The State with the arrays of these names as equal ones, in this order."""
+    """The State with the arrays of these names as equal ones."""
     own = {name: array for name, array in state.own.items() if name not in equal}
     return State({name: state.own[name] for name in equal if name in state.own}, own, state.values)
 

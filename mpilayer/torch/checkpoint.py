@@ -65,8 +65,8 @@ def save(folder, model, optimizer, *, keep=KEEP, **values):
     sums, (tensors, rest) = mode.sums, _of_optimizer(optimizer)
     with torch.no_grad():
         own = {f"{MODEL}{name}": _array(tensor) for name, tensor in _entries(model)}
-    state = State(own=own | {path: _array(tensor) for path, tensor in tensors.items()})
-    state.own[RANDOM] = torch.get_rng_state().numpy()
+    own |= {path: _array(tensor) for path, tensor in tensors.items()}
+    state = State(own={**own, RANDOM: torch.get_rng_state().numpy()})
     orders = None
     if sums.queue:
         sums.queue.complete()

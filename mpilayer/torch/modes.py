@@ -33,12 +33,9 @@ class AfterBackward:
     def go_on(self, notes):
         """From there."""
 
-    @torch.no_grad()
     def drain(self):
         """Let go what is still in flight: nobody will apply it."""
-        for group in self.sums.groups:
-            for _ in self.sums.gradients(group, math.inf):
-                pass
+        self.sums.drop()
 
 
 class BeforeForward(torch.optim.Optimizer):

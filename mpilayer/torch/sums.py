@@ -1,6 +1,7 @@
 """Sums of a model's gradients over the ranks, group by group, while backward goes on."""
 
 import contextlib
+import math
 
 import numpy as np
 import torch
@@ -70,7 +71,7 @@ class Sums:
     delay      steps that a sum may be late          order      of messages, as GradientQueue takes it
     at_once    whether a group is posted when it is complete, not at the end of backward
     done       done(t) is called at the end of backward of step t, when everything is posted
-    settle     settle(group, up_to) is called for a group that is still to be updated by the sums of earlier steps
+    settle     settle(group, up_to) is called when backward begins: sums of steps not after `up_to` are to be taken
     settings   keyword arguments of GradientQueue
 
     step       number of the step to come                       queue      GradientQueue, after the first step
@@ -126,6 +127,8 @@ class Sums:
         if not self.armed:
             self.armed = True
             torch.autograd.Variable._execution_engine.queue_callback(self._end)
+            for group in self.groups if self.queue else ():  # what forward has not read: its memory is needed now
+                self.settle(group, self.step - 1 - self.delay)
         group = self.group[parameter]
         if parameter not in self.lacking[group]:
             raise UserError(f"step {self.step} | {group.names[parameter]} | its gradient came twice in one backward"
@@ -139,10 +142,7 @@ class Sums:
             self.queue.test()
 
     def _pack(self, group, parameter):
-        """Its share of the mean into the memory of this step, which an earlier one has used."""
-        pending, due = self.queue.posting.pending[group.name], self.step - 1 - self.delay
-        if pending and pending[0] <= due:
-            self.settle(group, due)
+        """Its share of the mean into the memory of this step."""
         view = group.views[self.step % (self.delay + 1)][parameter]
         view.zero_() if parameter.grad is None else torch.mul(parameter.grad, self.scale, out=view)
         parameter.grad = None
@@ -196,6 +196,12 @@ class Sums:
             views = group.views[step % (self.delay + 1)]
             yield step, {p: view.to(p.dtype) if self.used.anywhere(step, p) else None for p, view in views.items()}
 
+    def drop(self):
+        """Let go what is in flight."""
+        for group in self.groups:
+            for _ in self.gradients(group, math.inf):
+                pass
+
     @contextlib.contextmanager
     def no_sync(self):
         """A block in which gradients are not sent but added up, for the next backward outside of it."""
@@ -206,7 +212,8 @@ class Sums:
             self.syncing = before
 
     def close(self):
-        """Take the hooks away, and give back what MPI made; all ranks together, with nothing in flight."""
+        """Take the hooks away, let go what is in flight, and give back what MPI made; all ranks together."""
+        self.drop()
         for handle in self.handles:
             handle.remove()
         self.watch.close()

@@ -103,8 +103,8 @@ def check(ranks, words, moments, drained=False):
 
 @on_ranks(2, 3, seconds=200)
 def test_the_bits_are_those_of_a_run_that_was_not_interrupted(ranks):
-    """On three ranks every other case."""
-    for number, words in enumerate(CASES[::ranks.size - 1]):
+    """On three ranks every fourth case."""
+    for number, words in enumerate(CASES[::1 if ranks.size == 2 else 4]):
         check(ranks, words, [1 + (number + ranks.size) % 7])
 
 

@@ -85,9 +85,14 @@ def adamw(model):
     return torch.optim.AdamW(model.parameters(), 3e-3)
 
 
+def _set_rates(optimizer, rates):
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+
+
 def serial(name, ranks, optimizer, steps, delay=0, clip=None, accumulate=1):
-    """A model after so many steps in one process, each on the parts of all ranks, gradients applied `delay` steps late,
-    and with a learning rate that falls.
+    """A model after so many steps in one process, each on the parts of all ranks, gradients applied `delay` steps late
+    with the learning rate of their step, which falls.
     """
     model, waiting = build(name), []
     made = optimizer(model)
@@ -104,9 +109,12 @@ def serial(name, ranks, optimizer, steps, delay=0, clip=None, accumulate=1):
         if t >= delay:
             for parameter, gradient in zip(model.parameters(), waiting.pop(0), strict=True):
                 parameter.grad = gradient
+            now = [group["lr"] for group in made.param_groups]
+            _set_rates(made, rates.pop(0))
             if clip:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
             made.step()
+            _set_rates(made, now)
         if t < steps:
             scheduler.step()
     return model

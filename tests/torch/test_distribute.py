@@ -50,17 +50,23 @@ def trained(ranks, name, optimizer, schedule, overlap, steps=STEPS, clip=None, a
     return model
 
 
-@on_ranks(1, 2, 3, 4)
+@on_ranks(1, 2)
 def test_exact_schedules_are_one_process_on_all_samples(ranks):
     for name in MODELS:
-        for optimizer in (sgd, adamw) if ranks.size == 2 else (sgd,):
-            oracle = serial(name, ranks.size, optimizer, STEPS)
-            bound = ROUNDING if optimizer is sgd else 1e-2  # Adam divides by roots of what may be near zero
-            for schedule, overlap in EXACT:
-                check_equal(ranks, trained(ranks, name, optimizer, schedule, overlap), oracle, name, bound)
+        oracle = serial(name, ranks.size, sgd, STEPS)
+        for schedule, overlap in EXACT:
+            check_equal(ranks, trained(ranks, name, sgd, schedule, overlap), oracle, name)
 
 
-@on_ranks(2, 3)
+@on_ranks(2, 3, 4)
+def test_more_ranks_and_another_optimizer(ranks):
+    for name in ("cnn", "partly"):
+        oracle = serial(name, ranks.size, adamw, STEPS)
+        for schedule, overlap in EXACT[1::4]:  # Adam divides by roots of what may be near zero
+            check_equal(ranks, trained(ranks, name, adamw, schedule, overlap), oracle, name, 1e-2)
+
+
+@on_ranks(2)
 def test_a_delay_is_the_serial_rule(ranks):
     for delay in (0, 1, 2):
         for name in ("mlp", "partly"):

@@ -46,7 +46,7 @@ def ranks_of(process):
 
 
 @pytest.mark.parametrize("options", [
-    ("--schedule", "delayed:2+wire=bfloat16+error-feedback", "--net", "resnet-mini"),
+    ("--schedule", "delayed:2+wire=bfloat16+error-feedback"),
     ("--schedule", "local-sgd", "--period", "7", "--delay", "3", "--optimizer", "adamw"),
 ])
 def test_killed_at_random_moments(options, tmp_path):
