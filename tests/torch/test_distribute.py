@@ -1,5 +1,7 @@
 """Models on several ranks against a loop in one process on the same samples."""
 
+import re
+
 import pytest
 
 pytest.importorskip("torch")
@@ -8,7 +10,7 @@ import torch
 
 import mpilayer.torch
 from mpilayer.base.errors import AgreedError, UserError
-from tests.ranks import on_ranks
+from tests.ranks import TOP, mpiexec, on_ranks
 from tests.torch.models import MODELS, adamw, backward, build, part_of, serial, sgd
 
 STEPS = 6
@@ -50,7 +52,7 @@ def trained(ranks, name, optimizer, schedule, overlap, steps=STEPS, clip=None, a
     return model
 
 
-@on_ranks(1, 2)
+@on_ranks(2)
 def test_exact_schedules_are_one_process_on_all_samples(ranks):
     for name in MODELS:
         oracle = serial(name, ranks.size, sgd, STEPS)
@@ -58,12 +60,11 @@ def test_exact_schedules_are_one_process_on_all_samples(ranks):
             check_equal(ranks, trained(ranks, name, sgd, schedule, overlap), oracle, name)
 
 
-@on_ranks(2, 3, 4)
+@on_ranks(1, 4)
 def test_more_ranks_and_another_optimizer(ranks):
-    for name in ("cnn", "partly"):
-        oracle = serial(name, ranks.size, adamw, STEPS)
-        for schedule, overlap in EXACT[1::4]:  # Adam divides by roots of what may be near zero
-            check_equal(ranks, trained(ranks, name, adamw, schedule, overlap), oracle, name, 1e-2)
+    """Adam divides by roots of what may be near zero."""
+    trained_so = trained(ranks, "partly", adamw, "planned", "forward")
+    check_equal(ranks, trained_so, serial("partly", ranks.size, adamw, STEPS), "partly", 1e-2)
 
 
 @on_ranks(2)
@@ -169,3 +170,9 @@ def test_mistakes_are_named(ranks):
     with pytest.raises(UserError, match="distributed already"):
         mpilayer.torch.distribute(mlp, sgd(mlp), ranks=ranks)
     mlp.undistribute()
+
+
+def test_the_example_learns():
+    done = mpiexec(2, TOP / "examples" / "torch_resnet.py", "--epochs", 2)
+    assert done.returncode == 0, done.stderr
+    assert float(re.findall(r"test accuracy ([\d.]+)%", done.stdout)[-1]) > 80
