@@ -25,26 +25,19 @@ def _ranks():
 
 
 def distribute(model, optimizer, schedule="planned", *, delay=None, overlap=None, clip=None, ranks=None, **settings):
-    """(model, optimizer) for the loop as it is: each rank computes on samples of its own, the gradients are averaged.
+    """(model, optimizer) for a training loop as it is: each rank has samples of its own, the gradients are averaged.
 
-        model, optimizer = mpilayer.torch.distribute(model, optimizer)
-        for x, y in loader:                      # this rank's
-            optimizer.zero_grad()
-            loss(model(x), y).backward()         # sums travel while backward computes
-            optimizer.step()
+    The model is the same object, with hooks, and rank 0's parameters and buffers. In `model.no_sync()` gradients add up
+    and are not sent; `model.drain()` ends what is in flight, `model.undistribute()` takes the hooks away; all ranks
+    call the latter two together.
 
-    The model is the same object, with hooks, and with rank 0's parameters and buffers. `model.no_sync()` is a context
-    in which gradients add up and are not sent, `model.drain()` ends what is in flight, `model.undistribute()` takes the
-    hooks away; all ranks call the latter two together.
-
-    schedule   "oneshot": one sum after backward; "layerwise": a sum for each module as soon as its gradients are there;
+    schedule   "oneshot": one sum after backward; "layerwise": one for each module as soon as it has its gradients;
                "planned": the same, and what the next forward reads first overtakes the rest; "split": reduce-scatter
                in backward, all-gather in forward; "delayed": as layerwise, `delay` steps late
     delay      of schedule "delayed", in steps; default 1
-    overlap    None: after backward `grad` is what step() must apply, so any optimizer, clipping and learning-rate
-               scheduler works as it is. "forward": each module's sum is waited for, and its update made, just before
-               the next forward reads it, so that sums travel during the next forward, too. For optimizers that treat
-               each parameter without regard to others; the optimizer that is returned takes the place of the given
+    overlap    None: after backward `grad` is what step() must apply. "forward": each module is updated just before the
+               next forward reads it, and sums travel meanwhile; for optimizers that treat each parameter without regard
+               to others. The optimizer that is returned takes the place of the given
     clip       with overlap="forward": largest norm of a step's gradient, as clip_grad_norm_ has it
     ranks      mpilayer.Ranks; default: those of MPI.COMM_WORLD
     settings   of mpilayer.GradientQueue, such as wire="bfloat16"
@@ -59,7 +52,12 @@ def distribute(model, optimizer, schedule="planned", *, delay=None, overlap=None
         mode = optimizer = BeforeForward(ranks, model, optimizer, delay, order, clip, **how | settings)
     else:
         mode = AfterBackward(ranks, model, delay, order, **how | settings)
+    _attach(model, mode)
+    return model, optimizer
 
+
+def _attach(model, mode):
+    """Let the model have what the loop may call."""
     def undistribute():
         mode.drain()
         mode.sums.close()
@@ -67,7 +65,6 @@ def distribute(model, optimizer, schedule="planned", *, delay=None, overlap=None
 
     model.no_sync, model.drain, model.undistribute = mode.sums.no_sync, mode.drain, undistribute
     model.distributed = mode
-    return model, optimizer
 
 
 def _checked(model, optimizer, schedule, delay, overlap, clip):
