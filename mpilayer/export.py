@@ -3,12 +3,12 @@
 Safetensors hold a PyTorch state dict; ONNX the whole net, for evaluation.
 """
 
-import sys
 from pathlib import Path
 
 from mpilayer.base.cli import HelpFormatter, Parser
 from mpilayer.base.errors import UserError
 from mpilayer.base.files import replaced
+from mpilayer.base.terminal import run_alone
 from mpilayer.storage.weights_file import SAFETENSORS, safetensors
 from mpilayer.train import NET
 from mpilayer.trained import trained_net
@@ -60,11 +60,7 @@ def export(options):
 
 def main(argv=None):
     """Entry point."""
-    try:
-        export(parser().parse_args(argv))
-    except UserError as error:
-        print(f"mpilayer: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    run_alone(export, parser(), argv)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 A run with --out keeps its flight recorders in files, which are there while it runs, and afterwards if it failed.
 """
 
-import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -11,6 +10,7 @@ from rich.table import Table
 
 from mpilayer.base.cli import HelpFormatter, Parser, natural
 from mpilayer.base.errors import UserError
+from mpilayer.base.terminal import run_alone
 from mpilayer.mpi.flight_recorder import read
 from mpilayer.mpi.hang import ALIVE, Seen, culprits
 
@@ -71,11 +71,7 @@ def show(options):
 
 def main(argv=None):
     """Entry point."""
-    try:
-        show(parser().parse_args(argv))
-    except UserError as error:
-        print(f"mpilayer: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    run_alone(show, parser(), argv)
 
 
 if __name__ == "__main__":

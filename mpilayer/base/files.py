@@ -1,6 +1,7 @@
 """Files that are either whole or not there."""
 
 import contextlib
+import fcntl
 import os
 import tempfile
 from pathlib import Path
@@ -28,6 +29,21 @@ def replacing(path):
     """A text file to write, as `replaced`."""
     with replaced(path) as temporary, open(temporary, "w") as file:
         yield file
+
+
+def lock(folder):
+    """A descriptor of the folder; as long as it is open, nobody else gets one. Raises BlockingIOError if somebody has
+    one, OSError for a folder that cannot be opened. A file system without locks gives one to everybody.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    except OSError:
+        pass
+    return descriptor
 
 
 def synchronize(path):

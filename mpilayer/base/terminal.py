@@ -1,7 +1,10 @@
-"""What started the ranks, and whether somebody looks at what they print."""
+"""Programs at a terminal: what started the ranks, whether somebody looks, and how those without ranks end."""
 
 import os
+import sys
 from pathlib import Path
+
+from mpilayer.base.errors import UserError
 
 LAUNCHERS = ("mpiexec", "mpirun", "hydra", "prte", "prun", "orte", "srun", "slurmstepd")
 
@@ -44,3 +47,12 @@ def launcher_on_terminal():
             return False
         pid = parent
     return False
+
+
+def run_alone(work, parser, argv):
+    """work(options) of a program without ranks; what its user can mend ends it with one line, and status 2."""
+    try:
+        work(parser.parse_args(argv))
+    except UserError as error:
+        print(f"mpilayer: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

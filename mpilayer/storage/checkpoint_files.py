@@ -5,7 +5,6 @@
     FOLDER/.000008/              one that is being written, or was when the run was killed
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -16,7 +15,7 @@ import tempfile
 import numpy as np
 
 from mpilayer.base.errors import UserError
-from mpilayer.base.files import synchronize
+from mpilayer.base.files import lock, synchronize
 
 FORMAT, VERSION = "mpilayer checkpoint", 1
 MANIFEST = "manifest.json"
@@ -35,20 +34,15 @@ def prepare(folder):
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-        lock = os.open(folder, os.O_RDONLY)
+        descriptor = lock(folder)
+    except BlockingIOError:
+        raise UserError(f"another run writes checkpoints to {folder} | try: another folder") from None
     except OSError as error:
         raise UserError(f"cannot write checkpoints to {folder} ({error.strerror}) | try: another folder") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise UserError(f"another run writes checkpoints to {folder} | try: another folder") from None
-    except OSError:  # a file system without locks
-        pass
     for entry in folder.iterdir():
         if re.fullmatch(r"\.\d{6,}", entry.name):
             shutil.rmtree(entry, ignore_errors=True)
-    return lock
+    return descriptor
 
 
 def numbers(folder):

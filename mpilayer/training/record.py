@@ -1,6 +1,5 @@
 """run.json: what a run was asked for, where it ran, and every epoch, whole at every moment."""
 
-import fcntl
 import json
 import os
 import sys
@@ -8,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from mpilayer.base.errors import UserError
-from mpilayer.base.files import replacing
+from mpilayer.base.files import lock, replacing
 from mpilayer.base.tracing import write_timeline
 from mpilayer.storage.weights_file import FILE as WEIGHTS
 from mpilayer.storage.weights_file import write_weights
@@ -24,17 +23,11 @@ def _unwritable(path, error):
 def _lock(path):
     """A descriptor of the folder; as long as it is open, no other run gets one. Raises UserError."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        return lock(path)
+    except BlockingIOError:
+        raise UserError(f"another run writes to {path} | try: another --out") from None
     except OSError as error:
         raise _unwritable(path, error) from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise UserError(f"another run writes to {path} | try: another --out") from None
-    except OSError:  # a file system without locks
-        pass
-    return descriptor
 
 
 def prepare_folder(path):

@@ -67,18 +67,21 @@ class Resuming:
             return settings
         return settings._replace(**{name: self.run["settings"][name] for name in settings.auto})
 
+    def _now(self):
+        """The options that may differ from those of a checkpoint."""
+        return {flag(name): getattr(self.options, name) for name in MAY_DIFFER}
+
     def notes(self, settings):
         """What a checkpoint holds of options that may differ, and of Settings."""
         return {"settings": {name: getattr(settings, name) for name in AUTO},
-                "options": {flag(name): getattr(self.options, name) for name in MAY_DIFFER}}
+                "options": self._now()}
 
     def said(self):
         """In words, from where the run goes on, and what is not as it was."""
         if not self.loaded:
             return []
         known = self.run["options"]
-        now = {flag(name): getattr(self.options, name) for name in MAY_DIFFER}
-        lines = [f"{name} is {value}, and was {known[name]} so far" for name, value in now.items()
+        lines = [f"{name} is {value}, and was {known[name]} so far" for name, value in self._now().items()
                  if known[name] != value]
         ranks = self.loaded.ranks
         of = f", of a run on {ranks} rank{'s' * (ranks > 1)}" if ranks != self.ranks.size else ""

@@ -10,7 +10,7 @@ import torch
 
 import mpilayer.torch
 from mpilayer.base.errors import AgreedError, UserError
-from tests.ranks import TOP, mpiexec, on_ranks
+from tests.ranks import TOP, environment, mpiexec, on_ranks, python
 from tests.torch.models import MODELS, adamw, backward, build, part_of, serial, sgd
 
 STEPS = 6
@@ -176,3 +176,8 @@ def test_the_example_learns():
     done = mpiexec(2, TOP / "examples" / "torch_resnet.py", "--epochs", 2)
     assert done.returncode == 0, done.stderr
     assert float(re.findall(r"test accuracy ([\d.]+)%", done.stdout)[-1]) > 80
+
+
+def test_without_pytorch_it_says_what_to_install():
+    done = python("import sys; sys.modules['torch'] = None\nimport mpilayer.torch", environment())
+    assert done.stderr.splitlines()[-1].endswith("PyTorch is not installed | try: pip install 'mpilayer[torch]'")
