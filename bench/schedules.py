@@ -160,7 +160,7 @@ def around(argv):
     if outer.peer:
         open_torch()
         if inner.batch == "balance":
-            raise UserError("--peer needs a --batch that is a number: both must have the same")
+            raise UserError("--peer needs a --batch that is a number: both must have the same | try: --batch 16")
     found = []
     with Hosts(outer.hosts, outer.rate[0]) as hosts, tempfile.TemporaryDirectory() as folder:
         for rate in outer.rate:

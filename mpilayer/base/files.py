@@ -20,7 +20,8 @@ def replaced(path):
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        with contextlib.suppress(FileNotFoundError):  # a signal may come when it has taken its place
+            os.unlink(temporary)
         raise
 
 

@@ -98,7 +98,7 @@ def test_schedules_in_turn_on_emulated_hosts(tmp_path):
     (["cluster"], "no command"),
     (["cluster", "--hosts", "999", "--", "true"], "expected 1 to 200"),
     (["schedules", "--net", "alexnet-mini", "--schedules", "oneshot,magic"], "invalid choice: 'magic'"),
-    (["schedules", "--hosts", "2", "--peer", "torch", "--batch", "balance"], "try: "),
+    (["schedules", "--hosts", "2", "--peer", "torch", "--batch", "balance"], "try: --batch 16"),
     (["schedules", "--error-feedback"], "goes with --wire bfloat16"),
     (["allreduce"], "one rank has nobody to talk to"),
     (["overlap"], "one rank has nobody to talk to"),
