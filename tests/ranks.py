@@ -77,10 +77,13 @@ def train(count, *options, seconds=60, **extra):
 
 
 class Job:
-    """So many ranks that run one test's body after another: starting them takes longer than most bodies do."""
+    """So many ranks that run one test's body after another: starting them takes longer than most bodies do.
 
-    def __init__(self, count):
-        self.line = [_launcher(), "-n", str(count), sys.executable, "-m", "tests.ranks"]
+    threads   "multiple" if several threads of a rank may call MPI at a time, else as in the main job
+    """
+
+    def __init__(self, count, threads=""):
+        self.line = [_launcher(), "-n", str(count), sys.executable, "-m", "tests.ranks", threads]
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - for as long as it lives
         self.process = subprocess.Popen(self.line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,
                                         text=True, env=environment())
@@ -128,7 +131,7 @@ def job(module, count):
         if key != (module, count) or JOBS[key].process.poll() is not None:
             JOBS.pop(key).close()
     if not JOBS:
-        JOBS[module, count] = Job(count)
+        JOBS[module, count] = Job(count, getattr(sys.modules[module], "THREADS", ""))
     return JOBS[module, count]
 
 
@@ -161,6 +164,9 @@ def next_body(ranks):
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "multiple":
+        from mpi4py import MPI  # noqa: F401 - this initialises it so
+
     from mpilayer.mpi import job
 
     everyone = job.start()

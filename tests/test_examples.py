@@ -64,7 +64,7 @@ def test_new_net():
     ("--schedule delayed:1 --delay 2", "--schedule delayed:1: --delay is given twice"),
 ])
 def test_what_cannot_be_used(words, message):
-    done = train(2, *words.format(EXAMPLES).split(), "--steps", "1")
+    done = train(1, *words.format(EXAMPLES).split(), "--steps", "1")
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr

@@ -5,10 +5,14 @@
 
 try:
     from mpilayer.torch.checkpoint import load, save
+    from mpilayer.torch.comm_hook import Late, comm_hook
     from mpilayer.torch.distribute import SCHEDULES, distribute
+    from mpilayer.torch.process_group import register
 except ModuleNotFoundError as error:
     if error.name != "torch":
         raise
     raise ModuleNotFoundError("PyTorch is not installed | try: pip install 'mpilayer[torch]'", name="torch") from None
 
-__all__ = ["SCHEDULES", "distribute", "load", "save"]
+register()
+
+__all__ = ["SCHEDULES", "Late", "comm_hook", "distribute", "load", "save"]

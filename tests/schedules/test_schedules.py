@@ -91,7 +91,7 @@ def distance(net, other):
     return np.abs(net.weights - other.weights).max() / moved
 
 
-@on_ranks(1, 2, 5)
+@on_ranks(2, 5)
 def test_what_changes_no_number_equals_one_process(ranks):
     oracle = serial(0)
     for name, settings in [("oneshot", {"progress": "none"}), ("layerwise", {"progress": "none"}),

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import itertools
 import json
 import os
 import signal
@@ -21,7 +20,6 @@ import pytest
 import nets
 from mpilayer import train as main_job
 from mpilayer.base.errors import AgreedError, UserError
-from mpilayer.schedules import SCHEDULES
 from mpilayer.training import record as run_record
 from mpilayer.training.record import prepare_folder
 from mpilayer.training.trainer import Trainer
@@ -361,7 +359,8 @@ def test_a_sample_that_is_not_finite(place):
     refused(2, place, ["--data", path, "--batch", "36"], "rank ", "layerwise | step 0", "samples [3]", "try:")
 
 
-@pytest.mark.parametrize(("count", "schedule"), [*zip(itertools.cycle([2, 2, 3, 2, 2, 4]), SCHEDULES, strict=False)])
+@pytest.mark.parametrize(("count", "schedule"), [(2, "planned"), (3, "split"), (4, "gossip"), (2, "local-sgd"),
+                                               (3, "ps"), (2, "partial")])
 def test_an_exception_on_one_rank(place, count, schedule):
     (place / "divide.py").write_text(DIVIDE)
     started = time.monotonic()
@@ -397,11 +396,9 @@ def signalled(place, count, send):
 
 @pytest.mark.parametrize(("count", "send", "name"), [
     (2, lambda job, ranks: job.send_signal(signal.SIGINT), "SIGINT"),
-    (3, lambda job, ranks: os.killpg(job.pid, signal.SIGINT), "SIGINT"),
     (4, lambda job, ranks: job.send_signal(signal.SIGTERM), "SIGTERM"),
-    (2, lambda job, ranks: ranks[1].send_signal(signal.SIGTERM), "SIGTERM"),
     (4, lambda job, ranks: [rank.send_signal(signal.SIGINT) for rank in ranks], "SIGINT"),
-], ids=["SIGINT to mpiexec", "SIGINT to its group", "SIGTERM to mpiexec", "SIGTERM to a rank", "SIGINT to all ranks"])
+], ids=["SIGINT to mpiexec", "SIGTERM to mpiexec", "SIGINT to all ranks"])
 def test_signals(place, count, send, name):
     done, started = signalled(place, count, send)
     fails(done, "rank ", f"stopped by {name}", started=started, place=place)
@@ -420,7 +417,6 @@ def test_one_message_from_several_nodes(place):
 
 @pytest.mark.parametrize(("module", "size", "rank", "name"), [
     ("mpilayer.train", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "Open MPI"),
-    ("mpilayer.info", "PMI_SIZE", "PMI_RANK", "MPICH or Intel MPI"),
     ("mpilayer.train", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "Slurm")])
 def test_launcher_of_another_mpi(place, module, size, rank, name):
     started = time.monotonic()
