@@ -57,10 +57,12 @@ def ours(rank, size, options, model, optimizer):
     """The same of mpilayer.torch."""
     import mpilayer.torch
 
-    schedule, _, delay = options.engine.partition(":")
+    words, *settings = options.engine.split("+")
+    schedule, _, delay = words.partition(":")
     ranks = mpilayer.Ranks()
     model, optimizer = mpilayer.torch.distribute(model, optimizer, schedule, overlap="forward", ranks=ranks,
-                                                 delay=int(delay) if delay else None)
+                                                 delay=int(delay) if delay else None,
+                                                 **dict(setting.split("=") for setting in settings))
     return model, optimizer, lambda number: max(ranks.gather(number)), model.undistribute
 
 

@@ -1,6 +1,7 @@
 """Messages of a training step and the loop that moves them (mpilayer/mpi/engine_loop.py), as Python sees them."""
 
 import contextlib
+import ctypes
 import time
 from typing import NamedTuple
 
@@ -86,6 +87,7 @@ class Engine:
                 at = words[loop.CALLS] + (place * loop.MOST_OPERATIONS + number) * loop.OPERATION_WORDS
                 self._record(at, operation)
         self.keep = [operations, block]
+        ctypes.CDLL(None).sem_init(ctypes.c_void_p(words[loop.WORK_TO_DO:].ctypes.data), 0, 0)
         if due is not None:
             self._by_need(due, vote(words[loop.VOTE:loop.VOTE + 1]), ends[-1] - loop.OPERATION_WORDS)
 
@@ -120,6 +122,7 @@ class Engine:
     def stop(self, stopped=True):
         """End `watch`, or let it begin again."""
         self.words[loop.STOP] = stopped
+        loop.wake(self.words)
 
     def uses(self, slot, step):
         """A training step uses that slot."""

@@ -17,7 +17,17 @@ from numba import carray, cfunc, types
 from kernels import compiled
 from kernels.progress import now
 from mpilayer.mpi import flight_recorder as flight
-from mpilayer.mpi.intrinsics import ask, count, load, sleep, store, swap
+from mpilayer.mpi.intrinsics import (
+    SEMAPHORE_WORDS,
+    ask,
+    await_semaphore,
+    count,
+    load,
+    raise_semaphore,
+    sleep,
+    store,
+    swap,
+)
 
 jit, inner = compiled.decorators()
 ARGUMENTS = 10  # of the longest MPI call, MPI_Ialltoallv
@@ -25,7 +35,8 @@ ARGUMENTS = 10  # of the longest MPI call, MPI_Ialltoallv
 # words of the state
 (LENGTH, LOCK, ERROR, STOP, LANES, MESSAGES, SLOTS, FIRST, STARTED, ARRIVED, BUSY_SINCE, BUSY_NS, INSIDE_NS, TEST, FLAG,
  BY_NEED, POSTED, AGREED, VOTING, VOTE, NEXT, DUE, FOLLOW, READY, BEGAN, ENDED, LANE, CALLS, FOLLOWED, RECORDER,
- RECORD, STEPS, LABEL, NUMBER, STATUS) = range(35)
+ RECORD, STEPS, LABEL, NUMBER, WORK_TO_DO) = range(35)
+STATUS = WORK_TO_DO + SEMAPHORE_WORDS
 HEADER = 64  # the MPI status takes the rest
 # words of an Operation
 WORK, WORK_ARGUMENTS, START, REQUEST, START_ARGUMENTS = 0, 1, 6, 7, 8
@@ -192,9 +203,11 @@ def _start_next(words):
 
 @jit
 def advance_all(words):
-    """Move what can move."""
-    if words[ERROR] or swap(words[LOCK], 1):
-        return
+    """Move what can move; whether nobody else was at it."""
+    if words[ERROR]:
+        return True
+    if swap(words[LOCK], 1):
+        return False
     begin, more = now(), True
     while more and not words[ERROR]:
         more = False
@@ -205,6 +218,7 @@ def advance_all(words):
             more = True
     words[INSIDE_NS] += now() - begin
     swap(words[LOCK], 0)
+    return True
 
 
 @jit
@@ -213,6 +227,7 @@ def post(words, place):
     _record(words, place)
     store(words.ctypes.data + 8 * (words[READY] + place), READY_TO_GO)
     words[POSTED] += 1
+    wake(words)
 
 
 @jit
@@ -230,10 +245,21 @@ def release(words):
 
 @jit
 def watch(words, microseconds):
-    """Advance again and again until told to stop: a thread's work."""
+    """Advance again and again until told to stop: a thread's work. Where nothing is in flight it sleeps until something
+    is posted: waking up now and then costs the thread that computes.
+    """
     while not words[STOP]:
-        advance_all(words)
-        sleep(microseconds)
+        alone = advance_all(words)
+        if alone and words[STARTED] == words[ARRIVED] and not words[VOTING]:
+            await_semaphore(words.ctypes.data + 8 * WORK_TO_DO)
+        else:
+            sleep(microseconds)
+
+
+@jit
+def wake(words):
+    """There is something to do for who watches."""
+    raise_semaphore(words.ctypes.data + 8 * WORK_TO_DO)
 
 
 @functools.cache

@@ -44,6 +44,31 @@ def sleep(typing, microseconds):
     return types.void(types.intp), generate
 
 
+SEMAPHORE_WORDS = 4  # of memory, at most
+
+
+def _of_semaphore(name):
+    """The intrinsic that calls a C function of an address, which returns nothing of interest."""
+    def generate(context, builder, signature, values):
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(I32, [I64]), name)
+        builder.call(function, [values[0]])
+        return context.get_dummy_value()
+
+    return types.void(types.intp), generate
+
+
+@intrinsic
+def await_semaphore(typing, address):
+    """Sleep until a POSIX semaphore is positive, and lower it by one."""
+    return _of_semaphore("sem_wait")
+
+
+@intrinsic
+def raise_semaphore(typing, address):
+    """Raise a POSIX semaphore by one."""
+    return _of_semaphore("sem_post")
+
+
 @intrinsic
 def store(typing, address, value):
     """Write a word; who sees it sees what was written before, too."""
