@@ -11,8 +11,9 @@ from bench.kernels import open_torch
 from bench.rows import console
 
 ENGINES = "ddp,planned,layerwise,delayed:1"
-LINE = "{:12} {:>10} {:>10} {:>9} {:>10} {:>22}"
-HEAD = LINE.format("engine", "ms a step", "computing", "of ddp", "MB sent", "rounds, ms")
+WORDS = "engine", "progress"
+LINE = "{:12} {:>10} {:>10} {:>9} {:>10} {:>12} {:>22}"
+HEAD = LINE.format("engine", "ms a step", "computing", "of ddp", "MB sent", "progress", "rounds, ms")
 
 
 def parser():
@@ -34,15 +35,16 @@ def rows_of(readings):
     """A row for each engine: medians over the rounds."""
     first = statistics.median(row["iteration_seconds"] for row in next(iter(readings.values())))
     for engine, found in readings.items():
-        medians = {key: statistics.median(row[key] for row in found) for key in found[0] if key != "engine"}
-        yield {"engine": engine, **medians, "speedup": first / medians["iteration_seconds"],
+        medians = {key: statistics.median(row[key] for row in found) for key in found[0] if key not in WORDS}
+        yield {"engine": engine, **medians, "progress": " ".join(sorted({row["progress"] for row in found})),
+               "speedup": first / medians["iteration_seconds"],
                "rounds": [row["iteration_seconds"] for row in found]}
 
 
 def line(row):
     """A row of the table."""
     return LINE.format(row["engine"], f"{1e3 * row['iteration_seconds']:.0f}", f"{1e3 * row['compute_seconds']:.0f}",
-                       f"{row['speedup']:.2f}x", f"{1e-6 * row['bytes_on_wire']:.1f}",
+                       f"{row['speedup']:.2f}x", f"{1e-6 * row['bytes_on_wire']:.1f}", row["progress"],
                        " ".join(f"{1e3 * each:.0f}" for each in row["rounds"]))
 
 

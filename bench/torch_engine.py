@@ -16,9 +16,9 @@ from bench import options as shared
 from bench.compare import RATE, sent
 from bench.torch_models import MODELS, build
 from mpilayer.base.files import replacing
+from mpilayer.torch.trial import ORDER, STEPS
 
 PORT = "29612"
-WARM = 4  # steps before the clock runs: buckets and orders are laid out in the first ones
 
 
 class Loop:
@@ -66,6 +66,9 @@ def ours(rank, size, options, model, optimizer):
     return model, optimizer, lambda number: max(ranks.gather(number)), model.undistribute
 
 
+WARM = {ddp: 4, ours: 2 + len(ORDER) * STEPS}  # steps before the clock runs: buckets are laid out, progress is tried
+
+
 def measure(options, rank, size):
     """(a row, what is to be called when nobody holds the model: PyTorch waits for ever for a group that has gone)."""
     model, x, y = build(options.net, options.batch, rank)
@@ -74,12 +77,13 @@ def measure(options, rank, size):
     start = ddp if options.engine == "ddp" else ours
     model, optimizer, largest, end = start(rank, size, options, model, optimizer)
     loop = Loop(model, optimizer, x, y)
-    loop.seconds(WARM)
+    loop.seconds(WARM[start])
     left, begun = sent(), time.perf_counter()
     loop.seconds(options.steps)
     mean = (time.perf_counter() - begun) / options.steps  # no backlog hides in a mean over many steps
     row = {"engine": options.engine, "iteration_seconds": largest(mean), "compute_seconds": largest(alone),
-           "bytes_on_wire": (sent() - left) / options.steps}
+           "bytes_on_wire": (sent() - left) / options.steps,
+           "progress": "gloo" if start is ddp else model.distributed.sums.queue.settings.progress}
     return row, end
 
 

@@ -20,7 +20,7 @@ VARIABLES = {
                                     *SWITCH),
     "MPILAYER_PATIENCE": Variable("60", "seconds a rank waits for the others before it says so, once a wait", _seconds,
                                   "a positive number of seconds"),
-    "MPILAYER_PROGRESS_US": Variable("200", "microseconds between the calls that move messages while a kernel computes",
+    "MPILAYER_PROGRESS_US": Variable("200", "least microseconds between calls that move messages while ranks compute",
                                      *whole(1, 1_000_000)),
     "NUMBA_CACHE_DIR": Variable("", "where compiled kernels are kept; default: next to the sources, else the user's"
                                 " cache"),

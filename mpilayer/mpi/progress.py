@@ -1,6 +1,7 @@
 """Which code calls MPI while the kernels compute: messages do not advance unless somebody calls it.
 
-Each way is a context in which an engine's messages move; it gives what the training loop calls between layers.
+Each way is a context in which an engine's messages move, of an engine and the seconds that a byte takes, if that is
+known; it gives what the training loop calls between layers.
 """
 
 import contextlib
@@ -11,6 +12,9 @@ import numpy as np
 import kernels
 from mpilayer.base import env
 from mpilayer.mpi import engine_loop
+
+AT_ONCE = 128 << 10  # bytes that the system's buffers take in or give out while nobody looks
+LONGEST = 1000  # microseconds
 
 _in_kernels = []  # the engines whose messages kernels move
 _table = None  # which the kernels read, so it must live on
@@ -26,19 +30,19 @@ def _interval():
 
 
 @contextlib.contextmanager
-def none(engine):
+def none(engine, per_byte=0.0):
     """Nobody: messages move when they are posted and waited for only."""
     yield _nothing
 
 
 @contextlib.contextmanager
-def poll(engine):
+def poll(engine, per_byte=0.0):
     """The training loop, between layers."""
     yield engine.advance
 
 
 @contextlib.contextmanager
-def kernel(engine):
+def kernel(engine, per_byte=0.0):
     """The kernels, from inside their loops, and the training loop between them: no thread, no Python."""
     _in_kernels.append(engine)
     _hook_kernels()
@@ -60,10 +64,11 @@ def _hook_kernels():
 
 
 @contextlib.contextmanager
-def thread(engine):
-    """A thread that wakes up now and then; it needs a core now and then."""
+def thread(engine, per_byte=0.0):
+    """A thread that wakes up now and then; it needs a core now and then, on a slow link less often."""
     engine.stop(False)
-    watcher = threading.Thread(target=engine.watch, args=(_interval(),), daemon=True)
+    nap = max(_interval(), min(LONGEST, round(1e6 * per_byte * AT_ONCE)))
+    watcher = threading.Thread(target=engine.watch, args=(nap,), daemon=True)
     watcher.start()
     try:
         yield _nothing

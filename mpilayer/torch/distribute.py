@@ -46,7 +46,7 @@ def distribute(model, optimizer, schedule="planned", *, delay=None, overlap=None
     """
     ranks = ranks or _ranks()
     order, how = _checked(model, optimizer, schedule, delay, overlap, clip)
-    settings.setdefault("progress", "thread" if ranks.neighbours < ranks.cores else "poll")
+    settings.setdefault("progress", _progress(ranks))
     delay = (1 if delay is None else delay) if schedule == "delayed" else 0
     if overlap == "forward":
         mode = optimizer = BeforeForward(ranks, model, optimizer, delay, order, clip, **how | settings)
@@ -54,6 +54,12 @@ def distribute(model, optimizer, schedule="planned", *, delay=None, overlap=None
         mode = AfterBackward(ranks, model, delay, order, **how | settings)
     _attach(model, mode)
     return model, optimizer
+
+
+def _progress(ranks):
+    """"auto", to be tried, where ranks exchange something, and a thread can get a core."""
+    threads = ranks.MPI.Query_thread() >= ranks.MPI.THREAD_SERIALIZED and not ranks.crowded
+    return "auto" if ranks.size > 1 and all(ranks.gather(threads)) else "poll"
 
 
 def _attach(model, mode):

@@ -11,6 +11,7 @@ from mpilayer.exchange.gradient_queue import GradientQueue
 from mpilayer.mpi.agreement import compare
 from mpilayer.torch.groups import FlatGradients, groups_of
 from mpilayer.torch.reads import Reads
+from mpilayer.torch.trial import ORDER, Trial
 
 REMEDY = "the same model on every rank"
 
@@ -84,6 +85,7 @@ class Sums:
         self.done, self.settle = done, settle
         self.at_once, self.settings = at_once, settings
         self.groups, self.step, self.syncing, self.armed, self.queue = groups_of(model), 0, True, False, None
+        self.trial = None
         self.group = {p: group for group in self.groups for p in group.parameters.values()}
         self._check_equal()
         self._broadcast()
@@ -175,6 +177,8 @@ class Sums:
         step, self.step = self.step, self.step + 1
         self._begin()
         self.done(step)
+        if self.trial and not self.trial.over:
+            self.trial.end_of_step()
 
     def orders(self):
         """Names of the groups as forward reads them, and as backward makes them; those that it did not see at the end.
@@ -187,7 +191,10 @@ class Sums:
         self.watch.close()
         by_name = {group.name: group for group in self.groups}
         self.flat = FlatGradients(*([by_name[name] for name in order] for order in self.ranks.bcast(orders)))
-        self.queue = GradientQueue(self.ranks, self.flat, delay=self.delay, order=self.order, **self.settings)
+        tries = self.settings["progress"] == "auto"
+        settings = self.settings | ({"progress": ORDER[0]} if tries else {})
+        self.queue = GradientQueue(self.ranks, self.flat, delay=self.delay, order=self.order, **settings)
+        self.trial = Trial(self.queue) if tries else None
         self.used = Used(self.ranks, self.group, self.delay + 1)
 
     def gradients(self, group, up_to):
