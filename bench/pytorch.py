@@ -1,4 +1,4 @@
-"""A PyTorch model on emulated hosts: mpilayer.torch next to DistributedDataParallel on gloo, in turn (needs root)."""
+"""A PyTorch model on emulated hosts: mpilayer.torch, DistributedDataParallel on gloo and Heat in turn (needs root)."""
 
 import json
 import statistics
@@ -19,12 +19,14 @@ HEAD = LINE.format("engine", "ms a step", "computing", "of ddp", "MB sent", "pro
 def parser():
     """All options."""
     p = shared.Parser(prog="python -m bench torch", description=__doc__)
-    p.add_argument("--net", choices=("alexnet", "resnet50", "gpt"), default="alexnet", help="model (default: alexnet)")
+    p.add_argument("--net", choices=("alexnet", "googlenet", "resnet50", "gpt"), default="alexnet",
+                   help="model (default: alexnet)")
     p.add_argument("--batch", type=shared.count, default=16, help="samples on each rank (default: 16)")
     p.add_argument("--hosts", type=shared.count, default=2, help="emulated hosts, a rank on each (default: 2)")
     p.add_argument("--rate", type=shared.rate, default=1e9, help="of their links (default: 1gbit)")
     p.add_argument("--engines", type=shared.listed(str), default=ENGINES.split(","), metavar="A,B,...",
-                   help=f"ddp, and schedules of mpilayer.torch (default: {ENGINES})")
+                   help="ddp, heat (pip install --no-deps heat==1.8.0 scipy), and schedules of mpilayer.torch, such"
+                        f" as delayed:1+wire=bfloat16 (default: {ENGINES})")
     p.add_argument("--steps", type=shared.count, default=20, help="timed steps in a round (default: 20)")
     p.add_argument("--rounds", type=shared.count, default=3, help="engines take turns in each (default: 3)")
     shared.add_json(p)

@@ -4,7 +4,9 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import time
+import types
 from pathlib import Path
 
 import torch
@@ -53,6 +55,17 @@ def ddp(rank, size, options, model, optimizer):
     return model, optimizer, largest, distributed.destroy_process_group
 
 
+def heat(rank, size, options, model, optimizer):
+    """The same of Heat's DataParallel, whose sums may take until the next forward."""
+    sys.modules |= {name: types.ModuleType(name) for name in ("torchvision", "torchvision.transforms",
+                                                             "torchvision.datasets")}
+    import heat
+
+    optimizer = heat.optim.DataParallelOptimizer(optimizer, blocking=False)
+    model = heat.nn.DataParallel(model, heat.MPI_WORLD, optimizer, blocking_parameter_updates=False)
+    return model, optimizer, lambda number: max(heat.MPI_WORLD.handle.allgather(number)), lambda: None
+
+
 def ours(rank, size, options, model, optimizer):
     """The same of mpilayer.torch."""
     import mpilayer.torch
@@ -61,20 +74,20 @@ def ours(rank, size, options, model, optimizer):
     schedule, _, delay = words.partition(":")
     ranks = mpilayer.Ranks()
     model, optimizer = mpilayer.torch.distribute(model, optimizer, schedule, overlap="forward", ranks=ranks,
-                                                 delay=int(delay) if delay else None,
+                                                 delay=int(delay) if delay.isdigit() else delay or None,
                                                  **dict(setting.split("=") for setting in settings))
     return model, optimizer, lambda number: max(ranks.gather(number)), model.undistribute
 
 
-WARM = {ddp: 4, ours: 2 + len(ORDER) * STEPS}  # steps before the clock runs: buckets are laid out, progress is tried
+WARM = {ddp: 4, heat: 4, ours: 2 + len(ORDER) * STEPS}  # steps before the clock: buckets are laid out, progress tried
 
 
 def measure(options, rank, size):
     """(a row, what is to be called when nobody holds the model: PyTorch waits for ever for a group that has gone)."""
     model, x, y = build(options.net, options.batch, rank)
     optimizer = torch.optim.SGD(model.parameters(), RATE, 0.9, fused=True)
-    alone = statistics.median(Loop(model, optimizer, x, y).seconds(1 + options.steps // 4)[1:])
-    start = ddp if options.engine == "ddp" else ours
+    alone = statistics.median(Loop(model, optimizer, x, y).seconds(2 + options.steps // 4)[1:])
+    start = {"ddp": ddp, "heat": heat}.get(options.engine, ours)
     model, optimizer, largest, end = start(rank, size, options, model, optimizer)
     loop = Loop(model, optimizer, x, y)
     loop.seconds(WARM[start])
@@ -83,7 +96,7 @@ def measure(options, rank, size):
     mean = (time.perf_counter() - begun) / options.steps  # no backlog hides in a mean over many steps
     row = {"engine": options.engine, "iteration_seconds": largest(mean), "compute_seconds": largest(alone),
            "bytes_on_wire": (sent() - left) / options.steps,
-           "progress": "gloo" if start is ddp else model.distributed.sums.queue.settings.progress}
+           "progress": model.distributed.queue.settings.progress if start is ours else ""}
     return row, end
 
 

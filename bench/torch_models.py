@@ -20,6 +20,41 @@ def alexnet():
         nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout(), nn.Linear(4096, 1000))
 
 
+class Inception(nn.Module):
+    """Four branches side by side, of so many channels each."""
+
+    def __init__(self, channels, one, three_in, three, five_in, five, pooled):
+        super().__init__()
+
+        def conv(into, out, size):
+            return nn.Sequential(nn.Conv2d(into, out, size, 1, size // 2), nn.ReLU())
+
+        self.branches = nn.ModuleList((
+            conv(channels, one, 1), nn.Sequential(conv(channels, three_in, 1), conv(three_in, three, 3)),
+            nn.Sequential(conv(channels, five_in, 1), conv(five_in, five, 5)),
+            nn.Sequential(nn.MaxPool2d(3, 1, 1), conv(channels, pooled, 1))))
+
+    def forward(self, x):
+        """Their outputs next to each other."""
+        return torch.cat([branch(x) for branch in self.branches], 1)
+
+
+def googlenet():
+    """Szegedy et al. 2014 without its auxiliary classifiers, 6,998,552 parameters."""
+    def pool():
+        return nn.MaxPool2d(3, 2, 1)
+
+    sizes = [(192, 64, 96, 128, 16, 32, 32), (256, 128, 128, 192, 32, 96, 64), None, (480, 192, 96, 208, 16, 48, 64),
+             (512, 160, 112, 224, 24, 64, 64), (512, 128, 128, 256, 24, 64, 64), (512, 112, 144, 288, 32, 64, 64),
+             (528, 256, 160, 320, 32, 128, 128), None, (832, 256, 160, 320, 32, 128, 128),
+             (832, 384, 192, 384, 48, 128, 128)]
+    return nn.Sequential(
+        nn.Conv2d(3, 64, 7, 2, 3), nn.ReLU(), pool(), nn.LocalResponseNorm(5, 1e-4, 0.75, 1.0), nn.Conv2d(64, 64, 1),
+        nn.ReLU(), nn.Conv2d(64, 192, 3, 1, 1), nn.ReLU(), nn.LocalResponseNorm(5, 1e-4, 0.75, 1.0), pool(),
+        *(Inception(*size) if size else pool() for size in sizes), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Dropout(0.4), nn.Linear(1024, 1000))
+
+
 class Bottleneck(nn.Module):
     """1x1, 3x3, 1x1 to four times the channels, and the input added."""
 
@@ -70,7 +105,8 @@ class Gpt(nn.Module):
         return self.output(self.norm(x)).transpose(1, 2)
 
 
-MODELS = {"alexnet": (alexnet, (3, 227, 227)), "resnet50": (resnet50, (3, 224, 224)), "gpt": (Gpt, (Gpt.CONTEXT,))}
+MODELS = {"alexnet": (alexnet, (3, 227, 227)), "googlenet": (googlenet, (3, 224, 224)),
+          "resnet50": (resnet50, (3, 224, 224)), "gpt": (Gpt, (Gpt.CONTEXT,))}
 
 
 def build(name, batch, rank):

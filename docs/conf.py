@@ -15,7 +15,7 @@ default_role = "code"
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
-autodoc_mock_imports = ["torch"]
+autodoc_mock_imports = ["torch", "jax"]
 
 ENTRY = re.compile(r"(\w+(?:, \w+)*) {2,}(\S.*)")  # a name or several, and aligned behind it what it means
 

@@ -29,7 +29,7 @@ ROOMS = rooms()
 MAY_IMPORT = {"kernels": set(), "nets": {"kernels"}, "mpilayer": {"kernels"}, "bench": {"kernels", "nets", "mpilayer"},
               **dict.fromkeys(("mpilayer/train.py", "mpilayer/trained.py", "mpilayer/export.py"), {"kernels", "nets"})}
 # sub-packages of mpilayer, each of which may import those before it
-FLOORS = ("base", "mpi", "storage", "data", "compression", "exchange", "gpu", "schedules", "training", "torch")
+FLOORS = ("base", "mpi", "storage", "data", "compression", "exchange", "gpu", "schedules", "training", "torch", "jax")
 LONG_FUNCTIONS = {  # of more than 40 lines, and why
     "kernels/micro.py:_variant",  # the generator of the micro-kernel, whose parts share what it has in registers
     "bench/peer_torch.py:run",  # one case after the other, each in two lines

@@ -61,22 +61,18 @@ def save(folder, model, optimizer, *, keep=KEEP, **values):
 
     Raises UserError for a model that is not distributed, AgreedError if it cannot be written.
     """
-    mode = _mode(model)
-    sums, (tensors, rest) = mode.sums, _of_optimizer(optimizer)
+    mode, (tensors, rest) = _mode(model), _of_optimizer(optimizer)
     with torch.no_grad():
         own = {f"{MODEL}{name}": _array(tensor) for name, tensor in _entries(model)}
     own |= {path: _array(tensor) for path, tensor in tensors.items()}
     state = State(own={**own, RANDOM: torch.get_rng_state().numpy()})
-    orders = None
-    if sums.queue:
-        sums.queue.complete()
-        sums.used.complete()
-        state, orders = state | State.of(sums, SUMS), [[group.name for group in order] for order in (
-            sums.flat.layers, sums.flat.backward_layers)]
+    mode.complete()
+    keeper, notes = mode.kept()
+    state = state | State.of(keeper, SUMS) if keeper else state
     dtypes = {path: str(tensor.dtype) for path, tensor in tensors.items()}
-    with _checkpoints(sums.ranks, model, folder, keep) as checkpoints:
-        checkpoints.channel = sums.queue
-        write(checkpoints, state, user=values, optimizer=rest, dtypes=dtypes, orders=orders, mode=mode.notes())
+    with _checkpoints(mode.ranks, model, folder, keep) as checkpoints:
+        checkpoints.channel = mode.queue
+        write(checkpoints, state, user=values, optimizer=rest, dtypes=dtypes, mode=notes)
 
 
 def _entries(model):
@@ -91,8 +87,7 @@ def load(folder, model, optimizer):
     Raises UserError for a model that is not distributed, AgreedError for a checkpoint of another model.
     """
     mode = _mode(model)
-    sums = mode.sums
-    with _checkpoints(sums.ranks, model, folder, KEEP) as checkpoints:
+    with _checkpoints(mode.ranks, model, folder, KEEP) as checkpoints:
         loaded = checkpoints.newest()
         if loaded is None:
             return None
@@ -100,16 +95,13 @@ def load(folder, model, optimizer):
         own = {f"{MODEL}{name}": np.array(_array(tensor)) for name, tensor in _entries(model)}
         arrays = {path: np.empty(shape, dtype) for path, dtype, shape in loaded.rows() if path.startswith(OPTIMIZER)}
         state = State(own=own | arrays | {RANDOM: torch.get_rng_state().numpy()})
-        if found["orders"]:
-            sums.open(found["orders"])
-            restore_values(sums, found["state"], SUMS)
-            state |= State.of(sums, SUMS)
+        if keeper := mode.reopen(found["mode"]):
+            restore_values(keeper, found["state"], SUMS)
+            state |= State.of(keeper, SUMS)
         loaded.put(divided(state, [name for name, *_ in loaded.manifest["equal"]]))
     torch.set_rng_state(torch.from_numpy(state.own[RANDOM]))
     _take(model, optimizer, own, arrays, found)
-    if found["orders"]:
-        sums.queue.restored()
-    mode.go_on(found["mode"])
+    mode.restored(found["mode"])
     return found["user"]
 
 

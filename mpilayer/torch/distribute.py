@@ -1,12 +1,16 @@
 """A PyTorch model and its optimizer, data-parallel over MPI."""
 
 import functools
+import warnings
 
 import torch
 
 from mpilayer.base.errors import UserError
 from mpilayer.mpi.ranks import Ranks
+from mpilayer.torch.groups import average_buffers
+from mpilayer.torch.local import Periodic, check_period
 from mpilayer.torch.modes import AfterBackward, BeforeForward
+from mpilayer.torch.scaling import scale_of, skip_first
 
 SCHEDULES = {  # name: (order of messages, arguments of Sums)
     "oneshot": ("backward", {"at_once": False, "bucket": None, "chunk": None}),
@@ -15,7 +19,13 @@ SCHEDULES = {  # name: (order of messages, arguments of Sums)
     "split": ("split", {}),
     "delayed": ("backward", {}),
 }
+PERIODIC = {  # name: arguments of Periodic, unless others are given
+    "local-sgd": {"period": 10, "outer_lr": 1.0, "outer_momentum": 0.0},
+    "diloco": {"period": 20, "outer_lr": 0.7, "outer_momentum": 0.9},
+}
 OVERLAPS = None, "forward"
+COMPILED = ("the model is compiled as a whole: its gradients come all at the end of backward, which hides nothing"
+            " | try: compiling block by block, for block in model.blocks: block.compile()")
 
 
 @functools.cache
@@ -24,36 +34,59 @@ def _ranks():
     return Ranks()
 
 
-def distribute(model, optimizer, schedule="planned", *, delay=None, overlap=None, clip=None, ranks=None, **settings):
+def distribute(model, optimizer, schedule="planned", *, delay=None, overlap=None, clip=None, scaler=None, ranks=None,
+               **settings):
     """(model, optimizer) for a training loop as it is: each rank has samples of its own, the gradients are averaged.
 
     The model is the same object, with hooks, and rank 0's parameters and buffers. In `model.no_sync()` gradients add up
-    and are not sent; `model.drain()` ends what is in flight, `model.undistribute()` takes the hooks away; all ranks
-    call the latter two together.
+    and are not sent; `model.drain()` ends what is in flight and averages buffers over the ranks, such as the running
+    statistics of batch norm; `model.undistribute()` takes the hooks away. All ranks call the latter two together.
 
     schedule   "oneshot": one sum after backward; "layerwise": one for each module as soon as it has its gradients;
                "planned": the same, and what the next forward reads first overtakes the rest; "split": reduce-scatter
-               in backward, all-gather in forward; "delayed": as layerwise, `delay` steps late
-    delay      of schedule "delayed", in steps; default 1
+               in backward, all-gather in forward; "delayed": as layerwise, `delay` steps late. Ranks make steps of
+               their own and average every `period`-th: "local-sgd"; "diloco": with `outer_lr`, `outer_momentum`
+    delay      steps that gradients, or means, are late; "auto", with overlap="forward": as few as hide communication
     overlap    None: after backward `grad` is what step() must apply. "forward": each module is updated just before the
                next forward reads it, and sums travel meanwhile; for optimizers that treat each parameter without regard
                to others. The optimizer that is returned takes the place of the given
     clip       with overlap="forward": largest norm of a step's gradient, as clip_grad_norm_ has it
+    scaler     with a delay: the torch.amp.GradScaler of the loop; late gradients get the scale of the step that applies
+               them, and what overflowed anywhere is skipped everywhere
     ranks      mpilayer.Ranks; default: those of MPI.COMM_WORLD
-    settings   of mpilayer.GradientQueue, such as wire="bfloat16"
+    settings   of mpilayer.GradientQueue, such as wire="bfloat16", and those of a schedule with a period
 
     Raises UserError for a model or an optimizer that does not fit, AgreedError, on all ranks, if they differ.
     """
     ranks = ranks or _ranks()
-    order, how = _checked(model, optimizer, schedule, delay, overlap, clip)
+    _check(model, optimizer, schedule, delay, overlap, clip, scaler)
+    if ranks.rank == 0 and _is_compiled(model):
+        warnings.warn(COMPILED, stacklevel=2)
     settings.setdefault("progress", _progress(ranks))
-    delay = (1 if delay is None else delay) if schedule == "delayed" else 0
-    if overlap == "forward":
-        mode = optimizer = BeforeForward(ranks, model, optimizer, delay, order, clip, **how | settings)
+    late = (1 if delay is None else delay) if schedule == "delayed" else delay or 0
+    if schedule in PERIODIC:
+        mode = _periodic(ranks, model, optimizer, PERIODIC[schedule] | {"delay": late} | settings)
+    elif overlap == "forward":
+        mode = optimizer = _before_forward(ranks, model, optimizer, schedule, late, clip, settings)
     else:
-        mode = AfterBackward(ranks, model, delay, order, **how | settings)
-    _attach(model, mode)
+        order, how = SCHEDULES[schedule]
+        mode = AfterBackward(ranks, model, late, order, scale_of(scaler), **how | settings)
+        skip_first(scaler, late)
+    _attach(ranks, model, mode)
     return model, optimizer
+
+
+def _before_forward(ranks, model, optimizer, schedule, delay, clip, settings):
+    order, how = SCHEDULES[schedule]
+    first, auto = (0, True) if delay == "auto" else (delay, False)
+    return BeforeForward(ranks, model, optimizer, first, order, clip, auto, **how | settings)
+
+
+def _periodic(ranks, model, optimizer, given):
+    check_period(given["period"], given["delay"])
+    if given["progress"] == "auto":  # a mean every so many steps: what is tried would be over
+        given["progress"] = "thread"
+    return Periodic(ranks, model, optimizer, **given)
 
 
 def _progress(ranks):
@@ -62,29 +95,43 @@ def _progress(ranks):
     return "auto" if ranks.size > 1 and all(ranks.gather(threads)) else "poll"
 
 
-def _attach(model, mode):
+def _is_compiled(model):
+    return hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None
+
+
+def _attach(ranks, model, mode):
     """Let the model have what the loop may call."""
-    def undistribute():
+    def drain():
         mode.drain()
-        mode.sums.close()
+        average_buffers(ranks, model)
+
+    def undistribute():
+        drain()
+        mode.close()
         del model.no_sync, model.drain, model.undistribute, model.distributed
 
-    model.no_sync, model.drain, model.undistribute = mode.sums.no_sync, mode.drain, undistribute
-    model.distributed = mode
+    model.no_sync, model.drain, model.undistribute, model.distributed = mode.no_sync, drain, undistribute, mode
 
 
-def _checked(model, optimizer, schedule, delay, overlap, clip):
-    """(order, arguments of Sums) of the schedule. Raises UserError."""
+def _check(model, optimizer, schedule, delay, overlap, clip, scaler):
+    """Raise UserError for what does not go together."""
     if not isinstance(model, torch.nn.Module):
         raise UserError(f"model | expected a torch.nn.Module, got a {type(model).__name__}")
-    if schedule not in SCHEDULES:
-        raise UserError(f"schedule {schedule!r} | expected one of {', '.join(SCHEDULES)}")
-    if overlap not in OVERLAPS:
-        raise UserError(f"overlap {overlap!r} | expected None or \"forward\"")
-    if delay is not None and (schedule != "delayed" or not isinstance(delay, int) or delay < 0):
-        raise UserError(f"delay {delay!r} | expected a whole number of steps, with schedule=\"delayed\"")
+    if schedule not in SCHEDULES | PERIODIC:
+        raise UserError(f"schedule {schedule!r} | expected one of {', '.join(SCHEDULES | PERIODIC)}")
+    overlaps = OVERLAPS[:1] if schedule in PERIODIC else OVERLAPS
+    if overlap not in overlaps:
+        raise UserError(f"overlap {overlap!r} | expected {' or '.join(map(repr, overlaps))}")
+    if delay == "auto" and (schedule != "delayed" or overlap is None):
+        raise UserError("delay \"auto\" | goes with schedule=\"delayed\" and overlap=\"forward\"")
+    if delay not in (None, "auto") and (not isinstance(delay, int) or delay < 0
+                                        or (delay and schedule not in ("delayed", *PERIODIC))):
+        raise UserError(f"delay {delay!r} | expected a whole number of steps, with schedule=\"delayed\""
+                        f" or one of {', '.join(PERIODIC)}")
     if clip is not None and overlap is None:
         raise UserError("clip goes with overlap=\"forward\" | try: torch.nn.utils.clip_grad_norm_ after backward")
+    if scaler is not None and (overlap or schedule in PERIODIC):
+        raise UserError("a GradScaler looks at the gradients of the step first | try: overlap=None, without a period")
     if hasattr(model, "undistribute"):
         raise UserError("the model is distributed already | try: model.undistribute() before")
     own = {parameter: name for name, parameter in model.named_parameters()}
@@ -92,4 +139,3 @@ def _checked(model, optimizer, schedule, delay, overlap, clip):
     if strange:
         raise UserError(f"the optimizer has a parameter of shape {strange[0]} that is not the model's | expected"
                         " model.parameters() | try: making the optimizer after the model was moved or changed")
-    return SCHEDULES[schedule]

@@ -8,6 +8,7 @@ import torch
 import kernels
 from kernels.layout import offsets
 from mpilayer.base.errors import UserError
+from mpilayer.mpi.agreement import compare
 
 DTYPES = torch.float32, torch.bfloat16, torch.float16
 
@@ -15,7 +16,7 @@ DTYPES = torch.float32, torch.bfloat16, torch.float16
 class Group:
     """The parameters that one module owns: what a GradientQueue takes for a layer.
 
-    name         of the module          parameters   {name in the model: torch.nn.Parameter}
+    name         of the module          parameters   {name in the model: torch.nn.Parameter}, names and dtypes by it
     w, g         (n,) float32: memory of the gradient in the first slot, in place of weights, and in the present one
     views        for each slot {parameter: tensor of its size and strides} in that memory
     """
@@ -23,16 +24,21 @@ class Group:
     def __init__(self, name, parameters):
         self.name, self.parameters = name, parameters
         self.names = {parameter: name for name, parameter in parameters.items()}
+        self.dtypes = {parameter: parameter.dtype for parameter in parameters.values()}
         self.ends = np.cumsum([0, *(p.numel() for p in parameters.values())]).tolist()
         self.shapes = {name: (p.shape[0], p.numel() // p.shape[0]) if p.ndim > 1 else (p.numel(),)
                        for name, p in parameters.items()}
         self.w = self.g = None
         self.views = []
 
+    def tensors(self, flat):
+        """{parameter: tensor of its size and strides} in `flat` (n,) float32."""
+        pieces = zip(self.parameters.values(), self.ends[:-1], self.ends[1:], strict=True)
+        return {p: torch.from_numpy(flat[a:b]).as_strided(p.size(), _strides(p)) for p, a, b in pieces}
+
     def bind(self, flat):
         """Use `flat` (n,) float32 as the memory of one more slot."""
-        pieces = zip(self.parameters.values(), self.ends[:-1], self.ends[1:], strict=True)
-        self.views.append({p: torch.from_numpy(flat[a:b]).as_strided(p.size(), _strides(p)) for p, a, b in pieces})
+        self.views.append(self.tensors(flat))
         self.w = flat if self.w is None else self.w
 
 
@@ -62,6 +68,32 @@ class FlatGradients:
             for group in self.backward_layers:
                 group.bind(flat[slice(*self.offsets[group.name])])
         return self._slots[slot]
+
+
+def check_equal(ranks, groups):
+    """Raise AgreedError unless all ranks have parameters of the same names, shapes and dtypes."""
+    facts = {name: f"{tuple(p.shape)} {p.dtype}" for group in groups for name, p in group.parameters.items()}
+    compare(ranks, facts, "the same model on every rank")
+
+
+@torch.no_grad()
+def broadcast(ranks, model):
+    """Give all ranks what the first one has."""
+    for tensor in model.state_dict().values():
+        if isinstance(tensor, torch.Tensor) and tensor.numel():
+            same = tensor.detach().clone(memory_format=torch.contiguous_format)
+            ranks.broadcast(same.view(-1).view(torch.uint8).numpy())
+            tensor.copy_(same)
+
+
+@torch.no_grad()
+def average_buffers(ranks, model):
+    """Buffers of numbers, such as the running statistics of batch norm, become their means over the ranks."""
+    for buffer in model.buffers():
+        if buffer.is_floating_point() and buffer.numel():
+            numbers = buffer.double().contiguous()
+            ranks.total(numbers.view(-1).numpy())
+            buffer.copy_(numbers / ranks.size)
 
 
 def groups_of(model):

@@ -8,12 +8,11 @@ import torch
 
 from mpilayer.base.errors import UserError
 from mpilayer.exchange.gradient_queue import GradientQueue
-from mpilayer.mpi.agreement import compare
-from mpilayer.torch.groups import FlatGradients, groups_of
+from mpilayer.torch.groups import FlatGradients, broadcast, check_equal, groups_of
 from mpilayer.torch.reads import Reads
 from mpilayer.torch.trial import ORDER, Trial
 
-REMEDY = "the same model on every rank"
+CHANGED = "expected parameters that stay | try: model.undistribute() before the model is changed, distribute() after"
 
 
 class Used:
@@ -73,6 +72,7 @@ class Sums:
     at_once    whether a group is posted when it is complete, not at the end of backward
     done       done(t) is called at the end of backward of step t, when everything is posted
     settle     settle(group, up_to) is called when backward begins: sums of steps not after `up_to` are to be taken
+    loss_scale   a function of what the loss is multiplied by: gradients are divided by that
     settings   keyword arguments of GradientQueue
 
     step       number of the step to come                       queue      GradientQueue, after the first step
@@ -80,16 +80,17 @@ class Sums:
 
     keeps = "step", "used", "queue"
 
-    def __init__(self, ranks, model, delay, order, done, settle, *, at_once=True, **settings):
+    def __init__(self, ranks, model, delay, order, done, settle, loss_scale, *, at_once=True, **settings):
         self.ranks, self.model, self.delay, self.order = ranks, model, delay, order
-        self.done, self.settle = done, settle
+        self.done, self.settle, self.loss_scale = done, settle, loss_scale
         self.at_once, self.settings = at_once, settings
+        self.opened = None  # orders of the queue
         self.groups, self.step, self.syncing, self.armed, self.queue = groups_of(model), 0, True, False, None
         self.trial = None
         self.group = {p: group for group in self.groups for p in group.parameters.values()}
-        self._check_equal()
-        self._broadcast()
-        self.scale, self.lacking, self.turn = 1 / ranks.size, {}, 0
+        check_equal(ranks, self.groups)
+        broadcast(ranks, model)
+        self.lacking, self.turn = {}, 0
         self.forward, self.backward = {}, {}  # orders of the first step
         self.reads = {}  # groups of which each module reads a parameter
         for module in model.modules():
@@ -98,19 +99,6 @@ class Sums:
         self.watch = Reads(model, self._read)
         self.handles = [p.register_post_accumulate_grad_hook(self._ready) for p in self.group]
         self._begin()
-
-    def _check_equal(self):
-        facts = {name: f"{tuple(p.shape)} {p.dtype}" for group in self.groups for name, p in group.parameters.items()}
-        compare(self.ranks, facts, REMEDY)
-
-    @torch.no_grad()
-    def _broadcast(self):
-        """Give all ranks what the first one has."""
-        for tensor in self.model.state_dict().values():
-            if isinstance(tensor, torch.Tensor) and tensor.numel():
-                same = tensor.detach().clone(memory_format=torch.contiguous_format)
-                self.ranks.broadcast(same.view(-1).view(torch.uint8).numpy())
-                tensor.copy_(same)
 
     def _read(self, module, parameter):
         if group := self.group.get(parameter):
@@ -127,7 +115,7 @@ class Sums:
         if not self.syncing:
             return
         if not self.armed:
-            self.armed = True
+            self.armed, self.scale = True, 1 / (self.ranks.size * self.loss_scale())
             torch.autograd.Variable._execution_engine.queue_callback(self._end)
             for group in self.groups if self.queue else ():  # what forward has not read: its memory is needed now
                 self.settle(group, self.step - 1 - self.delay)
@@ -145,6 +133,9 @@ class Sums:
 
     def _pack(self, group, parameter):
         """Its share of the mean into the memory of this step."""
+        if parameter.dtype != group.dtypes[parameter]:
+            raise UserError(f"step {self.step} | {group.names[parameter]} | is {parameter.dtype}, and was"
+                            f" {group.dtypes[parameter]} | {CHANGED}")
         view = group.views[self.step % (self.delay + 1)][parameter]
         view.zero_() if parameter.grad is None else torch.mul(parameter.grad, self.scale, out=view)
         parameter.grad = None
@@ -172,6 +163,7 @@ class Sums:
                 lacking += [parameter] if parameter.grad is None else []
                 self._pack(group, parameter)
             self.lacking[group] = set()
+        self._check_same(lacking)
         self._post()
         self.used.post(self.step, lacking)
         step, self.step = self.step, self.step + 1
@@ -179,6 +171,14 @@ class Sums:
         self.done(step)
         if self.trial and not self.trial.over:
             self.trial.end_of_step()
+
+    def _check_same(self, lacking):
+        """Raise UserError if one of these parameters had no gradient because another has taken its place."""
+        own = set(self.model.parameters()) if lacking else ()
+        for parameter in lacking:
+            if parameter not in own:
+                raise UserError(f"step {self.step} | {self.group[parameter].names[parameter]} | is not the model's any"
+                                f" more | {CHANGED}")
 
     def orders(self):
         """Names of the groups as forward reads them, and as backward makes them; those that it did not see at the end.
@@ -189,13 +189,20 @@ class Sums:
     def open(self, orders):
         """The orders are known; all ranks call this together, and the first one's are everyone's."""
         self.watch.close()
-        by_name = {group.name: group for group in self.groups}
-        self.flat = FlatGradients(*([by_name[name] for name in order] for order in self.ranks.bcast(orders)))
+        self.opened, by_name = self.ranks.bcast(orders), {group.name: group for group in self.groups}
+        self.flat = FlatGradients(*([by_name[name] for name in order] for order in self.opened))
         tries = self.settings["progress"] == "auto"
         settings = self.settings | ({"progress": ORDER[0]} if tries else {})
         self.queue = GradientQueue(self.ranks, self.flat, delay=self.delay, order=self.order, **settings)
         self.trial = Trial(self.queue) if tries else None
         self.used = Used(self.ranks, self.group, self.delay + 1)
+
+    def change(self, delay):
+        """Another delay, when nothing is in flight; all ranks call this together."""
+        self.delay = delay
+        self.queue.open(delay=delay, order=self.order)
+        self.used.close()
+        self.used = Used(self.ranks, self.group, delay + 1)
 
     def gradients(self, group, up_to):
         """Yield (step, {parameter: its mean gradient, or None if no rank had one}) of all steps not after `up_to`."""

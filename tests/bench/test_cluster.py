@@ -94,6 +94,24 @@ def test_schedules_in_turn_on_emulated_hosts(tmp_path):
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
 
 
+@needs_hosts
+def test_a_pytorch_model_in_turn_on_emulated_hosts(tmp_path):
+    done = bench("torch", "--net", "gpt", "--batch", 1, "--steps", 2, "--rounds", 1, "--engines",
+                 "ddp,delayed:2+wire=bfloat16", "--json", tmp_path / "f")
+    assert done.returncode == 0, done.stdout + done.stderr
+    ddp, ours = json.loads((tmp_path / "f").read_text())
+    assert (ddp["engine"], ours["engine"]) == ("ddp", "delayed:2+wire=bfloat16")
+    assert ours["progress"] in ("poll", "thread")
+    assert ours["speedup"] == pytest.approx(ddp["iteration_seconds"] / ours["iteration_seconds"])
+    assert 1.8 < ddp["bytes_on_wire"] / ours["bytes_on_wire"] < 2.2, "half as many bytes a number"
+
+
+def test_pytorch_models_have_the_published_numbers_of_parameters():
+    torch_models = pytest.importorskip("bench.torch_models")
+    for name, expected in (("alexnet", 60_965_224), ("googlenet", 6_998_552), ("resnet50", 25_557_032)):
+        assert sum(p.numel() for p in torch_models.MODELS[name][0]().parameters()) == expected
+
+
 @pytest.mark.parametrize(("words", "message"), [
     (["cluster"], "no command"),
     (["cluster", "--hosts", "999", "--", "true"], "expected 1 to 200"),
