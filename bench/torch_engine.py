@@ -96,7 +96,7 @@ def measure(options, rank, size):
     mean = (time.perf_counter() - begun) / options.steps  # no backlog hides in a mean over many steps
     row = {"engine": options.engine, "iteration_seconds": largest(mean), "compute_seconds": largest(alone),
            "bytes_on_wire": (sent() - left) / options.steps,
-           "progress": model.distributed.queue.settings.progress if start is ours else ""}
+           "progress": model.distributed.queue.settings.progress if start is ours and size > 1 else ""}
     return row, end
 
 

@@ -9,7 +9,7 @@ from mpilayer.base.errors import UserError
 from mpilayer.mpi.ranks import Ranks
 from mpilayer.torch.groups import average_buffers
 from mpilayer.torch.local import Periodic, check_period
-from mpilayer.torch.modes import AfterBackward, BeforeForward
+from mpilayer.torch.modes import AfterBackward, Alone, BeforeForward
 from mpilayer.torch.scaling import scale_of, skip_first
 
 SCHEDULES = {  # name: (order of messages, arguments of Sums)
@@ -64,22 +64,23 @@ def distribute(model, optimizer, schedule="planned", *, delay=None, overlap=None
         warnings.warn(COMPILED, stacklevel=2)
     settings.setdefault("progress", _progress(ranks))
     late = (1 if delay is None else delay) if schedule == "delayed" else delay or 0
-    if schedule in PERIODIC:
-        mode = _periodic(ranks, model, optimizer, PERIODIC[schedule] | {"delay": late} | settings)
-    elif overlap == "forward":
-        mode = optimizer = _before_forward(ranks, model, optimizer, schedule, late, clip, settings)
-    else:
-        order, how = SCHEDULES[schedule]
-        mode = AfterBackward(ranks, model, late, order, scale_of(scaler), **how | settings)
-        skip_first(scaler, late)
+    mode = _mode(ranks, model, optimizer, schedule, late, overlap, clip, scaler, settings)
     _attach(ranks, model, mode)
-    return model, optimizer
+    return model, mode if overlap and not isinstance(mode, Alone) else optimizer
 
 
-def _before_forward(ranks, model, optimizer, schedule, delay, clip, settings):
+def _mode(ranks, model, optimizer, schedule, delay, overlap, clip, scaler, settings):
+    """What does the work."""
+    if schedule in PERIODIC:
+        return _periodic(ranks, model, optimizer, PERIODIC[schedule] | {"delay": delay} | settings)
+    if ranks.size == 1 and delay == 0:
+        return Alone(ranks, model, optimizer, clip)
     order, how = SCHEDULES[schedule]
-    first, auto = (0, True) if delay == "auto" else (delay, False)
-    return BeforeForward(ranks, model, optimizer, first, order, clip, auto, **how | settings)
+    if overlap == "forward":
+        first, auto = (0, True) if delay == "auto" else (delay, False)
+        return BeforeForward(ranks, model, optimizer, first, order, clip, auto, **how | settings)
+    skip_first(scaler, delay)
+    return AfterBackward(ranks, model, delay, order, scale_of(scaler), **how | settings)
 
 
 def _periodic(ranks, model, optimizer, given):

@@ -1,11 +1,13 @@
 """When the mean gradients reach the optimizer: at the end of backward, or before the next forward reads the weights."""
 
+import contextlib
 import math
 
 import torch
 
 from mpilayer.base.errors import UserError
 from mpilayer.schedules.delay_policy import Adaptive
+from mpilayer.torch.groups import groups_of
 from mpilayer.torch.sums import Sums
 
 ONE_BY_ONE = {"SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adadelta", "Adamax", "NAdam", "RAdam", "ASGD", "Rprop",
@@ -58,6 +60,41 @@ class OfSums:
         """It has been filled."""
         if self.queue:
             self.queue.restored()
+
+
+class Alone:
+    """One rank, and no delay: nothing to be done, but for clipping what the optimizer is about to apply."""
+
+    queue = None
+    no_sync = staticmethod(contextlib.nullcontext)
+
+    def __init__(self, ranks, model, optimizer, clip):
+        self.ranks, self.model, self.clip = ranks, model, clip
+        groups_of(model)  # as picky as with several
+        self.hook = optimizer.register_step_pre_hook(self._clip)
+
+    def _clip(self, *_):
+        if self.clip:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+
+    def drain(self):
+        """Nothing is in flight."""
+
+    complete = drain
+
+    def close(self):
+        """Take the hook away."""
+        self.hook.remove()
+
+    def kept(self):
+        """As of others."""
+        return None, {}
+
+    def reopen(self, notes):
+        """As of others."""
+
+    def restored(self, notes):
+        """As of others."""
 
 
 class AfterBackward(OfSums):
@@ -170,21 +207,30 @@ class BeforeForward(OfSums, torch.optim.Optimizer):
         if self.sums.step - 1 > max(self.stepped, self.forgotten):
             raise UserError(f"step {self.sums.step} | {next(iter(group.parameters))} | backward again without a step()"
                             " | try: with model.no_sync() for all but the last of a step")
-        self._apply(group, up_to)
+        self._apply([group], up_to)
 
     @torch.compiler.disable
     def _before(self, module, _):
         """A module is about to read its parameters; without training nothing may be late."""
-        due = self.sums.step - 1 - self.sums.delay if self.sums.model.training else math.inf
-        for group in self.sums.reads[module] if self.sums.queue else ():
-            self._apply(group, min(due, self.stepped))
+        if self.queue:
+            up_to = min(self.sums.step - 1 - self.delay if self.sums.model.training else math.inf, self.stepped)
+            needed = [group for group in self.sums.reads[module] if self.sums.due(group, up_to)]
+            if needed:  # what else has come goes with it: each call of the optimizer costs Python's time
+                self._apply(dict.fromkeys([*needed, *self.sums.arrived(up_to)]), up_to)
+            else:
+                self.queue.test()
 
     @torch.no_grad()
-    def _apply(self, group, up_to):
-        for step, gradients in self.sums.gradients(group, up_to):
+    def _apply(self, groups, up_to):
+        """All updates of these groups, step by step."""
+        steps = {}
+        for group in groups:
+            for step, gradients in self.sums.gradients(group, up_to):
+                steps.setdefault(step, {}).update(gradients)
+        for step in sorted(steps):
             if step in self.constants:  # else step() was not called: there is no update
-                scale = min(1.0, self.clip / (self.sums.queue.norm(step) + EPSILON)) if self.clip else 1.0
-                self._update(gradients, self.constants[step], scale)
+                scale = min(1.0, self.clip / (self.queue.norm(step) + EPSILON)) if self.clip else 1.0
+                self._update(steps[step], self.constants[step], scale)
 
     def _update(self, gradients, constants, scale):
         """The user's optimizer's, of these parameters only."""
@@ -214,5 +260,4 @@ class BeforeForward(OfSums, torch.optim.Optimizer):
 
     def drain(self):
         """Make all updates that step() has asked for."""
-        for group in self.sums.groups:
-            self._apply(group, self.stepped)
+        self._apply(self.sums.groups, self.stepped)

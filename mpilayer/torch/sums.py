@@ -210,6 +210,15 @@ class Sums:
             views = group.views[step % (self.delay + 1)]
             yield step, {p: view.to(p.dtype) if self.used.anywhere(step, p) else None for p, view in views.items()}
 
+    def due(self, group, up_to):
+        """Steps not after `up_to` whose sums of a group have not been taken."""
+        return [step for step in self.queue.posting.pending[group.name] if step <= up_to] if self.queue else []
+
+    def arrived(self, up_to):
+        """Groups in the order of forward of which sums are due, and are all there."""
+        return [group for group in self.flat.layers if (steps := self.due(group, up_to))
+                and all(self.queue.has_arrived(group.name, step) for step in steps)]
+
     def drop(self):
         """Let go what is in flight."""
         for group in self.groups:

@@ -60,10 +60,9 @@ def test_mistakes_are_named(ranks):
 
 
 def test_the_example_learns():
-    for delay in (0, 1):
-        done = mpiexec(2, TOP / "examples" / "jax_mlp.py", "--epochs", 4, "--delay", delay)
-        assert done.returncode == 0, done.stderr
-        assert float(re.findall(r"test accuracy ([\d.]+)%", done.stdout)[-1]) > 85
+    done = mpiexec(2, TOP / "examples" / "jax_mlp.py", "--epochs", 4)
+    assert done.returncode == 0, done.stderr
+    assert float(re.findall(r"test accuracy ([\d.]+)%", done.stdout)[-1]) > 85
 
 
 def test_without_jax_it_says_what_to_install():

