@@ -18,6 +18,7 @@ COMMANDS = {
     "convergence": ("bench.convergence", "train with several schedules and seeds: accuracy against steps and time"),
     "replicas": ("bench.replicas", "cost of comparing the weights of all ranks, next to a training step"),
     "checkpoints": ("bench.checkpoints", "cost of writing a checkpoint beside training steps"),
+    "chaos": ("bench.chaos", "disturb runs at random moments: do they go on, and to the same bits?"),
     "torch": ("bench.pytorch", "a PyTorch model: mpilayer.torch next to DistributedDataParallel (needs root)"),
     "cluster": ("bench.cluster", "run a command on emulated hosts with slow links (needs root)"),
     "gpu": ("bench.gpu", "compile, check and time everything on a GPU, and print a table"),

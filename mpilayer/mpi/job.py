@@ -1,5 +1,6 @@
 """The life of a rank that runs a program of ours: MPI is set up, signals are heard, and all ranks stop together."""
 
+import atexit
 import contextlib
 import os
 import signal
@@ -230,6 +231,8 @@ def job():
         forget_segments(ranks)
         with stopping_together(ranks):
             yield ranks
+        if ranks.timeout:  # MPI_Finalize waits for all ranks, and may not wait for ever
+            atexit.register(signal.setitimer, signal.ITIMER_REAL, ranks.timeout)
     except UserError as error:
         if str(error):
             print(f"mpilayer: {error}", file=sys.stderr)

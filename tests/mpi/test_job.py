@@ -196,3 +196,18 @@ def test_two_machines_of_which_one_is_crowded(tmp_path):
     for progress in ("auto", "thread"):
         done = mpiexec(3, tmp_path / "machines.py", "--steps", 3, "--quiet", "--progress", progress)
         assert (done.returncode, done.stderr) == (0, "")
+
+
+STOPS_LAST = """
+import os, signal
+from mpilayer.mpi.job import job
+with job() as ranks:
+    ranks.timeout = 2
+if ranks.rank == 1:
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+def test_a_rank_that_stops_before_mpi_ends_holds_nobody_up():
+    done = mpiexec(2, "-c", STOPS_LAST, seconds=30)
+    assert aborted(done, signal.SIGALRM)

@@ -1,0 +1,58 @@
+"""Which process of a job ends first: its launcher, which then kills all others, cannot tell. Linux only."""
+
+import contextlib
+import os
+import re
+import select
+import threading
+import time
+from pathlib import Path
+
+RANK = re.compile(rb"(?:^|\0)(?:PMI_RANK|OMPI_COMM_WORLD_RANK|SLURM_PROCID)=(\d+)\0")
+LOOK = 100  # milliseconds
+STARTING = 30  # seconds in which ranks appear
+
+
+def ranks_below(pid):
+    """Yield (rank, number) of the processes below a launcher that are ranks; what a rank has started is none."""
+    with contextlib.suppress(OSError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            found = RANK.search(Path(f"/proc/{child}/environ").read_bytes())
+            if found:
+                yield int(found[1]), int(child)
+            else:
+                yield from ranks_below(child)
+
+
+class FirstDeath:
+    """Watches the ranks that a launcher has started on this host, in a thread that ends when one of them does.
+
+    rank, pid   of the one that ended first; None as long as all live, and where that cannot be seen
+    moment      when it was seen, on the monotonic clock
+    """
+
+    def __init__(self, launcher):
+        self.launcher, self.rank, self.pid, self.moment = launcher, None, None, None
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+        if hasattr(os, "pidfd_open"):
+            self.thread.start()
+
+    def _watch(self):
+        poll, found, begun = select.poll(), {}, time.monotonic()
+        while not (ended := poll.poll(LOOK)) and Path(f"/proc/{self.launcher}").exists():
+            if time.monotonic() < begun + STARTING:
+                self._look(poll, found)
+        for descriptor, _ in ended[:1]:
+            self.moment, (self.rank, self.pid) = time.monotonic(), found[descriptor]
+        for descriptor in found:
+            os.close(descriptor)
+
+    def _look(self, poll, found):
+        """For ranks that are not watched yet; found = {descriptor: (rank, pid)}."""
+        known = {pid for _, pid in found.values()}
+        for rank, pid in ranks_below(self.launcher):
+            if pid not in known:
+                with contextlib.suppress(OSError):
+                    descriptor = os.pidfd_open(pid)
+                    found[descriptor] = rank, pid
+                    poll.register(descriptor, select.POLLIN)
