@@ -13,15 +13,20 @@ LOOK = 100  # milliseconds
 STARTING = 30  # seconds in which ranks appear
 
 
+def _read(pid, what):
+    """A file of the system about a process; nothing if that has gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/{what}").read_bytes()
+    return b""
+
+
 def ranks_below(pid):
     """Yield (rank, number) of the processes below a launcher that are ranks; what a rank has started is none."""
-    with contextlib.suppress(OSError):
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            found = RANK.search(Path(f"/proc/{child}/environ").read_bytes())
-            if found:
-                yield int(found[1]), int(child)
-            else:
-                yield from ranks_below(child)
+    for child in map(int, _read(pid, f"task/{pid}/children").split()):
+        if found := RANK.search(_read(child, "environ")):
+            yield int(found[1]), child
+        else:
+            yield from ranks_below(child)
 
 
 class FirstDeath:

@@ -250,9 +250,8 @@ def watch(words, microseconds):
     """
     while not words[STOP]:
         alone = advance_all(words)
-        if alone and words[STARTED] == words[ARRIVED] and not words[VOTING]:
-            await_semaphore(words.ctypes.data + 8 * WORK_TO_DO)
-        else:
+        idle = alone and words[STARTED] == words[ARRIVED] and not words[VOTING]
+        if not idle or await_semaphore(words.ctypes.data + 8 * WORK_TO_DO):
             sleep(microseconds)
 
 

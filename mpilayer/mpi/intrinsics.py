@@ -48,18 +48,17 @@ SEMAPHORE_WORDS = 4  # of memory, at most
 
 
 def _of_semaphore(name):
-    """The intrinsic that calls a C function of an address, which returns nothing of interest."""
+    """The intrinsic that calls a C function of an address; 0, or something else if it failed."""
     def generate(context, builder, signature, values):
         function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(I32, [I64]), name)
-        builder.call(function, [values[0]])
-        return context.get_dummy_value()
+        return builder.sext(builder.call(function, [values[0]]), I64)
 
-    return types.void(types.intp), generate
+    return types.intp(types.intp), generate
 
 
 @intrinsic
 def await_semaphore(typing, address):
-    """Sleep until a POSIX semaphore is positive, and lower it by one."""
+    """Sleep until a POSIX semaphore is positive, and lower it by one; 0 unless there are none on this system."""
     return _of_semaphore("sem_wait")
 
 

@@ -18,13 +18,14 @@ CHANGED = "expected parameters that stay | try: model.undistribute() before the 
 class Used:
     """How many ranks had a gradient of each parameter, in each of the last steps: a sum of its own.
 
-    What no rank had is not to be touched by an optimizer, though the queue carries zeros for it.
+    What no rank had is not to be touched by an optimizer, though the queue carries zeros for it. The queue's lock keeps
+    a thread that moves its messages out of MPI meanwhile.
     """
 
     keeps = "counts", "lacking"
 
-    def __init__(self, ranks, parameters, slots):
-        self.ranks, self.comm = ranks, ranks.duplicate()
+    def __init__(self, ranks, queue, parameters, slots):
+        self.ranks, self.queue, self.comm = ranks, queue, ranks.duplicate()
         self.numbers = {parameter: number for number, parameter in enumerate(parameters)}
         self.counts, self.lacking = np.zeros((slots, len(self.numbers)), np.int32), {n: set() for n in range(slots)}
         self.requests = [None] * slots
@@ -35,7 +36,8 @@ class Used:
         self._arrive(slot)
         self.counts[slot], self.lacking[slot] = 1, {self.numbers[parameter] for parameter in lacking}
         self.counts[slot, list(self.lacking[slot])] = 0
-        self.requests[slot] = self.comm.Iallreduce(self.ranks.MPI.IN_PLACE, self.counts[slot])
+        with self.queue.engine.held():
+            self.requests[slot] = self.comm.Iallreduce(self.ranks.MPI.IN_PLACE, self.counts[slot])
 
     def anywhere(self, step, parameter):
         """Whether any rank had one; waits for the sum if this one had none."""
@@ -47,8 +49,12 @@ class Used:
 
     def _arrive(self, slot):
         if self.requests[slot] is not None:
-            self.ranks.wait(self.requests[slot], "which parameters had a gradient")
+            self.queue.wait(lambda: self._is_there(slot), "which parameters had a gradient")
             self.requests[slot] = None
+
+    def _is_there(self, slot):
+        with self.queue.engine.held():
+            return self.requests[slot].Test()
 
     def complete(self):
         """Wait for all sums."""
@@ -58,7 +64,8 @@ class Used:
     def close(self):
         """Give the communicator back."""
         self.complete()
-        self.comm.Free()
+        with self.queue.engine.held():
+            self.comm.Free()
 
 
 class Sums:
@@ -195,14 +202,14 @@ class Sums:
         settings = self.settings | ({"progress": ORDER[0]} if tries else {})
         self.queue = GradientQueue(self.ranks, self.flat, delay=self.delay, order=self.order, **settings)
         self.trial = Trial(self.queue) if tries else None
-        self.used = Used(self.ranks, self.group, self.delay + 1)
+        self.used = Used(self.ranks, self.queue, self.group, self.delay + 1)
 
     def change(self, delay):
         """Another delay, when nothing is in flight; all ranks call this together."""
         self.delay = delay
-        self.queue.open(delay=delay, order=self.order)
         self.used.close()
-        self.used = Used(self.ranks, self.group, delay + 1)
+        self.queue.open(delay=delay, order=self.order)
+        self.used = Used(self.ranks, self.queue, self.group, delay + 1)
 
     def gradients(self, group, up_to):
         """Yield (step, {parameter: its mean gradient, or None if no rank had one}) of all steps not after `up_to`."""
@@ -241,5 +248,5 @@ class Sums:
             handle.remove()
         self.watch.close()
         if self.queue:
-            self.queue.close()
             self.used.close()
+            self.queue.close()

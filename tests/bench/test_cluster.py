@@ -96,14 +96,14 @@ def test_schedules_in_turn_on_emulated_hosts(tmp_path):
 
 @needs_hosts
 def test_a_pytorch_model_in_turn_on_emulated_hosts(tmp_path):
-    done = bench("torch", "--net", "gpt", "--batch", 1, "--steps", 2, "--rounds", 1, "--engines",
-                 "ddp,delayed:2+wire=bfloat16", "--json", tmp_path / "f")
+    done = bench("torch", "--net", "gpt", "--batch", 1, "--steps", 6, "--rounds", 1, "--engines",
+                 "ddp,layerwise+wire=bfloat16", "--json", tmp_path / "f")
     assert done.returncode == 0, done.stdout + done.stderr
     ddp, ours = json.loads((tmp_path / "f").read_text())
-    assert (ddp["engine"], ours["engine"]) == ("ddp", "delayed:2+wire=bfloat16")
+    assert (ddp["engine"], ours["engine"]) == ("ddp", "layerwise+wire=bfloat16")
     assert ours["progress"] in ("poll", "thread")
     assert ours["speedup"] == pytest.approx(ddp["iteration_seconds"] / ours["iteration_seconds"])
-    assert 1.8 < ddp["bytes_on_wire"] / ours["bytes_on_wire"] < 2.2, "half as many bytes a number"
+    assert 1.6 < ddp["bytes_on_wire"] / ours["bytes_on_wire"] < 2.5, "half as many bytes a number, a step more or less"
 
 
 def test_pytorch_models_have_the_published_numbers_of_parameters():

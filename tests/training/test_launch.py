@@ -14,6 +14,7 @@ import pytest
 
 from mpilayer import launch
 from mpilayer.base.errors import UserError
+from mpilayer.base.processes import ranks_below
 from tests.ranks import environment, processes_of, train
 
 LIMIT = 60  # seconds
@@ -36,8 +37,7 @@ def wait_for(condition, process):
 
 
 def ranks_of(process):
-    return [each for each in psutil.Process(process.pid).children(recursive=True) if "mpilayer.train" in each.cmdline()
-            and each.ppid() != process.pid and "mpiexec" not in " ".join(each.cmdline()[:2])]
+    return [psutil.Process(pid) for _, pid in sorted(ranks_below(process.pid))]
 
 
 def said(place):

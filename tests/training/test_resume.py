@@ -16,6 +16,7 @@ import pytest
 import mpilayer
 import nets
 from mpilayer.base.errors import UserError
+from mpilayer.base.processes import ranks_below
 from mpilayer.export import main as export
 from mpilayer.train import NET
 from mpilayer.training.options import read_options
@@ -45,7 +46,7 @@ def wait_for(what, process, seconds=40):
 
 def ranks_of(process):
     """The processes of its ranks."""
-    return [each for each in psutil.Process(process.pid).children(recursive=True) if "mpilayer.train" in each.cmdline()]
+    return [psutil.Process(pid) for _, pid in sorted(ranks_below(process.pid))]
 
 
 def test_killed_at_random_moments(tmp_path):
