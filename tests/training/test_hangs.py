@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from mpilayer import flight
-from tests.ranks import TOP, environment, processes_of
+from tests.ranks import TOP, environment, processes_of, train
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0 or not (shutil.which("ip") and shutil.which("tc")),
                                 reason="making network namespaces needs root, ip and tc")
@@ -40,13 +40,14 @@ CASES = {  # what rank 1 says where, what it does, how it is named, ranks, optio
     "a link cut": ("forward conv2", CUT, "cannot be reached", 2, "--schedule split --progress poll"),
     "a rank that is busy": ("forward conv2", SLEEP, "has not come back", 2, "--schedule oneshot"),
 }
-LIMIT = 3  # seconds, --timeout
+LIMIT = 5  # seconds, --timeout
 
 
 @pytest.fixture(scope="module")
 def ends(tmp_path_factory):
     """{name of a case: (its CompletedProcess, its --out, when it ended)}, of all cases side by side."""
     place = tmp_path_factory.mktemp("hangs")
+    assert train(1, "--steps", 1, "--quiet", seconds=300).returncode == 0  # compiling takes longer than a hang may
     (place / "program.py").write_text(PROGRAM)
     jobs = {}
     for name, (where, what, _, ranks, words) in CASES.items():
