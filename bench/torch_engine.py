@@ -23,6 +23,15 @@ from mpilayer.torch.trial import ORDER, STEPS
 PORT = "29612"
 
 
+class Anything(types.ModuleType):
+    """A module that has whatever is looked for: Heat asks for torchvision, and does not use it here."""
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return object
+
+
 class Loop:
     """Steps of a model with momentum SGD."""
 
@@ -57,8 +66,9 @@ def ddp(rank, size, options, model, optimizer):
 
 def heat(rank, size, options, model, optimizer):
     """The same of Heat's DataParallel, whose sums may take until the next forward."""
-    sys.modules |= {name: types.ModuleType(name) for name in ("torchvision", "torchvision.transforms",
-                                                             "torchvision.datasets")}
+    stub = Anything("torchvision")
+    stub.transforms, stub.datasets = Anything("torchvision.transforms"), Anything("torchvision.datasets")
+    sys.modules |= {each.__name__: each for each in (stub, stub.transforms, stub.datasets)}
     import heat
 
     optimizer = heat.optim.DataParallelOptimizer(optimizer, blocking=False)
