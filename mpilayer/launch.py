@@ -35,9 +35,19 @@ GONE = 10  # seconds in which ranks end that their launcher has left behind
 PR_SET_PDEATHSIG = 1
 
 
+class Words(Parser):
+    """Options of mpilayer.train without a -- before them are the first mistake."""
+
+    def error(self, message):
+        """Raise UserError."""
+        if message.startswith("unrecognized arguments"):
+            raise UserError(f"{message} | try: -- before the options of mpilayer.train")
+        super().error(message)
+
+
 def parser():
     """All options."""
-    p = Parser(prog="python -m mpilayer.launch", description=__doc__, formatter_class=HelpFormatter)
+    p = Words(prog="python -m mpilayer.launch", description=__doc__, formatter_class=HelpFormatter)
     p.add_argument("-n", type=count, required=True, metavar="P", dest="ranks", help="ranks")
     p.add_argument("--restarts", type=natural, default=3, metavar="R", help="new starts after failures, at most")
     p.add_argument("--hosts", type=hosts, default={}, metavar="A:SLOTS,B:SLOTS,...",
@@ -70,11 +80,11 @@ class Attempt(NamedTuple):
         return f"exit status {self.status}" + (f": {self.reason}" if self.reason else "")
 
     def repeats(self, last):
-        """Whether the attempt before failed in the same way, and no checkpoint was made since."""
-        def form(text):
-            return re.sub(r"\d+", "0", text)
+        """Whether the attempt before failed in the same way, but for numbers, and no checkpoint was made since."""
+        def form(attempt):
+            return attempt.status, attempt.newest, re.sub(r"\d+", "0", attempt.reason)
 
-        return last is not None and self.newest == last.newest and form(str(self)) == form(str(last))
+        return last is not None and form(self) == form(last)
 
 
 class Launch:
@@ -152,7 +162,7 @@ class Launch:
         for reader in readers:
             reader.join(GONE)
         self.process = None
-        return Attempt(128 - status if status < 0 else status, _reason(errors, death),
+        return Attempt(128 - status if status < 0 else status, _reason(errors, death, status),
                        max(numbers(self.folder), default=0) if self.folder else 0)
 
     def _leave_out(self):
@@ -213,15 +223,16 @@ def _copy(pipe, out, errors):
             errors.append((time.monotonic(), line.strip().removeprefix("mpilayer: ")))
 
 
-def _reason(errors, death):
+def _reason(errors, death, status):
     """The error that a rank has printed, unless another one had died before: what others then say of it is no cause.
-    Nothing if all that was on another host.
+    Nothing if all that was on another host. Ranks that refuse their options end together, and none has died.
     """
     died = death.pid is not None and f"rank {death.rank}, process {death.pid}, has died"
     if not errors:
         return died or ""
     moment, error = errors[-1]
-    return f"{died}; then {error}" if died and death.moment < moment + NOTICED else error
+    first = died and status != WRONG_OPTIONS and death.moment < moment + NOTICED
+    return f"{died}; then {error}" if first else error
 
 
 def _end_group(number):

@@ -82,7 +82,9 @@ def test_what_would_fail_again_is_not_started_again(tmp_path):
 
 
 def test_no_more_than_so_many_restarts(tmp_path):
-    (tmp_path / "own.py").write_text("import os, random, sys\nos._exit(random.choice(range(3, 90)))\n")
+    (tmp_path / "own.py").write_text("import os, pathlib\nlog = pathlib.Path('starts')\n"
+                                     "log.write_text(f'{log.read_text() if log.exists() else str()}x')\n"
+                                     "os._exit(2 + len(log.read_text()))\n")
     process = begun(tmp_path, "-n", 1, "--restarts", 1, "--", tmp_path / "own.py")
     assert process.wait(LIMIT) not in (0, 2)
     assert len(said(tmp_path)) == 2
@@ -127,6 +129,7 @@ def test_hosts_that_do_not_answer_are_left_out(monkeypatch, capsys, tmp_path):
 
 @pytest.mark.parametrize(("words", "message"), [
     (["-n", "2", "--", "--steps", "5"], "a run without checkpoints would begin anew | try: -- --checkpoint DIR"),
+    (["-n", "2", "--steps", "5"], "unrecognized arguments: --steps | try: -- before the options of mpilayer.train"),
     (["-n", "0"], "argument -n: expected a positive whole number"),
     (["-n", "2", "--hosts", "a:x"], "expected HOST:SLOTS"),
     (["-n", "2", "--launcher", "/no/mpiexec", "--", "--checkpoint", "x"], "there is no /no/mpiexec | try: pip install"),
