@@ -97,11 +97,17 @@ class Run:
         time.sleep(0.3 * self.dice.random())
 
 
-def killed(run):
-    """SIGKILL of a rank."""
-    run.begin()
-    run.sometime()
-    run.signal(signal.SIGKILL)
+def signalled(number, *named):
+    """A disturbance: that signal to a rank, and what must then be said of it."""
+    def disturb(run):
+        run.begin()
+        run.sometime()
+        run.signal(number, *named)
+
+    return disturb
+
+
+killed = signalled(signal.SIGKILL)
 
 
 def killed_twice(run):
@@ -122,13 +128,6 @@ def killed_at_start(run):
     run.signal(signal.SIGKILL)
 
 
-def stopped(run):
-    """SIGSTOP of a rank: it hangs."""
-    run.begin()
-    run.sometime()
-    run.signal(signal.SIGSTOP, "rank {rank}")
-
-
 def slow(run):
     """A rank that stands still now and then."""
     run.begin()
@@ -140,13 +139,6 @@ def slow(run):
             process.send_signal(signal.SIGSTOP)
             time.sleep(0.2 * run.dice.random())
             process.send_signal(signal.SIGCONT)
-
-
-def asked(run):
-    """SIGTERM to a rank: a checkpoint, and a new start."""
-    run.begin()
-    run.sometime()
-    run.signal(signal.SIGTERM, "exit status")
 
 
 def damaged(run):
@@ -166,8 +158,11 @@ def raised(run):
     run.begin([script])
 
 
-KINDS = {each.__name__.replace("_", " "): each for each in (
-    killed, killed_twice, killed_at_start, stopped, slow, asked, damaged, raised)}
+KINDS = {
+    "killed": killed, "killed twice": killed_twice, "killed at start": killed_at_start,
+    "stopped": signalled(signal.SIGSTOP, "rank {rank}"), "slow": slow,
+    "asked": signalled(signal.SIGTERM, "exit status"), "damaged": damaged, "raised": raised,
+}
 
 
 class Found(NamedTuple):
