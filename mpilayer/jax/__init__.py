@@ -3,8 +3,6 @@
     grads = mpilayer.jax.average(grads, delay=1)       # of one step ago; None in the first
 """
 
-import functools
-
 import numpy as np
 
 try:
@@ -18,15 +16,9 @@ from mpilayer.base.errors import UserError
 from mpilayer.exchange.gradient_queue import GradientQueue
 from mpilayer.exchange.parameters import Parameters
 from mpilayer.mpi.agreement import compare
-from mpilayer.mpi.ranks import Ranks
+from mpilayer.mpi.ranks import ranks_of_world
 
 __all__ = ["Averages", "average"]
-
-
-@functools.cache
-def _ranks():
-    """Those of COMM_WORLD, once."""
-    return Ranks()
 
 
 def _named(tree):
@@ -46,9 +38,8 @@ class Averages:
     def __init__(self, *, delay=0, ranks=None, **settings):
         if not isinstance(delay, int) or delay < 0:
             raise UserError(f"delay {delay!r} | expected a whole number of steps")
-        self.ranks, self.delay = ranks or _ranks(), delay
-        threads = self.ranks.MPI.Query_thread() >= self.ranks.MPI.THREAD_SERIALIZED  # XLA's kernels call nothing
-        self.settings = {"progress": "thread" if threads else "poll"} | settings
+        self.ranks, self.delay = ranks or ranks_of_world(), delay
+        self.settings = {"progress": "thread"} | settings  # for XLA's kernels call nothing
         self.queue, self.like, self.step = None, None, 0
 
     def __call__(self, grads):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import math
 import os
 import pickle
@@ -276,3 +277,9 @@ class Ranks:
             everywhere = len(errors) == self.size
             raise AgreedError(message if everywhere or self.size == 1 else f"rank {rank} | {message}")
         return result
+
+
+@functools.cache
+def ranks_of_world() -> Ranks:
+    """Those of MPI.COMM_WORLD, made once; all ranks call this together the first time."""
+    return Ranks()

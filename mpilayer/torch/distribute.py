@@ -1,12 +1,11 @@
 """A PyTorch model and its optimizer, data-parallel over MPI."""
 
-import functools
 import warnings
 
 import torch
 
 from mpilayer.base.errors import UserError
-from mpilayer.mpi.ranks import Ranks
+from mpilayer.mpi.ranks import ranks_of_world
 from mpilayer.torch.groups import average_buffers
 from mpilayer.torch.local import Periodic, check_period
 from mpilayer.torch.modes import AfterBackward, Alone, BeforeForward
@@ -26,12 +25,6 @@ PERIODIC = {  # name: arguments of Periodic, unless others are given
 OVERLAPS = None, "forward"
 COMPILED = ("the model is compiled as a whole: its gradients come all at the end of backward, which hides nothing"
             " | try: compiling block by block, for block in model.blocks: block.compile()")
-
-
-@functools.cache
-def _ranks():
-    """Those of COMM_WORLD, once."""
-    return Ranks()
 
 
 def distribute(model, optimizer, schedule="planned", *, delay=None, overlap=None, clip=None, scaler=None, ranks=None,
@@ -58,7 +51,7 @@ def distribute(model, optimizer, schedule="planned", *, delay=None, overlap=None
 
     Raises UserError for a model or an optimizer that does not fit, AgreedError, on all ranks, if they differ.
     """
-    ranks = ranks or _ranks()
+    ranks = ranks or ranks_of_world()
     _check(model, optimizer, schedule, delay, overlap, clip, scaler)
     if ranks.rank == 0 and _is_compiled(model):
         warnings.warn(COMPILED, stacklevel=2)
