@@ -15,6 +15,7 @@ import zlib
 import numpy as np
 
 import kernels
+from kernels import gpu
 from nets.shapes import ShapeError, require
 
 
@@ -143,8 +144,12 @@ class Dropout:
         yield from _nothing()
         if not batch.training:
             return x
-        seed = (batch.seed * 0x9E3779B97F4A7C15 + self.key) % 2**64
-        y, self.mask = kernels.dropout(x, self.rate, seed=seed, first=batch.first * math.prod(x.shape[1:]))
+        size, key, factor = math.prod(x.shape[1:]), self.key, 0x9E3779B97F4A7C15
+        if gpu.is_array(batch.seed):
+            seed, first = batch.seed * np.uint64(factor) + np.uint64(key), batch.first * np.uint64(size)
+        else:
+            seed, first = (batch.seed * factor + key) % 2**64, batch.first * size
+        y, self.mask = kernels.dropout(x, self.rate, seed=seed, first=first)
         return y
 
     def backward(self, dy):

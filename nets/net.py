@@ -12,6 +12,7 @@ from nets.blocks import Loss
 from nets.composite import Sequence
 from nets.layer import Layer
 from nets.memory import Memory
+from nets.replay import Replay
 
 
 def walk(block):
@@ -59,6 +60,8 @@ class Net:
     offsets     {layer's name: (begin, end)} in flat memory; each layer begins a cache line
     gradients   list of gradient buffers, each as `weights`; write_gradients_to chooses the one that backward writes
     state       (m,) float64, running statistics of this rank; evaluation uses their mean over the ranks
+    replay      nets.replay.Replay of a net on a GPU whose blocks are all of this package: the same in every step;
+                None: every kernel is launched anew in each step
 
     Raises ValueError for two layers of one name, ShapeError for samples that the body cannot take.
     """
@@ -77,6 +80,7 @@ class Net:
             layer.activations = self.memory.activations
         self.state = self._initial_state()
         self.write_gradients_to(0)
+        self.replay = self._recorded() if self.memory.on_gpu else None
 
     def _initial(self, seed):
         """The weights as drawn: here, so that they are the same everywhere."""
@@ -93,6 +97,12 @@ class Net:
         for layer, begin, end in zip(self.layers, ends[:-1], ends[1:], strict=True):
             layer.bind_state(state[begin:end])
         return state
+
+    def _recorded(self):
+        blocks = list(walk(self.body))
+        if any(type(block).__module__.split(".")[0] != __package__ for block in blocks):
+            return None
+        return Replay(self.body, blocks, self.losses, self.memory.flowing)
 
     def put(self, array):
         """A NumPy array, such as a batch's, where the net computes."""
@@ -130,6 +140,7 @@ class Net:
     def write_gradients_to(self, slot):
         """Let backward write into gradient buffer number `slot` from here on."""
         self.gradient_buffer(slot)
+        self.slot = slot
         for layer, gradient in self._bound[slot]:
             layer.bind_gradient(gradient)
 
@@ -138,11 +149,14 @@ class Net:
 
         When it has ended, `loss` and `logits` are there.
         """
-        yield from self.body.forward(self.memory.flowing(batch.x), batch)
+        if self.replay:
+            yield from self.replay.forward(batch)
+        else:
+            yield from self.body.forward(self.memory.flowing(batch.x), batch)
 
     def backward(self):
         """Compute all gradients; a generator that yields each layer as soon as its gradient `g` is final."""
-        yield from self.body.backward(None)
+        yield from self.replay.backward(self.slot) if self.replay else self.body.backward(None)
 
     def trials(self, batch):
         """Functions that each run one block of the body forward and backward, the first one on the samples of a Batch,

@@ -1,4 +1,4 @@
-"""Part `build`: every build of every room: where there is a GPU, for that one first, and kept; else for two of them."""
+"""Part `build`: every build of every room: for the GPU at hand, and kept; without one for two, and looked at."""
 
 from bench import cubins
 from bench.processes import spread
@@ -9,7 +9,7 @@ KEPT = "kept"  # in place of an architecture: that of the GPU at hand
 
 def units(options):
     """{name: build}."""
-    architectures = (KEPT, cubins.ARCHITECTURES[0]) if has_gpu() else cubins.ARCHITECTURES
+    architectures = (KEPT,) if has_gpu() else cubins.ARCHITECTURES
     return {f"{architecture} {build.name}": build for architecture in architectures
             for room in cubins.rooms() if options.room in room for build in cubins.builds(room, architecture)}
 

@@ -1,6 +1,8 @@
 """Part `steps`: whole training steps of the nets, next to PyTorch's, whose results they are compared with."""
 
 import math
+import statistics
+import time
 from typing import NamedTuple
 
 import nets
@@ -8,6 +10,7 @@ from bench import step
 from bench.gpu import device
 from bench.rows import compared
 from bench.timing import Events
+from kernels import gpu
 
 is_broken = device.is_broken
 SECONDS = 1.0  # at least, for each row
@@ -65,9 +68,20 @@ def measure(todo, options, found):
         theirs = _peers(mine, unit.precision)
         differences = _differences(mine, theirs)
         times = device.timed({"ours": mine, **theirs}, options, seconds=SECONDS, clock=Events())
-        return [row(unit, mine, found, differences, *times)]
+        return [row(unit, mine, found, differences, *times) | {"launching": launching(mine, options.rounds)}]
 
     yield from device.each(todo, rows)
+
+
+def launching(step_of_ours, rounds):
+    """Seconds that this computer takes to launch a step, the GPU idle before it: the median."""
+    synchronize, times = gpu.cupy().cuda.Device().synchronize, []
+    for _ in range(rounds):
+        synchronize()
+        start = time.perf_counter()
+        step_of_ours()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
 
 
 def row(unit, step_of_ours, found, differences, mine, theirs):

@@ -7,6 +7,7 @@ for anything that does not fit.
 
 import numpy as np
 
+from kernels import gpu
 from kernels.arguments import ACTIVATION, array, implementation, output, require, two_outputs
 
 
@@ -37,6 +38,8 @@ def _each_backward(operation, dy, name, saved, out):
 
 
 def _uint64(name, value):
+    if gpu.is_array(value):
+        return value
     good = isinstance(value, int | np.integer) and 0 <= value < 2**64
     require(good, "dropout", "{} must be an int in [0, 2^64), got {!r}", name, value)
     return np.uint64(value)
@@ -101,8 +104,8 @@ def dropout(x, rate, *, seed, first=0, out=None):
 
     The mask of element i of the flattened x depends on `seed` and `first` + i alone (ints in [0, 2^64), added modulo
     2^64): a batch cut into parts gets the mask it has whole if `first` counts the elements before. ref.uniform spells
-    out the random numbers, a SplitMix64 stream (Steele, Lea and Flood 2014). Into the pair `out` if given, whose first
-    may be x itself. Raises ValueError unless 0 <= rate < 1.
+    out the random numbers, a SplitMix64 stream (Steele, Lea and Flood 2014). For x on a GPU both may be arrays (1,)
+    uint64 there. Into the pair `out` if given, whose first may be x itself. Raises ValueError unless 0 <= rate < 1.
     """
     x, scale = array("dropout", "x", x, ACTIVATION), _scale("dropout", rate)
     seed, first, threshold = _uint64("seed", seed), _uint64("first", first), np.uint64(round(rate * 2**32))

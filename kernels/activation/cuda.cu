@@ -74,7 +74,9 @@ template <> struct Number<uint8> {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS, 3) dropout(const T* x, T* y, uint8* mask, int64 n, uint64 threshold,
-                                                              float scale, uint64 seed, uint64 first) {
+                                                              float scale, uint64 seed, uint64 first,
+                                                              const uint64* seed_at, const uint64* first_at) {
+    if (seed_at) seed = *seed_at, first = *first_at;
     const uint64 begin = mix(seed) + GOLDEN * (first + 1);
     each(n, [=](int64 i, float x, float& y, float& mask) {
         const bool keep = mix(begin + GOLDEN * i) >> 32 >= threshold;

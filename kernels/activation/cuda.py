@@ -1,5 +1,7 @@
 """Rectifiers and dropout on the GPU, in one pass over memory each."""
 
+import numpy as np
+
 from kernels import gpu
 from kernels.cuda import elementwise, row_reduction
 
@@ -37,8 +39,9 @@ def gelu_backward(dy, x, dx):
 
 
 def dropout(x, threshold, scale, seed, first, y, mask):
-    """Write y, which may be x, and mask."""
-    elementwise.launch("activation", "dropout", (x, y, mask), threshold, scale, seed, first, T=gpu.number(x))
+    """Write y, which may be x, and mask; seed and first numbers, or both arrays (1,)."""
+    place = (np.uint64(0), np.uint64(0), seed, first) if gpu.is_array(seed) else (seed, first, None, None)
+    elementwise.launch("activation", "dropout", (x, y, mask), threshold, scale, *place, T=gpu.number(x))
 
 
 def dropout_backward(dy, mask, scale, dx):

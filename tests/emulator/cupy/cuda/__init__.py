@@ -3,14 +3,14 @@
 from cupy.cuda import compiler, driver, memory, runtime
 from cupy.emulator import streams as _streams
 from cupy.emulator.memory import Memory
-from cupy.emulator.pointers import MemoryPointer, alloc_pinned_memory
+from cupy.emulator.pointers import MemoryPointer, Pool, alloc_pinned_memory, using_allocator
 from cupy.emulator.pointers import allocate as alloc
-from cupy.emulator.streams import Event, Stream, get_elapsed_time
+from cupy.emulator.streams import Event, Graph, Stream, get_elapsed_time
 from cupy.emulator.streams import current_stream as _current
 
-__all__ = ["Device", "Event", "Memory", "MemoryPointer", "MemoryPool", "PinnedMemoryPool", "Stream", "alloc",
+__all__ = ["Device", "Event", "Graph", "Memory", "MemoryPointer", "MemoryPool", "PinnedMemoryPool", "Stream", "alloc",
            "alloc_pinned_memory", "compiler", "driver", "get_current_stream", "get_device_id", "get_elapsed_time",
-           "is_available", "memory", "runtime", "set_allocator", "set_pinned_memory_allocator"]
+           "is_available", "memory", "runtime", "set_allocator", "set_pinned_memory_allocator", "using_allocator"]
 
 
 def get_current_stream(device_id=None):
@@ -70,11 +70,12 @@ class Device:
         _streams.run_all()
 
 
-class MemoryPool:
-    """Keeps nothing: freed memory is given back, and touching it is a fault."""
+class MemoryPool(Pool):
+    """The default one keeps nothing: arrays come from `alloc`, what they leave is given back, and touching it a fault.
+    """
 
     def __init__(self, allocator=None):
-        self.malloc = alloc
+        super().__init__()
 
     def free_all_blocks(self, stream=None):
         """Nothing is kept."""
@@ -90,7 +91,7 @@ class MemoryPool:
 
 
 class PinnedMemoryPool(MemoryPool):
-    """Keeps nothing."""
+    """The same."""
 
     def n_free_blocks(self):
         """Nothing is kept."""

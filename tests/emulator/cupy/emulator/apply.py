@@ -82,13 +82,14 @@ def apply(function, *args, now=False, **options):
     if found is not None:
         return found
     out, computed = options.get("out"), None
-    if out is None and not now and emulator.current.streams == "late":
+    later = not now and (emulator.current.streams == "late" or streams.current_stream().is_capturing())
+    if out is None and later:
         sample = _compute(function, _dummies(args), _dummies(options))
     args, options = host(args), host(options)  # work in a queue does not keep memory from being used again
     if out is not None:
         submit(lambda: _compute(function, args, options))
         return out
-    if now or emulator.current.streams == "eager":
+    if not later:
         with streams.LOCK:
             submit(_nothing)
             streams.current_stream().queue.run()  # what must be done before

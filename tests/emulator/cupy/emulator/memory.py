@@ -105,9 +105,9 @@ class Hold:
     allocated for. Work that another stream has yet to do on it is too late then, if that one comes first.
     """
 
-    def __init__(self, memory):
+    def __init__(self, memory, free=FREED):
         self.memory = memory
-        weakref.finalize(self, FREED.append, memory).atexit = False
+        weakref.finalize(self, free.append, memory).atexit = False
 
 
 def where(address, named):

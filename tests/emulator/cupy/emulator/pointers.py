@@ -1,6 +1,9 @@
 """Pointers into device and pinned memory, and the copies between them."""
 
+import collections
+import contextlib
 import ctypes
+import threading
 
 from cupy.emulator import streams
 from cupy.emulator.memory import Hold, Memory, pinned
@@ -22,8 +25,36 @@ def copy(target, source, size, stream, keep=()):
     streams.put(move, stream)
 
 
+ALLOCATOR = threading.local()  # of the block that a thread is in
+
+
+@contextlib.contextmanager
+def using_allocator(allocator=None):
+    """A block in which this thread's arrays are allocated so."""
+    before, ALLOCATOR.function = getattr(ALLOCATOR, "function", None), allocator
+    try:
+        yield
+    finally:
+        ALLOCATOR.function = before
+
+
+class Pool:
+    """Memory that is kept when its last array is gone, for the next of that size."""
+
+    def __init__(self):
+        self.free = collections.defaultdict(list)
+
+    def malloc(self, size):
+        """A piece that is free, or a new one."""
+        free = self.free[size]
+        memory = free.pop() if free else Memory(size)
+        return MemoryPointer(memory, 0, Hold(memory, free))
+
+
 def allocate(size):
-    """Device memory for the current stream."""
+    """Device memory for the current stream, or as the block says that this thread is in."""
+    if function := getattr(ALLOCATOR, "function", None):
+        return function(size)
     memory = Memory(size)
     memory.queue = streams.current_stream().queue
     return MemoryPointer(memory, 0)

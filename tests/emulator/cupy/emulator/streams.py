@@ -24,9 +24,13 @@ class Queue:
         self.work = collections.deque()
         self.given = self.done = self.asked = 0
         self.legacy = legacy  # whether it and the null stream wait for each other
+        self.captured = None  # work that becomes a graph instead, while it is captured
 
     def put(self, work):
         """Work to do after all that is here."""
+        if self.captured is not None:
+            self.captured.append(work)
+            return self.given
         with LOCK:
             reuse_freed()
             for other in self._before():
@@ -50,6 +54,8 @@ class Queue:
 
     def run(self, until=None):
         """Do the work up to that piece, or all."""
+        if self.captured is not None:
+            raise RuntimeError("cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing")
         with LOCK:
             reuse_freed()
             until = self.given if until is None else until
@@ -150,6 +156,18 @@ def get_elapsed_time(start_event, end_event):
     return (end_event.mark.time - start_event.mark.time) * 1e3
 
 
+class Graph:
+    """Work that was captured, to be given to a stream as often as one likes."""
+
+    def __init__(self, work):
+        self._work = work
+
+    def launch(self, stream=None):
+        """Give all of it to a stream, in the order in which it was captured."""
+        for work in self._work:
+            put(work, stream)
+
+
 class Stream:
     """A queue of work for the device."""
 
@@ -206,6 +224,21 @@ class Stream:
         mark = event.mark
         if mark is not None:
             self.queue.put(lambda: mark.queue.run(mark.position))
+
+    def begin_capture(self, mode=None):
+        """From here on nothing is done that is given to this stream."""
+        if self.ptr == 0:
+            raise RuntimeError("cannot capture on the default (legacy) stream")
+        self.queue.captured = []
+
+    def end_capture(self):
+        """What was given to it since, as a Graph."""
+        work, self.queue.captured = self.queue.captured, None
+        return Graph(work)
+
+    def is_capturing(self):
+        """Whether it is between the two."""
+        return self.queue.captured is not None
 
     def launch_host_func(self, callback, arg):
         """Call a function on the host when all work before is done."""
