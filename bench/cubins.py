@@ -28,7 +28,7 @@ ENTRY = re.compile(r"Compiling entry function '(\w+)'")
 NUMBERS = {"registers": r"Used (\d+) registers", "shared": r"(\d+) bytes smem", "stack": r"(\d+) bytes stack frame",
            "spill_stores": r"(\d+) bytes spill stores", "spill_loads": r"(\d+) bytes spill loads"}
 INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+\s+)?([A-Z][A-Z0-9_]*)((?:\.\w+)*)", re.MULTILINE)
-TENSOR, ASYNC, LOCAL = {"HMMA"}, {"LDGSTS"}, {"LDL", "STL"}  # instructions
+TENSOR, ASYNC, LOCAL = {"HMMA", "HGMMA"}, {"LDGSTS"}, {"LDL", "STL"}  # instructions
 
 
 class Build(NamedTuple):
@@ -64,7 +64,14 @@ def launcher(room):
 
 def builds(room, architecture=ARCHITECTURES[0]):
     """All of a room."""
-    return [Build(room, tuple(sorted(constants.items())), architecture) for constants in launcher(room).BUILDS]
+    return [Build(room, tuple(sorted((constants | _hopper(constants, architecture)).items())), architecture)
+            for constants in launcher(room).BUILDS]
+
+
+def _hopper(constants, architecture):
+    """What products are compiled with besides, where tensor cores read shared memory by themselves."""
+    product = "BM" in constants and constants["MATH"] == "BF16"
+    return {"WGMMA": 1} if product and architecture == ARCHITECTURES[0] else {}
 
 
 def _kinds(of, without):
@@ -191,7 +198,7 @@ def source(build):
     """(its text, the options of the compiler)."""
     from kernels import gpu
 
-    return gpu.source(build.room, build.constants), gpu.OPTIONS
+    return gpu.source(build.room, build.constants), gpu.options(build.constants)
 
 
 def inspect(build, text, options, look=False):

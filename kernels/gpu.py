@@ -14,6 +14,7 @@ import numpy as np
 HERE = Path(__file__).parent
 INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
 OPTIONS = ("-std=c++17", "-default-device")
+HOPPER = ("-arch=sm_90a",)  # for sources with the macro WGMMA: instructions of that architecture alone
 STATIC = 48 << 10  # bytes of shared memory that a block has without being asked for, declared in the source or not
 PRECISIONS = ("float32", "tf32")
 
@@ -93,9 +94,20 @@ def source(room, constants=()):
     return "\n".join([*(f"#define {name} {value}" for name, value in constants), text])
 
 
+def options(constants):
+    """The compiler's, for a source with these macros."""
+    return OPTIONS + HOPPER if ("WGMMA", 1) in constants else OPTIONS
+
+
+@functools.cache
+def has_wgmma():
+    """Whether the current GPU is a Hopper (H100, H200), whose tensor cores read shared memory by themselves."""
+    return cupy().cuda.Device().compute_capability == "90"
+
+
 @functools.cache
 def _module(room, constants):
-    return cupy().RawModule(code=source(room, constants), options=OPTIONS)
+    return cupy().RawModule(code=source(room, constants), options=options(constants))
 
 
 @functools.cache

@@ -40,7 +40,7 @@ struct Phase : Shape {
 };
 
 // Where a tap meets the image for one position of the filter: relative to position (0,0) of tap (0,0).
-struct Place {
+struct __align__(16) Place {
     int offset, y, x;
 };
 
@@ -71,10 +71,9 @@ struct Image {
     const T* memory;
     int H, W;
 
-    __device__ __forceinline__ const T* at(const Place& position, const Place& tap) const {
+    __device__ __forceinline__ Source at(const Place& position, const Place& tap) const {
         const int y = position.y + tap.y, x = position.x + tap.x;
-        const bool inside = (unsigned)y < (unsigned)H && (unsigned)x < (unsigned)W;
-        return inside ? memory + position.offset + tap.offset : nullptr;
+        return {memory + (position.offset + tap.offset), (unsigned)y < (unsigned)H && (unsigned)x < (unsigned)W};
     }
 };
 
@@ -97,7 +96,7 @@ struct PatchesTurned : Image {
 
     __device__ __forceinline__ Place row(int r) const { return taps(first + r); }
     __device__ __forceinline__ Place depth(int k) const { return positions(k); }
-    __device__ __forceinline__ const T* at(const Place& tap, const Place& position) const {
+    __device__ __forceinline__ Source at(const Place& tap, const Place& position) const {
         return Image::at(position, tap);
     }
 };
@@ -115,9 +114,8 @@ struct FiltersTurned {
         const int at = ((r0 + r * step_y) * S + s0 + s * step_x) * rows;
         return {k - tap * taps.channels.by, k < taps.count ? at : -1, 0};
     }
-    __device__ __forceinline__ const T* at(int row, const Place& depth) const {
-        if (row >= rows || depth.y < 0) return nullptr;
-        return memory + (int64)(depth.y + row) * line + depth.offset;
+    __device__ __forceinline__ Source at(int row, const Place& depth) const {
+        return {memory + ((int64)(depth.y + row) * line + depth.offset), row < rows && depth.y >= 0};
     }
 };
 

@@ -5,10 +5,11 @@
 // number (a swizzle), so that what a warp reads at once lies in different banks. MATH says who multiplies:
 //
 //     FLOAT32   CUDA cores, 16 x 16 threads, each BM/16 x BN/16 sums       TF32, BF16   tensor cores, 2 x 2 warps
+//     BF16 with WGMMA   tensor cores that read shared memory by themselves, for 4 warps together
 //
-// An operand has row(r) of 0..ROWS-1, depth(k), at(row, depth): the address, or null outside; `memory`, an address that
-// may always be named; BY_K; VECTOR: whether a chunk is 16 bytes in a row, all of them inside or outside. A sink has
-// put(row, column, sums of a few columns).
+// An operand has row(r) of 0..ROWS-1, depth(k), at(row, depth), a Source; BY_K; VECTOR: whether a chunk is 16 bytes in a
+// row, all of them inside or outside. A sink has put(row, column, sums of a few columns), and for results of two bytes
+// also what that is made of: finish(column, sums) and write(row, column, 16 bytes).
 #pragma once
 #include "device.cuh"
 #include "mma.cuh"
@@ -16,6 +17,12 @@
 #define FLOAT32 0
 #define TF32 1
 #define BF16 2
+#ifndef WGMMA
+#define WGMMA 0
+#endif
+#if WGMMA
+#include "wgmma.cuh"
+#endif
 
 constexpr int CHUNK = 16 / sizeof(T);   // numbers
 constexpr int CHUNKS = 8;               // of a line by k
@@ -27,49 +34,67 @@ constexpr int BLOCKS = MATH == FLOAT32 ? (BM > 64 ? 2 : 3) : 6 - (BM + BN) / 64;
 constexpr int TILE = (BM + BN) * DEPTH; // numbers of a stage
 constexpr unsigned BAND = 8;            // tiles of rows that go through all columns before the next ones do
 
-// Where a chunk lies: of line `line` by k, else of the k'th line of so many numbers.
+// Where a chunk lies: of line `line` by k, else of the k'th line of so many numbers, for BF16 64 of them side by side.
 template <bool BY_K, int ROWS> __device__ __forceinline__ int spot(int line, int chunk) {
     if (BY_K) return line * DEPTH + (chunk ^ line % CHUNKS) * CHUNK;
-    int turn = MATH == BF16 ? line % 8 : MATH == TF32 ? line % 4 * 2 : 0;
+    if (MATH == BF16) return (chunk / CHUNKS * DEPTH + line) * 64 + (chunk % CHUNKS ^ line % CHUNKS) * CHUNK;
+    int turn = MATH == TF32 ? line % 4 * 2 : 0;
     return line * ROWS + (chunk ^ turn) * CHUNK;
 }
 
-__device__ __forceinline__ void copy_one(float* to, const float* from, const float* memory) {
-    cp_async4(to, from ? from : memory, from);
-}
-__device__ __forceinline__ void copy_one(bfloat16* to, const bfloat16* from, const bfloat16*) {
-    *to = from ? *from : bfloat16{0};  // two bytes are too few for an asynchronous copy
+// Where a number lies; zero stands for those outside, whose address is anything.
+struct Source {
+    const T* at;
+    bool inside;
+};
+
+__device__ __forceinline__ void copy_one(float* to, const float* from, bool inside) { cp_async4(to, from, inside); }
+__device__ __forceinline__ void copy_one(bfloat16* to, const bfloat16* from, bool inside) {
+    *to = inside ? *from : bfloat16{0};  // two bytes are too few for an asynchronous copy
 }
 
-// Begin to copy the tile of an operand at k0; chunk by chunk, or number by number where they do not lie in 16 bytes.
-template <int ROWS, class Operand> __device__ __forceinline__ void fill(T* tile, const Operand& from, int k0) {
-    constexpr bool BY_K = Operand::BY_K;
-    constexpr int WIDE = BY_K ? CHUNKS : ROWS / CHUNK, LINES = BY_K ? ROWS : DEPTH, STEP = THREADS / WIDE;
-    const int chunk = threadIdx.x % WIDE, first = chunk * CHUNK;
-    if constexpr (Operand::VECTOR) {
-        auto along = [&] { if constexpr (BY_K) return from.depth(k0 + first); else return from.row(first); }();
+// What a thread copies of an operand's tiles: chunk by chunk, or number by number where they do not lie in 16 bytes.
+template <int ROWS, class Operand> struct Copied {
+    static constexpr bool BY_K = Operand::BY_K;
+    static constexpr int WIDE = BY_K ? CHUNKS : ROWS / CHUNK, STEP = THREADS / WIDE, LINES = (BY_K ? ROWS : DEPTH) / STEP;
+    static constexpr int KNOWN = !Operand::VECTOR ? 0 : BY_K ? LINES : 1;
+
+    const Operand& from;
+    decltype(from.row(0)) rows[KNOWN + 1];  // the same in every tile
+
+    __device__ __forceinline__ explicit Copied(const Operand& operand) : from(operand) {
 #pragma unroll
-        for (int i = 0; i < LINES / STEP; i++) {
-            int line = threadIdx.x / WIDE + i * STEP;
-            const T* p;
-            if constexpr (BY_K) p = from.at(from.row(line), along);
-            else p = from.at(along, from.depth(k0 + line));
-            T* to = tile + spot<BY_K, ROWS>(line, chunk);
-            cp_async16(to, p ? p : from.memory, p);
-        }
-    } else {
+        for (int i = 0; i < KNOWN; i++) rows[i] = from.row(BY_K ? line(i) : first());
+    }
+
+    __device__ __forceinline__ static int first() { return threadIdx.x % WIDE * CHUNK; }
+    __device__ __forceinline__ static int line(int i) { return threadIdx.x / WIDE + i * STEP; }
+    __device__ __forceinline__ static T* to(T* tile, int i) {
+        return tile + spot<BY_K, ROWS>(line(i), threadIdx.x % WIDE);
+    }
+
+    // Begin to copy the tile at k0.
+    __device__ __forceinline__ void fill(T* tile, int k0) const {
+        if constexpr (Operand::VECTOR) {
+            const auto along = from.depth(k0 + (BY_K ? first() : line(0)));
+#pragma unroll
+            for (int i = 0; i < LINES; i++) {
+                const Source source = from.at(rows[BY_K ? i : 0], BY_K || i == 0 ? along : from.depth(k0 + line(i)));
+                cp_async16(to(tile, i), source.at, source.inside);
+            }
+        } else {
 #pragma unroll 1
-        for (int i = 0; i < LINES / STEP; i++) {
-            int line = threadIdx.x / WIDE + i * STEP;
-            T* to = tile + spot<BY_K, ROWS>(line, chunk);
+            for (int i = 0; i < LINES; i++) {
 #pragma unroll
-            for (int e = 0; e < CHUNK; e++) {
-                int row = BY_K ? line : first + e, k = BY_K ? first + e : line;
-                copy_one(to + e, from.at(from.row(row), from.depth(k0 + k)), from.memory);
+                for (int e = 0; e < CHUNK; e++) {
+                    const int row = BY_K ? line(i) : first() + e, k = BY_K ? first() + e : line(i);
+                    const Source source = from.at(from.row(row), from.depth(k0 + k));
+                    copy_one(to(tile, i) + e, source.at, source.inside);
+                }
             }
         }
     }
-}
+};
 
 #if MATH == FLOAT32
 constexpr int TM = BM / 16, TN = BN / 16;
@@ -144,7 +169,8 @@ template <bool A_DEEP, bool B_DEEP> struct Sums {
         }
     }
 
-    template <class Sink> __device__ __forceinline__ void pour(const Sink& sink) const {
+    // visit(row, column, sums of that column and the next ones) for all sums of this thread.
+    template <class Visit> __device__ __forceinline__ void each(Visit visit) const {
         const int x = threadIdx.x % 16, y = threadIdx.x / 16;
 #pragma unroll
         for (int i = 0; i < TM; i++)
@@ -155,15 +181,65 @@ template <bool A_DEEP, bool B_DEEP> struct Sums {
 #pragma unroll
                     for (int j = 0; j < CHUNK; j++) {
                         float one[1] = {of[i][part * CHUNK + j]};
-                        sink.put(row, mine<true>(x, part * CHUNK + j), one);
+                        visit(row, mine<true>(x, part * CHUNK + j), one);
                     }
                 } else {
                     float some[CHUNK];
 #pragma unroll
                     for (int j = 0; j < CHUNK; j++) some[j] = of[i][part * CHUNK + j];
-                    sink.put(row, mine<false>(x, part * CHUNK), some);
+                    visit(row, mine<false>(x, part * CHUNK), some);
                 }
             }
+    }
+};
+#elif WGMMA
+constexpr int TM = BM / 64;
+
+template <bool A_DEEP, bool B_DEEP> struct Sums {
+    float of[TM][BN / 8][4];
+
+    __device__ __forceinline__ Sums() {
+#pragma unroll
+        for (int i = 0; i < TM * BN / 2; i++) of[i / (BN / 2)][i / 4 % (BN / 8)][i % 4] = 0.f;
+    }
+
+    // Begin to add a tile; wait() ends it.
+    __device__ __forceinline__ void add(const T* a, const T* b) {
+        constexpr int SIDE = 64 * DEPTH;  // numbers of 64 rows or columns, either way
+        constexpr int A_STEP = A_DEEP ? 16 : 16 * 64, B_STEP = B_DEEP ? 16 : 16 * 64;
+        wgmma_begin();
+#pragma unroll
+        for (int step = 0; step < DEPTH / 16; step++) {
+            const uint64 columns = descriptor(b + step * B_STEP, SIDE * sizeof(T));
+#pragma unroll
+            for (int i = 0; i < TM; i++)
+                Wgmma<BN>::template add<!A_DEEP, !B_DEEP>(
+                    of[i], descriptor(a + i * SIDE + step * A_STEP, SIDE * sizeof(T)), columns);
+        }
+        wgmma_commit();
+    }
+
+    __device__ __forceinline__ void wait() {
+        wgmma_wait();
+#pragma unroll
+        for (int i = 0; i < TM; i++)
+#pragma unroll
+            for (int j = 0; j < BN / 8; j++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) asm volatile("" : "+f"(of[i][j][e])::"memory");
+    }
+
+    template <class Visit> __device__ __forceinline__ void each(Visit visit) const {
+        const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+#pragma unroll
+        for (int i = 0; i < TM; i++)
+#pragma unroll
+            for (int half = 0; half < 2; half++)
+#pragma unroll
+                for (int j = 0; j < BN / 8; j++) {
+                    float two[2] = {of[i][j][2 * half], of[i][j][2 * half + 1]};
+                    visit(64 * i + 16 * warp + lane / 4 + 8 * half, 8 * j + lane % 4 * 2, two);
+                }
     }
 };
 #else
@@ -229,7 +305,7 @@ template <bool A_DEEP, bool B_DEEP> struct Sums {
         }
     }
 
-    template <class Sink> __device__ __forceinline__ void pour(const Sink& sink) const {
+    template <class Visit> __device__ __forceinline__ void each(Visit visit) const {
         const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
         const int top = warp / 2 * WM + lane / 4, left = warp % 2 * WN + lane % 4 * 2;
 #pragma unroll
@@ -239,37 +315,74 @@ template <bool A_DEEP, bool B_DEEP> struct Sums {
 #pragma unroll
                 for (int j = 0; j < TN; j++) {
                     float two[2] = {of[i][j][2 * half], of[i][j][2 * half + 1]};
-                    sink.put(top + 16 * i + 8 * half, left + 8 * j, two);
+                    visit(top + 16 * i + 8 * half, left + 8 * j, two);
                 }
     }
 };
 #endif
 
+template <class Tile, class Sink> __device__ __forceinline__ void pour(const Tile& sums, const Sink& sink, float*, T*) {
+    sums.each([&](int row, int column, const auto& some) { sink.put(row, column, some); });
+}
+
+// Two bytes a number, and few of them in a row with each thread: through shared memory, so that 16 bytes go at once.
+template <class Tile, class Sink> __device__ __forceinline__ void pour(const Tile& sums, const Sink& sink, bfloat16*,
+                                                                          bfloat16* tile) {
+    constexpr int PACK = 8, ACROSS = BN / PACK;
+    auto place = [](int row, int pack) { return row * BN + (pack ^ row % 8) * PACK; };
+    __syncthreads();  // nobody needs the operands any more
+    sums.each([&](int row, int column, auto& two) {
+        sink.finish(column, two);
+        store(tile + place(row, column / PACK) + column % PACK, two);
+    });
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < BM * ACROSS / THREADS; i++) {
+        const int row = i * (THREADS / ACROSS) + threadIdx.x / ACROSS, pack = threadIdx.x % ACROSS;
+        sink.write(row, pack * PACK, *reinterpret_cast<const Pack<bfloat16, PACK>*>(tile + place(row, pack)));
+    }
+}
+
 // Sums over k in [k_begin, k_end), which begins with a tile, into the sink. `scratch`: STAGES * TILE numbers of shared
-// memory.
+// memory, with WGMMA ALIGNMENT bytes more.
 template <class A, class B, class Sink>
 __device__ __forceinline__ void product(T* scratch, const A& a, const B& b, int k_begin, int k_end, const Sink& sink) {
     Sums<A::BY_K, B::BY_K> sums;
+#if WGMMA
+    scratch += (-shared_address(scratch) & (ALIGNMENT - 1)) / sizeof(T);
+#endif
+    const Copied<BM, A> left(a);
+    const Copied<BN, B> right(b);
     const int tiles = k_end > k_begin ? (k_end - k_begin + DEPTH - 1) / DEPTH : 0;
     auto begin = [&](int number) {
         if (number < tiles) {
             T* tile = scratch + number % STAGES * TILE;
-            fill<BM>(tile, a, k_begin + number * DEPTH);
-            fill<BN>(tile + BM * DEPTH, b, k_begin + number * DEPTH);
+            left.fill(tile, k_begin + number * DEPTH);
+            right.fill(tile + BM * DEPTH, k_begin + number * DEPTH);
         }
         cp_async_commit();
     };
 #pragma unroll
     for (int number = 0; number < STAGES - 1; number++) begin(number);
     for (int number = 0; number < tiles; number++) {
+        const T* tile = scratch + number % STAGES * TILE;
         cp_async_wait<STAGES - 2>();
+#if WGMMA
+        wgmma_written();
+        sums.wait();
+        __syncthreads();  // the tile is there for all, and all are done with the one before, whose memory is next
+        sums.add(tile, tile + BM * DEPTH);
+        begin(number + STAGES - 1);
+    }
+    sums.wait();
+#else
         __syncthreads();  // the tile is there for all, and all are done with the one before, whose memory is next
         begin(number + STAGES - 1);
-        const T* tile = scratch + number % STAGES * TILE;
         sums.add(tile, tile + BM * DEPTH);
     }
+#endif
     cp_async_wait<0>();
-    sums.pour(sink);
+    pour(sums, sink, sink.y, scratch);
 }
 
 // What a block makes: a tile of c (rows, columns) of one of the products, over a part of its k's, number `part` of all
@@ -296,11 +409,18 @@ template <bool K_FIRST, bool WHOLE> struct Matrix {
     int64 line;
     int first, rows, depths;  // the tile's first row; how many there are
 
-    __device__ __forceinline__ int row(int r) const { return first + r; }
-    __device__ __forceinline__ int depth(int k) const { return k; }
-    __device__ __forceinline__ const T* at(int row, int k) const {
-        if (row >= rows || k >= depths) return nullptr;
-        return memory + (BY_K ? row * line + k : k * line + row);
+    struct Part {
+        int64 offset;
+        bool inside;
+    };
+
+    __device__ __forceinline__ Part row(int r) const {
+        r += first;
+        return {BY_K ? r * line : r, r < rows};
+    }
+    __device__ __forceinline__ Part depth(int k) const { return {BY_K ? k : k * line, k < depths}; }
+    __device__ __forceinline__ Source at(const Part& row, const Part& depth) const {
+        return {memory + (row.offset + depth.offset), row.inside && depth.inside};
     }
 };
 
@@ -317,23 +437,37 @@ template <class Result, class RowsAt> struct Sink {
     int relu, top, left, rows, columns;
     RowsAt rows_at;
 
-    template <int N> __device__ __forceinline__ void put(int row, int column, const float (&sums)[N]) const {
-        row += top, column += left;
-        if (row >= rows || column >= columns) return;
-        float v[N];
+    template <int N> __device__ __forceinline__ void finish(int column, float (&v)[N]) const {
+        column += left;
 #pragma unroll
         for (int e = 0; e < N; e++) {
-            v[e] = sums[e] + (bias && column + e < columns ? bias[column + e] : 0.f);
-            v[e] = relu && v[e] < 0.f ? 0.f : v[e];
+            if (bias && column + e < columns) v[e] += bias[column + e];
+            if (relu) v[e] = v[e] < 0.f ? 0.f : v[e];
         }
+    }
+
+    template <int N> __device__ __forceinline__ void write(int row, int column, const Pack<Result, N>& pack) const {
+        row += top, column += left;
+        if (row >= rows || column >= columns) return;
         Result* to = y + rows_at(row) + column;
         if (column + N <= columns && reinterpret_cast<uint64>(to) % (N * sizeof(Result)) == 0) {
-            store<N>(to, v);
+            ::put(to, pack);
         } else {
 #pragma unroll
             for (int e = 0; e < N; e++)
-                if (column + e < columns) to[e] = as<Result>(v[e]);
+                if (column + e < columns) to[e] = pack.at[e];
         }
+    }
+
+    template <int N> __device__ __forceinline__ void put(int row, int column, const float (&sums)[N]) const {
+        float v[N];
+        Pack<Result, N> pack;
+#pragma unroll
+        for (int e = 0; e < N; e++) v[e] = sums[e];
+        finish(column, v);
+#pragma unroll
+        for (int e = 0; e < N; e++) pack.at[e] = as<Result>(v[e]);
+        write(row, column, pack);
     }
 };
 

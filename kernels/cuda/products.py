@@ -1,5 +1,7 @@
 """How products are cut for a GPU: the size of a block's tile, and into how many parts a long sum goes."""
 
+import functools
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -8,9 +10,14 @@ from kernels import gpu
 from kernels.arguments import require
 
 STAGES, LINE = 3, 128  # as product.cuh has them: tiles in shared memory, bytes of a line by k
-TILES = ((128, 128), (128, 64), (64, 64))
-LEAST_TILES = 8  # of k that a part has at least, or writing it would take as long as computing it
-MOST_PARTS = 64
+ALIGNMENT = 1024  # as wgmma.cuh has it
+TILES = {(128, 128): 1.0, (128, 64): 0.9, (64, 64): 0.7}  # rows and columns; speed, the largest being 1
+PARTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+# What a product's time is estimated with, all of it for a H100 or H200: TFLOP/s of a multiprocessor, tiles of k that a
+# block's beginning and end take as long as, how much longer than half of two blocks one takes that has a multiprocessor
+# for itself, seconds of a launch, bytes a second.
+SPEED = {"FLOAT32": 0.35e12, "TF32": 1.5e12, "BF16": 4e12}
+ENDS, ALONE, LAUNCH, BANDWIDTH = 3, 1.5, 3e-6, 3e12
 MOST = (1 << 16) - 1  # products of a launch: blocks of a grid along its third dimension
 
 
@@ -30,7 +37,7 @@ class Cut(NamedTuple):
     @property
     def shared(self):
         """Bytes of shared memory that a block has."""
-        return STAGES * (self.rows + self.columns) * LINE
+        return STAGES * (self.rows + self.columns) * LINE + (ALIGNMENT if "WGMMA" in self.operands else 0)
 
     @property
     def threads(self):
@@ -47,26 +54,37 @@ class Cut(NamedTuple):
         return -(-M // self.rows) * -(-N // self.columns), self.splits, times
 
 
-def cut(M, N, K, times, a, b, out, *, lines, split=True):
-    """For `times` products of (M,K) and (K,N): the largest tile that gives every multiprocessor a block, perhaps of a
-    part of the sums, or else the smallest; and parts until each has two.
+def _seconds(M, N, K, times, math, multiprocessors, tile, parts):
+    """Of `times` products of (M,K) and (K,N), by blocks of that tile, each of a part of the sums: about."""
+    depth = LINE // (2 if math == "BF16" else 4)
+    blocks = -(-M // tile[0]) * -(-N // tile[1]) * times * parts
+    steps = -(-K // (depth * parts)) + ENDS
+    each = steps * 2 * tile[0] * tile[1] * depth / (SPEED[math] * TILES[tile])
+    adding = LAUNCH + (parts + 2) * 4 * M * N * times / BANDWIDTH if parts > 1 else 0
+    return max(-(-blocks // multiprocessors), ALONE) * each + adding
 
-    `lines`: the sizes of which 16 bytes must be a divisor in a and in b, or they are copied number by number.
+
+@functools.lru_cache(1 << 12)
+def _fastest(*product, split, whole):
+    """(tile, parts) of a product (M, N, K, times, math, multiprocessors)."""
+    choices = itertools.product(TILES if whole else list(TILES)[-1:], PARTS if split else PARTS[:1])
+    return min(choices, key=lambda choice: _seconds(*product, *choice))
+
+
+def cut(M, N, K, times, a, b, out, *, lines, split=True):
+    """The tile, and the number of parts of the sums, that should take least time for `times` products of (M,K) and
+    (K,N).
+
+    `lines`: the sizes of which 16 bytes must be a divisor in a and in b, or they are copied number by number, in the
+    smallest tiles. `split`: whether there may be parts.
     """
     whole = [int(all(gpu.pack(size, array) > 1 for size in sizes)) for array, sizes in zip((a, b), lines, strict=True)]
     operands = {"T": gpu.number(a), "O": gpu.number(out), "MATH": math() if a.dtype == "float32" else "BF16",
                 "A_VECTOR": whole[0], "B_VECTOR": whole[1]}
-    wanted, most = gpu.multiprocessors(), min(K // (LEAST_TILES * LINE // a.itemsize), MOST_PARTS) if split else 1
-
-    def blocks(tile):
-        return -(-M // tile[0]) * -(-N // tile[1]) * times
-
-    def parts(tile):
-        return max(1, min(2 * wanted // blocks(tile), most))
-
-    fitting = (tile for tile in TILES if tile[1] <= max(N, 64) and all(whole))
-    tile = next((tile for tile in fitting if blocks(tile) * parts(tile) >= wanted), TILES[-1])
-    return Cut(*tile, parts(tile), operands)
+    if operands["MATH"] == "BF16" and gpu.has_wgmma():
+        operands["WGMMA"] = 1
+    tile, parts = _fastest(M, N, K, times, operands["MATH"], gpu.multiprocessors(), split=split, whole=all(whole))
+    return Cut(*tile, parts, operands)
 
 
 def run(room, kernel, cut, size, times, a, b, out, bias, relu, *numbers, **constants):
@@ -88,7 +106,7 @@ def run(room, kernel, cut, size, times, a, b, out, bias, relu, *numbers, **const
 def builds(layouts, **constants):
     """The macros that products are compiled with: every way to multiply, and tile; number by number the smallest."""
     for math, T in (("FLOAT32", "float"), ("TF32", "float"), ("BF16", "bfloat16")):
-        for rows, columns, vector in (*((*tile, 1) for tile in TILES), (*TILES[-1], 0)):
+        for rows, columns, vector in (*((*tile, 1) for tile in TILES), (*list(TILES)[-1], 0)):
             for layout in layouts:
                 yield {"T": T, "O": T, "MATH": math, "BM": rows, "BN": columns, "A_VECTOR": vector,
                        "B_VECTOR": vector, **constants, **layout}

@@ -66,3 +66,13 @@ def test_bounds_are_of_those_that_send_all_gradients_as_measured(ranks):
         row = rows[name]
         assert row["bound_seconds"] == combined([row["compute_seconds"], row["communication_seconds"]])
         assert row["bound_share"] == row["bound_seconds"] / row["iteration_seconds"]
+
+
+@on_ranks(2)
+def test_a_second_round_begins_where_the_first_did(ranks):
+    """Whichever gradient buffer a delayed schedule has left its layers with."""
+    for delay, steps in ((1, 4), (2, 4)):
+        work = workload(ranks)
+        candidates = {"it": compare.Candidate(work, compare.options_of(f"delayed:{delay}", [], 2))}
+        readings = compare.take_turns(work, candidates, 2, steps, lambda text: None)
+        assert [len(readings[name]) for name in (*compare.ALONE, "it")] == [2 * steps] * 3

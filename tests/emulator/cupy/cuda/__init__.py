@@ -31,9 +31,9 @@ def is_available():
 class Device:
     """The only device there is."""
 
-    compute_capability = "90"
+    compute_capability = "80"
     attributes = {"MultiProcessorCount": 4, "MaxThreadsPerBlock": 1024, "MaxSharedMemoryPerBlock": 48 << 10,
-                  "MaxSharedMemoryPerBlockOptin": runtime.MOST_SHARED, "WarpSize": 32, "ComputeCapabilityMajor": 9,
+                  "MaxSharedMemoryPerBlockOptin": runtime.MOST_SHARED, "WarpSize": 32, "ComputeCapabilityMajor": 8,
                   "ComputeCapabilityMinor": 0, "MaxSharedMemoryPerMultiprocessor": 228 << 10,
                   "MaxRegistersPerBlock": 65536, "L2CacheSize": 1 << 20}
     mem_info = runtime.memGetInfo()

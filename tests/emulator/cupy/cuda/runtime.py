@@ -40,7 +40,7 @@ def setDevice(device):
 
 def getDeviceProperties(device):
     """What programs ask of a device."""
-    return {"name": b"CPU", "major": 9, "minor": 0, "multiProcessorCount": 4, "totalGlobalMem": 1 << 34,
+    return {"name": b"CPU", "major": 8, "minor": 0, "multiProcessorCount": 4, "totalGlobalMem": 1 << 34,
             "sharedMemPerBlock": 48 << 10, "sharedMemPerBlockOptin": MOST_SHARED, "warpSize": 32,
             "maxThreadsPerBlock": 1024, "uuid": b"0" * 16, "clockRate": 1000000, "l2CacheSize": 1 << 20}
 
