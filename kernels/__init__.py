@@ -7,6 +7,7 @@ tells how to add one. The public names of all rooms are these:
 """
 
 from kernels.activation import (
+    add,
     bias_relu_backward,
     dropout,
     dropout_backward,
@@ -55,7 +56,7 @@ from kernels.update import adamw_update, compensate_delay, momentum_update, sum_
 from kernels.wire import bfloat16_op_address, decode_bfloat16, encode_bfloat16, ordered_sum, ordered_sum_address
 
 __all__ = [
-    "adamw_update", "attention", "attention_backward", "avgpool2d", "avgpool2d_backward", "batchnorm",
+    "add", "adamw_update", "attention", "attention_backward", "avgpool2d", "avgpool2d_backward", "batchnorm",
     "batchnorm_dgrad", "batchnorm_running", "batchnorm_statistics", "batchnorm_wgrad", "bfloat16_op_address",
     "bias_grad", "bias_relu_backward", "compensate_delay", "conv2d", "conv2d_dgrad", "conv2d_wgrad", "decode_bfloat16",
     "dense", "dense_dgrad", "dense_wgrad", "dropout", "dropout_backward", "embedding", "embedding_backward", "empty",

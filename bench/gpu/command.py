@@ -15,7 +15,7 @@ from bench.gpu.record import PARTS
 from mpilayer.base.errors import UserError
 from mpilayer.gpu.device import PRECISIONS
 
-NETS = ("alexnet", "resnet50", "googlenet", "transformer")
+NETS = ("resnet50", "transformer", "alexnet", "googlenet")
 BUDGET = 470
 GRACE = 15  # seconds that a part may be late
 AGAIN, TRIES = 75, 8  # exit status of a part whose GPU has to be opened anew, and how often that is done at most

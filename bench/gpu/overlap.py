@@ -14,7 +14,7 @@ from bench.gpu.record import LONGEST
 from mpilayer.base.errors import UserError
 
 RANKS = 2
-NETS = ("alexnet", "resnet50")  # of the four: one whose gradient is large, and one for which computing is
+NETS = ("resnet50", "alexnet")  # of the four: one for which computing is large, and one whose gradient is
 SCHEDULES = ("oneshot", "layerwise", "delayed:1")
 STEPS, ROUNDS, TRAINED = 5, 2, 12  # of a turn, turns, steps of a timeline
 KEPT = ("iteration_seconds", "compute_seconds", "communication_seconds", "exposed_seconds", "bound_seconds",

@@ -44,6 +44,13 @@ def _kinds(parts):
         yield f"step of {net}", [row for row in steps if row["net"] == net], "product_share", "tflops"
 
 
+def _launching(rows):
+    """(what, {precision: text}): how long this computer is at launching a step."""
+    for net in dict.fromkeys(row["net"] for row in rows):
+        yield f"launching {net}", {row["precision"]: f"{_milliseconds(row, 'launching')} of"
+                                   f" {_milliseconds(row, 'seconds')} ms" for row in rows if row["net"] == net}
+
+
 def _milliseconds(row, key):
     return f"{1e3 * row[key]:.1f}" if row.get(key) is not None else "-"
 
@@ -88,7 +95,7 @@ def _lines(parts, precisions):
         yield what, [cells.get(precision, "") for precision in precisions]
     for what, rows, *columns in _kinds(parts):
         yield what, [_cell([row for row in rows if row["precision"] == p], *columns) for p in precisions]
-    for what, cells in _overlap(record.rows(parts["overlap"])):
+    for what, cells in (*_launching(record.rows(parts["steps"])), *_overlap(record.rows(parts["overlap"]))):
         yield what, [cells.get(precision, "") for precision in precisions]
 
 

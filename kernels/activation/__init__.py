@@ -67,6 +67,14 @@ def relu_backward(dy, y, out=None):
     return _each_backward("relu_backward", dy, "y", y, out)
 
 
+def add(x, y, out=None):
+    """x + y, of one shape and dtype, float32 or on the GPU bfloat16: where two paths of a net meet.
+
+    Into `out` if given, which may be x or y. Raises ValueError for other dtypes and for shapes that differ.
+    """
+    return _each_backward("add", x, "y", y, out)
+
+
 def bias_relu_backward(dy, y, *, out=None, db=None):
     """(dx, db) for y = relu(x + b): dx as from relu_backward, db (K,) float32 its sums over all but the last dimension.
 

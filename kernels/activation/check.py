@@ -3,6 +3,7 @@
 import numpy as np
 
 from kernels.activation import (
+    add,
     bias_relu_backward,
     dropout,
     dropout_backward,
@@ -24,6 +25,7 @@ def passes(x, dy, rate, seed, first, target=HOST):
     y = relu(x)
     yield "relu", y, y64
     yield "relu_backward", relu_backward(dy, y), ref.relu_backward(dy64, y64)
+    yield "add", add(x, dy), x64 + dy64
     if x.ndim:
         dx, db = bias_relu_backward(dy, y)
         dx64, db64 = ref.bias_relu_backward(dy64, y64)

@@ -23,6 +23,11 @@ def relu_backward(dy, y, dx):
     _each("relu_backward", dy, y, dx)
 
 
+def add(x, y, out):
+    """Write out = x + y, which may be either."""
+    _each("add", x, y, out)
+
+
 def bias_relu_backward(dy, y, dx, db):
     """Write dx, dy where y > 0, and db (K,), its sums over rows; dy, y and dx (M,K)."""
     row_reduction.launch("activation", "bias_relu_backward", (dy, y, dx), db, T=gpu.number(dy))

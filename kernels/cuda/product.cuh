@@ -30,7 +30,7 @@ constexpr int DEPTH = CHUNKS * CHUNK;   // k's of a tile
 constexpr int STAGES = 3;
 constexpr int THREADS = MATH == FLOAT32 ? 256 : 128;
 // On a multiprocessor: what one waits for, the others hide. Shared memory, or registers, are enough for no more.
-constexpr int BLOCKS = MATH == FLOAT32 ? (BM > 64 ? 2 : 3) : 6 - (BM + BN) / 64;
+constexpr int BLOCKS = MATH == FLOAT32 ? (BM > 64 ? 2 : 3) : 6 - (BM + BN) / 64 - !(A_VECTOR && B_VECTOR);
 constexpr int TILE = (BM + BN) * DEPTH; // numbers of a stage
 constexpr unsigned BAND = 8;            // tiles of rows that go through all columns before the next ones do
 
@@ -57,15 +57,17 @@ __device__ __forceinline__ void copy_one(bfloat16* to, const bfloat16* from, boo
 template <int ROWS, class Operand> struct Copied {
     static constexpr bool BY_K = Operand::BY_K;
     static constexpr int WIDE = BY_K ? CHUNKS : ROWS / CHUNK, STEP = THREADS / WIDE, LINES = (BY_K ? ROWS : DEPTH) / STEP;
-    static constexpr int KNOWN = !Operand::VECTOR ? 0 : BY_K ? LINES : 1;
+    static constexpr bool KEPT = Operand::VECTOR && MATH != FLOAT32;  // its 128 registers have no room for more
 
     const Operand& from;
-    decltype(from.row(0)) rows[KNOWN + 1];  // the same in every tile
+    decltype(from.row(0)) rows[KEPT ? LINES : 1];  // the same in every tile
 
     __device__ __forceinline__ explicit Copied(const Operand& operand) : from(operand) {
 #pragma unroll
-        for (int i = 0; i < KNOWN; i++) rows[i] = from.row(BY_K ? line(i) : first());
+        for (int i = 0; KEPT && i < LINES; i++) rows[i] = row(i);
     }
+
+    __device__ __forceinline__ auto row(int i) const { return from.row(BY_K ? line(i) : first()); }
 
     __device__ __forceinline__ static int first() { return threadIdx.x % WIDE * CHUNK; }
     __device__ __forceinline__ static int line(int i) { return threadIdx.x / WIDE + i * STEP; }
@@ -79,7 +81,8 @@ template <int ROWS, class Operand> struct Copied {
             const auto along = from.depth(k0 + (BY_K ? first() : line(0)));
 #pragma unroll
             for (int i = 0; i < LINES; i++) {
-                const Source source = from.at(rows[BY_K ? i : 0], BY_K || i == 0 ? along : from.depth(k0 + line(i)));
+                const Source source = from.at(KEPT ? rows[i] : row(i),
+                                              BY_K || i == 0 ? along : from.depth(k0 + line(i)));
                 cp_async16(to(tile, i), source.at, source.inside);
             }
         } else {
@@ -441,8 +444,8 @@ template <class Result, class RowsAt> struct Sink {
         column += left;
 #pragma unroll
         for (int e = 0; e < N; e++) {
-            if (bias && column + e < columns) v[e] += bias[column + e];
-            if (relu) v[e] = v[e] < 0.f ? 0.f : v[e];
+            v[e] += bias && column + e < columns ? bias[column + e] : 0.f;
+            v[e] = relu && v[e] < 0.f ? 0.f : v[e];
         }
     }
 

@@ -225,26 +225,33 @@ def test_a_call_has_a_process_of_its_own_where_that_is_asked_for():
     assert len({pid for _, pid in processes.spread(operator.call, calls, workers=1, fresh=True)}) == 3
 
 
-def test_what_other_parts_need_is_built_first(monkeypatch):
-    monkeypatch.setattr(build, "has_gpu", lambda: False)
-    assert {one.architecture for one in build.units(options()).values()} == set(cubins.ARCHITECTURES)
-    monkeypatch.setattr(build, "has_gpu", lambda: True)
+def test_for_a_gpu_that_is_there_products_are_built_first_and_nothing_is_looked_at(monkeypatch):
+    assert {one.architecture for one in build.units(options()).values()} == {"sm_80"}  # the emulated one
+    monkeypatch.setattr(build, "here", lambda: ("sm_90a",))
     units = build.units(options("--room", "l"))  # of products and others
+    assert {one.macro("WGMMA") for one in units.values() if one.macro("BM") and one.macro("MATH") == "BF16"} == {1}
     monkeypatch.setattr(build, "spread", lambda function, calls: ((name, []) for name in calls))
-    monkeypatch.setattr(cubins, "survey", lambda chosen: ((one, [{"error": "does not compile"}]) for one in chosen))
     done = dict(build.measure(units, options(), {}))
     names = list(done)
-    assert {name.split()[0] for name in names} == {build.KEPT, cubins.ARCHITECTURES[0]}
-    assert [name for name in names if name.startswith(build.KEPT)] == names[:len(names) // 2]
     assert cubins.is_product(units[names[0]])
     assert set(names) == set(units)
-    assert isinstance(done[names[-1]], build.FaultyBuildError)
+
+
+def test_without_a_gpu_builds_for_two_are_looked_at(monkeypatch):
+    monkeypatch.setattr(build, "here", tuple)
+    units = build.units(options("--room", "l"))
+    assert {one.architecture for one in units.values()} == set(cubins.ARCHITECTURES)
+    assert {one.macro("WGMMA") for one in units.values() if one.architecture != "sm_90a"} == {None}
+    monkeypatch.setattr(cubins, "survey", lambda chosen: ((one, [{"error": "does not compile"}]) for one in chosen))
+    done = dict(build.measure(units, options(), {}))
+    assert set(done) == set(units)
+    assert all(isinstance(found, build.FaultyBuildError) for found in done.values())
 
 
 def test_two_ranks_begin_with_what_matters_most(monkeypatch):
     names = list(overlap.units(options()))
-    assert names[:5] == ["alexnet bfloat16 all schedules", "resnet50 bfloat16 all schedules",
-                         *(f"alexnet bfloat16 {schedule}" for schedule in overlap.SCHEDULES)]
+    assert names[:5] == ["resnet50 bfloat16 all schedules", "alexnet bfloat16 all schedules",
+                         *(f"resnet50 bfloat16 {schedule}" for schedule in overlap.SCHEDULES)]
     assert all(name.endswith("all schedules") for name in names[5:])
 
     def late(command, timeout, **_):
@@ -307,11 +314,11 @@ def test_what_broke_the_gpu_is_tried_in_a_new_process(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("module", [build, check, layers, memory, overlap, steps])
 def test_units_have_names_of_their_own_and_come_in_one_order(module, monkeypatch):
-    monkeypatch.setattr(build, "has_gpu", lambda: True)
+    monkeypatch.setattr(build, "here", tuple)
     names = list(module.units(options()))
     assert names == list(module.units(options()))
     assert len(names) >= 9
-    few = module.units(options("--room", "loss", "--nets", "alexnet", "--layer", "fc6", "--op", "lrn", "--precisions",
+    few = module.units(options("--room", "loss", "--nets", "resnet50", "--layer", "5b", "--op", "lrn", "--precisions",
                                "bfloat16"))
     assert 0 < len(few) < len(names)
     assert set(few) <= set(names)

@@ -66,7 +66,11 @@ def test_tensor_cores_and_copies_in_the_background_are_used(surveyed):
         (room, math) for room in ("attention", "conv2d", "matmul") for math in ("TF32", "BF16")}
     for build in looked:
         names = {name for row in surveyed[build] for name in row.get("instructions", ())}
-        assert {"HMMA.1688.F32.TF32" if build.macro("MATH") == "TF32" else "HMMA.16816.F32.BF16"} <= names
+        if build.macro("WGMMA"):
+            assert {f"HGMMA.64x{build.macro('BN')}x16.F32.BF16"} <= names
+            assert "HMMA" not in names
+        else:
+            assert {"HMMA.1688.F32.TF32" if build.macro("MATH") == "TF32" else "HMMA.16816.F32.BF16"} <= names
         assert any(name.startswith("LDGSTS.E") and name.endswith(".128") for name in names)
 
 
@@ -97,7 +101,7 @@ def test_the_gate_sees_what_it_forbids():
     build = cubins.Build("loss", (("MATH", "TF32"), ("A_VECTOR", 1)))
     faults = " ".join(cubins.faults(build, cubins.inspect(build, SPILLING, gpu.OPTIONS, look=True), most=1))
     for text in ("spills of loss MATH=TF32 A_VECTOR=1 for sm_90a spills: 0 bytes out", "stack 256", "its room allows 1",
-                 "instructions on local memory", "has no HMMA", "has no LDGSTS"):
+                 "instructions on local memory", "has no HGMMA or HMMA", "has no LDGSTS"):
         assert text in faults
 
 
