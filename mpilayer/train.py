@@ -3,15 +3,14 @@
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import numpy as np
 
 import nets
 from mpilayer import info
-from mpilayer.base.cli import Choice, Option, amount, flag, number
+from mpilayer.base.cli import flag
 from mpilayer.base.errors import AgreedError, UserError
-from mpilayer.data import DATA, batches, open_data, samples_of
+from mpilayer.data import DATA, open_data
 from mpilayer.gpu import device
 from mpilayer.mpi.agreement import compare
 from mpilayer.mpi.job import job
@@ -22,9 +21,11 @@ from mpilayer.storage.weights_file import read_weights
 from mpilayer.training import options as all_options
 from mpilayer.training import report, startup
 from mpilayer.training.compute import compute_of
+from mpilayer.training.net_choice import NET, made_for
 from mpilayer.training.optim import OPTIMIZERS
 from mpilayer.training.rates import learning_rate
 from mpilayer.training.record import RunRecord
+from mpilayer.training.recovery import Recovery, check_state
 from mpilayer.training.replicas import ReplicaCheck, layer_digests, same_start, versions
 from mpilayer.training.resuming import Resuming
 from mpilayer.training.straggler import slowed
@@ -33,73 +34,6 @@ from nets import state_dict
 
 AGAIN = 75  # exit status of a run that stopped with a checkpoint: EX_TEMPFAIL, try again
 EQUAL = "equal"  # what run.json says of the weights of all ranks
-SIZE = number(int, 1, "a positive whole number", 65_536)
-TYPES = {int: SIZE, float: amount, bool: bool, str: str}  # of sizes of nets, by what their defaults are
-
-
-class NetPart(NamedTuple):
-    """A net as the command line offers it: its Recipe, its sizes as Options, and data that it takes."""
-
-    recipe: nets.Recipe
-    options: tuple
-    data: str
-
-
-def _size(name, what, default):
-    """The Option of a size of a net; a default that no option can have stays with the net."""
-    kind = type(default)
-    if kind not in TYPES:
-        return Option(name, what, SIZE)
-    if kind in (int, float) and default <= 0:
-        return Option(name, what, number(kind, default, f"a number, at least {default}"), default)
-    return Option(name, what, TYPES[kind], default)
-
-
-def _part(blocks):
-    try:
-        recipe = nets.recipe_of(blocks)
-    except ValueError as error:
-        raise UserError(f"--net: {error}") from None
-    defaults = recipe.defaults
-    sizes = tuple(_size(name, what, defaults.get(name)) for name, what in dict(recipe.sizes).items())
-    return NetPart(recipe, sizes, DATA.default_for(recipe.shape))
-
-
-NET = Choice("net", {name: _part(recipe) for name, recipe in nets.NETS.items()}, "alexnet-mini", "what to train", _part)
-
-
-def _fits(net, shape, source):
-    """Raise UserError for a net of images and data of tokens, or the other way round."""
-    wanted, got = samples_of(shape), samples_of(source.shape)
-    if wanted not in (got, None):
-        raise UserError(f"{net} takes {wanted}, {source.name} has {got}"
-                        f" | try: --data {DATA.default_for(shape)}, or another --net")
-
-
-def _made(options, source):
-    """The net for these samples. Raises UserError."""
-    where = {name: getattr(options, name) for name in ("device", "precision", "seed")}
-    sizes = {name: value for name, value in NET.keywords(options).items() if value is not None}
-    try:
-        with device.room(f"the weights of {options.net}"):
-            return nets.build(NET.parts[options.net].recipe, classes=source.classes, shape=source.shape, **where,
-                              **sizes)
-    except nets.ShapeError as error:
-        raise UserError(f"{options.net} cannot take samples of {source.shape} from {source.name}: {error}"
-                        " | try: larger ones, or another --net") from None
-    except ValueError as error:
-        raise UserError(f"--net {options.net}: {error}") from None
-
-
-def _checked(options, source):
-    """The net for a source. Raises UserError."""
-    batches(len(source.train), options.batch, seed=options.seed, epoch=0)  # says if there are too few samples
-    _fits(options.net, NET.parts[options.net].recipe.shape, source)
-    try:
-        return _made(options, source)
-    except MemoryError as error:
-        raise UserError(f"not enough memory for {options.net} on {options.data}: {error}"
-                        " | try: a smaller --shape or --net, or fewer ranks on a machine") from None
 
 
 def take(net, weights, modules=None):
@@ -118,7 +52,7 @@ def load(options, ranks):
     """The data and the net; all ranks, or None, call this together. Raises AgreedError on all of them."""
     recipe = NET.parts[options.net].recipe
     source = open_data(options.data, ranks=ranks, like=(recipe.shape, recipe.classes), **form(options))
-    return source, ranks.agree(lambda: _checked(options, source)) if ranks else _checked(options, source)
+    return source, ranks.agree(lambda: made_for(options, source)) if ranks else made_for(options, source)
 
 
 def make_optimizer(options, parameters, rate):
@@ -133,7 +67,7 @@ def update_once(options, weights):
     optimizer.attach(optimizer.trace, lambda step: 1.0).update(layer, layer.g, step=0)
 
 
-def make_trainer(ranks, options, settings, data, net, display, resuming):
+def make_trainer(ranks, options, settings, data, net, display, resuming, snapshots=None):
     """Everything that trains, as the options say."""
     per_epoch, steps = steps_in(len(data.train), options.batch, options.epochs, options.steps)
     compute, arguments = compute_of(net), make.CHOICE.keywords(options)
@@ -152,8 +86,10 @@ def make_trainer(ranks, options, settings, data, net, display, resuming):
                             optimizer if options.heal else None)
     trainer = Trainer(ranks, schedule, net, data, compute, display, replicas, batch=options.batch, steps=steps,
                       per_epoch=per_epoch, seed=options.seed, workers=workers, statistics=options.batch_statistics,
-                      name=options.schedule, requests=resuming.requests(schedule.channel, workers),
-                      checkpoints=resuming.checkpoints, notes=resuming.notes(settings))
+                      name=options.schedule, requests=resuming.requests(schedule.channel, workers, snapshots),
+                      checkpoints=resuming.checkpoints, snapshots=snapshots, notes=resuming.notes(settings))
+    if snapshots:
+        ranks.agree(lambda: check_state(trainer.state()))
     if resuming.checkpoints:
         ranks.agree(schedule.state)  # it may not say what it keeps
     if resuming.loaded:
@@ -253,19 +189,31 @@ def run(ranks, argv):
             print(text, flush=True)
 
     parts = NET, make.CHOICE, all_options.WIRE, all_options.OPTIMIZER
-    resuming = Resuming(ranks, options, parts, net, data, say)
+    resuming, recovery = Resuming(ranks, options, parts, net, data, say), Recovery(ranks, options)
     settings = prepared(ranks, options, data, net, resuming, say)
-    with report.Display(ranks, batch=options.batch, quiet=options.quiet) as display:
-        with device.room("gradients and what an optimizer keeps"):
-            trainer = make_trainer(ranks, options, settings, data, net, display, resuming)
-        display.begin(options.net, net, data, make.CHOICE.shown(options), trainer.steps,
-                      device.said(options, trainer.channel.description))
-        ranks.timeout = options.timeout
-        final = train(trainer, display, record, resuming)
+
+    def lead(resuming):
+        with report.Display(ranks, batch=options.batch, quiet=options.quiet) as display:
+            with device.room("gradients and what an optimizer keeps"):
+                trainer = make_trainer(ranks, options, settings, data, net, display, resuming, recovery.snapshots)
+            display.begin(options.net, net, data, make.CHOICE.shown(options), trainer.steps,
+                          device.said(options, trainer.channel.description))
+            ranks.timeout = options.timeout
+            return trainer, train(trainer, display, record, resuming)
+
+    while True:
+        try:
+            trainer, final = lead(resuming)
+            break
+        except ranks.MPI.Exception as error:
+            if not recovery.bears(error):
+                raise
+            resuming = resuming.again(recovery.after(error, net))
     data.close()
     if final is None:
         record.leave()
         return AGAIN
+    final["deaths"] = recovery.deaths
     record.end(trainer.epochs, final, trainer.trace, net, about(options, net, data, final))
     if final["replicas"] != EQUAL:
         raise AgreedError(f"the ranks ended with {len(final['replicas'])} different sets of weights | expected one"

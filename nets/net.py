@@ -137,6 +137,11 @@ class Net:
             self._bound.append([(layer, layer.gradient_in(piece)) for layer, piece in self._pieces(self.gradients[-1])])
         return self.gradients[slot]
 
+    def forget_gradients(self):
+        """Make all gradient buffers anew: something else may still write to those there are."""
+        self.gradients, self._bound = [], []
+        self.write_gradients_to(0)
+
     def write_gradients_to(self, slot):
         """Let backward write into gradient buffer number `slot` from here on."""
         self.gradient_buffer(slot)

@@ -17,6 +17,7 @@ from mpilayer.exchange.host_channel import HostChannel
 from mpilayer.exchange.messages import Messages, Slot, buckets_of
 from mpilayer.exchange.posting import Posting, by_name
 from mpilayer.exchange.settings import MOST_LANES, Settings
+from mpilayer.mpi import ulfm
 from mpilayer.mpi.collectives import REDUCTIONS, Calls
 from mpilayer.mpi.engine import Engine
 from mpilayer.mpi.ranks import Ranks
@@ -261,10 +262,12 @@ class GradientQueue(HostChannel):
             self.engine.restore(number)
 
     def move(self):
-        """Start and test messages. Raises UserError if MPI failed."""
+        """Start and test messages. Raises UserError if MPI failed, its own exception if that is because a rank died."""
         self._check_open()
         super().move()
         if self.engine.error:
+            if ulfm.is_death(self.calls.MPI, self.engine.error):
+                raise self.calls.MPI.Exception(self.engine.error)
             raise UserError(f"MPI failed while summing gradients: {self.calls.MPI.Get_error_string(self.engine.error)}"
                             " | try: python -m mpilayer.info, another --reduction or --progress")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import math
 import os
@@ -18,8 +17,10 @@ import numpy as np
 
 from mpilayer.base import env
 from mpilayer.base.errors import AgreedError, UserError
+from mpilayer.mpi import ulfm
 from mpilayer.mpi.flight_recorder import BLOCK, FlightRecorder, NodeRecorders
 from mpilayer.mpi.hang_watch import HangWatch
+from mpilayer.mpi.initialise import check, initialised
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -31,29 +32,6 @@ NOTICED = 0.05  # seconds after which a wait is written into the flight recorder
 TIMEOUT = 600.0  # seconds
 PIECE = 1 << 28  # numbers that are broadcast at a time: MPI 3 counts with an int
 MEETING = "a meeting of all ranks"
-
-
-def _initialised():
-    """mpi4py's MPI module, of an MPI that is initialised. Raises UserError."""
-    try:
-        from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:
-        raise UserError(f"no MPI library can be loaded ({' '.join(str(error).split())})"
-                        " | try: pip install 'mpilayer[mpi]'") from None
-    if MPI.Is_finalized():
-        raise UserError("MPI has been finalised | expected Ranks to be made before that")
-    if not MPI.Is_initialized():
-        MPI.Init_thread(MPI.THREAD_MULTIPLE)  # as mpi4py does: a user's own calls may come beside ours
-        atexit.register(lambda: MPI.Is_finalized() or MPI.Finalize())
-    return MPI
-
-
-def _check(comm, MPI):
-    """Raise ValueError or TypeError unless `comm` is an intracommunicator of this rank's."""
-    if comm == MPI.COMM_NULL:
-        raise ValueError("comm | expected a communicator that this rank belongs to, got COMM_NULL")
-    if not isinstance(comm, MPI.Comm) or comm.Is_inter():
-        raise TypeError(f"comm | expected an mpi4py intracommunicator, got {type(comm).__name__}")
 
 
 class Ranks:
@@ -87,10 +65,15 @@ class Ranks:
     """
 
     def __init__(self, comm: MPI.Intracomm | None = None, timeout: float = TIMEOUT) -> None:
-        self.MPI = MPI = _initialised()
+        self.MPI = MPI = initialised()
         comm = MPI.COMM_WORLD if comm is None else comm
-        _check(comm, MPI)
-        self._comm, self.timeout = comm.Dup(), 0
+        check(comm, MPI)
+        self._join(comm.Dup(), timeout)
+
+    def _join(self, comm, timeout, folder=None):
+        """From here on these are the ranks of a communicator."""
+        MPI = self.MPI
+        self._comm, self._communicators, self.timeout = comm, [], 0
         self.rank, self.size = self._comm.rank, self._comm.size
         self.recorder = FlightRecorder(np.zeros(BLOCK, np.int64), self.rank, self.size)
         self._node = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
@@ -99,8 +82,19 @@ class Ranks:
         self.crowded = self.neighbours > self.cores
         self.patience = env.patience()
         self.agree(env.check)
-        self.keep_records()
+        self.keep_records(folder)
         self._hangs, self.timeout = HangWatch(self), timeout
+
+    def without_the_dead(self) -> list[int]:
+        """From here on these are the ranks that live, in their order; the numbers that those had which have died. All
+        that live call this, when MPI has said to one of them that a rank has died (mpilayer/mpi/ulfm.py). What was made
+        of the communicator before, such as request queues, must not be used any more.
+        """
+        path, timeout = self.recorders.path, self.timeout
+        self._hangs.close()
+        comm, dead = ulfm.survivors([self._comm, self._node, *filter(None, self._communicators)])
+        self._join(comm, timeout, path and path.parent)
+        return dead
 
     def keep_records(self, folder: Path | None = None) -> None:
         """Keep the flight recorders in files of a folder, which outlive the ranks, or in memory of the node. All ranks
@@ -255,7 +249,15 @@ class Ranks:
         """A duplicate of the communicator; all ranks call this together."""
         found, request = self.comm.Idup()
         self.wait(request)
-        return found
+        return self._made(found)
+
+    def split(self, color: int) -> MPI.Intracomm:
+        """A communicator of the ranks with the same color; all ranks call this together."""
+        return self._made(self.comm.Split(color))
+
+    def _made(self, comm):
+        self._communicators = [comm, *filter(None, self._communicators)]  # but those that were freed
+        return comm
 
     def total(self, values: np.ndarray) -> np.ndarray:
         """Sum a float64 array over the ranks, in place, on every rank; the array."""

@@ -27,7 +27,7 @@ from mpilayer.mpi.collectives import REDUCTIONS
 from mpilayer.mpi.progress import PROGRESS
 from mpilayer.mpi.ranks import TIMEOUT
 from mpilayer.schedules import make
-from mpilayer.training import resuming, straggler
+from mpilayer.training import recovery, resuming, straggler
 from mpilayer.training.optim import OPTIMIZERS
 from mpilayer.training.rates import POLICIES
 
@@ -124,6 +124,7 @@ def parser(net, chosen=None):
     p.add_argument("--weights", metavar="FILE", help="begin with the weights of a run, its weights.h5, or a PyTorch"
                    " state dict in safetensors; layers of other classes stay new")
     resuming.add_options(p)
+    recovery.add_options(p)
     p.add_argument("--out", type=folder, help="folder for run.json and timeline.json, and flight/ while it runs")
     p.add_argument("--quiet", action="store_true", help="print nothing but errors")
     return p
@@ -176,6 +177,7 @@ def read_options(argv, net, ranks, defaults=()):
     straggler.check(options, ranks)
     device.check(options, make.CHOICE.parts)
     resuming.check(options)
+    recovery.check(options)
     if options.label_smoothing >= 1:
         raise UserError(f"--label-smoothing {options.label_smoothing}: expected less than 1")
     net.complete(options, shown=False)

@@ -8,7 +8,7 @@ import time
 import numpy as np
 
 SIGNALS = signal.SIGUSR1, signal.SIGTERM
-NOTHING, SAVE, STOP = range(3)  # what a rank wants; STOP is a checkpoint, and the end of the run
+NOTHING, SNAPSHOT, SAVE, STOP = range(4)  # what a rank wants, each more than the one before; STOP is the end, too
 EPOCH = "epoch"
 
 
@@ -23,27 +23,30 @@ def interval(text):
 
 
 class Never:
-    """Nobody wants a checkpoint."""
+    """Nobody wants a checkpoint; snapshots are made when Snapshots, if there are any, say that they are due."""
 
     steps, listening = None, contextlib.nullcontext
+
+    def __init__(self, snapshots=None):
+        self.snapshots = snapshots
 
     def own(self):
         """Nothing."""
         return NOTHING
 
     def after_step(self, done):
-        """Nothing."""
-        return NOTHING
+        """A snapshot, if one is due."""
+        return SNAPSHOT if self.snapshots and self.snapshots.is_due(done) else NOTHING
 
     def between_epochs(self, last):
-        """Nothing."""
-        return NOTHING
+        """A snapshot."""
+        return SNAPSHOT if self.snapshots and not last else NOTHING
 
     def close(self):
         """There is nothing to give back."""
 
 
-class Requests:
+class Requests(Never):
     """Whether a checkpoint is wanted after a step, on all ranks alike.
 
     Signals, and the first rank's clock, are looked at in a sum over the ranks that compute; it begins when a step ends
@@ -54,11 +57,12 @@ class Requests:
     channel   what moves messages meanwhile
     """
 
-    def __init__(self, ranks, channel, every, workers):
+    def __init__(self, ranks, channel, every, workers, snapshots=None):
+        super().__init__(snapshots)
         self.ranks, self.channel, (self.steps, self.seconds) = ranks, channel, every
         self.signalled, self.saved, self.result, self.request = False, time.monotonic(), NOTHING, None
         self.computing = ranks.rank < workers
-        self.comm = ranks.comm.Split(self.computing)
+        self.comm = ranks.split(self.computing)
         self.wanted = np.zeros(1, np.int64)
 
     @contextlib.contextmanager
@@ -83,7 +87,7 @@ class Requests:
         """What all ranks want when so many steps have been made."""
         if self.request is not None:
             self._finish()
-        due = SAVE if self.steps and done % self.steps == 0 else NOTHING
+        due = SAVE if self.steps and done % self.steps == 0 else super().after_step(done)
         result, self.result = max(self.result, due), NOTHING
         if result < STOP:
             self.wanted[0] = self.own()
@@ -97,7 +101,8 @@ class Requests:
             self._finish()
         wanted = max(self.ranks.gather(max(self.own(), self.result)))
         self.result = NOTHING
-        return max(wanted, SAVE if last or not (self.steps or self.seconds) else NOTHING)
+        regular = SAVE if last or not (self.steps or self.seconds) else super().between_epochs(last)
+        return max(wanted, regular)
 
     def is_saved(self):
         """A checkpoint is being made now."""

@@ -53,13 +53,23 @@ class Resuming:
     Raises AgreedError if they cannot be written, or if the newest is one of another run.
     """
 
-    def __init__(self, ranks, options, choices, net, data, say):
+    def __init__(self, ranks, options, choices, net, data, say, resume=None):
         self.ranks, self.options, self.loaded, self.checkpoints = ranks, options, None, None
+        self.made_of = choices, net, data, say
+        resume = options.resume if resume is None else resume
         if options.checkpoint:
             about = identity(options, choices, net, data)
             self.checkpoints = Checkpoints(ranks, options.checkpoint, options.keep, about, say)
-            self.loaded = self.checkpoints.newest() if options.resume else None
+            self.loaded = self.checkpoints.newest() if resume else None
         self.run = self.loaded.of_this_rank()["run"] if self.loaded else {}
+
+    def again(self, loaded):
+        """Of the same run, which goes on from a Loaded, when other ranks have died; this is used no more."""
+        if self.checkpoints:
+            self.checkpoints.abandon()
+        found = Resuming(self.ranks, self.options, *self.made_of, resume=False)
+        found.loaded, found.run = loaded, loaded.of_this_rank()["run"]
+        return found
 
     def settings(self, settings):
         """The Settings with what was measured before, if there are as many ranks."""
@@ -87,12 +97,13 @@ class Resuming:
         of = f", of a run on {ranks} rank{'s' * (ranks > 1)}" if ranks != self.ranks.size else ""
         return [f"resumed after {self.run['step']} steps from {self.loaded.path}{of}", *lines]
 
-    def requests(self, channel, workers):
-        """Requests on a channel, which moves messages while checkpoints are written."""
+    def requests(self, channel, workers, snapshots=None):
+        """Requests on a channel, which moves messages while checkpoints are written, and of Snapshots if there are any.
+        """
         if not self.checkpoints:
-            return Never()
+            return Never(snapshots)
         self.checkpoints.channel = channel
-        return Requests(self.ranks, channel, self.options.checkpoint_every, workers)
+        return Requests(self.ranks, channel, self.options.checkpoint_every, workers, snapshots)
 
     def close(self):
         """Wait for the last one to be written, and give back what MPI made."""

@@ -12,7 +12,7 @@ from mpilayer.data import batches, prefetch, share
 from mpilayer.training.batch import Batch
 from mpilayer.training.outcome import Outcome
 from mpilayer.training.parts import NextParts, OwnParts
-from mpilayer.training.requests import NOTHING, STOP, Never
+from mpilayer.training.requests import NOTHING, SNAPSHOT, STOP, Never
 
 STATISTICS = "statistics"  # of batch normalization, as a checkpoint has them
 PROGRESS = "epochs", "loss", "spent", "made", "seconds", "resumed"  # what it has of the run's progress, besides
@@ -36,13 +36,15 @@ class Trainer:
     compute       of mpilayer.training.compute                display report.Display
     replicas      replicas.ReplicaCheck
     requests      requests.Requests, of checkpoints         checkpoints   Checkpoints; None: there are none
+    snapshots     Snapshots; None: there are none
     notes         {name: value} that they hold beside the run's own
 
     epochs        the records of those that have ended      stopped       whether a signal has ended the run early
     """
 
     def __init__(self, ranks, schedule, net, data, compute, display, replicas, *, batch, steps, per_epoch, seed=0,
-                 workers=None, statistics="local", name="schedule", requests=None, checkpoints=None, notes=()):
+                 workers=None, statistics="local", name="schedule", requests=None, checkpoints=None,
+                 snapshots=None, notes=()):
         self.ranks, self.schedule, self.net, self.data, self.display = ranks, schedule, net, data, display
         self.replicas = replicas
         self.batch, self.seed, self.name, self.steps, self.per_epoch = batch, seed, name, steps, per_epoch
@@ -50,6 +52,7 @@ class Trainer:
         self.workers = workers or ranks.size
         self.channel.pause()
         self.requests, self.checkpoints, self.notes = requests or Never(), checkpoints, dict(notes)
+        self.snapshots = snapshots
         self.parts = (NextParts if schedule.asynchronous else OwnParts)(ranks, schedule, self.workers, self.requests)
         self.total = self.statistics if statistics == "all" else None
         self.seconds = dict.fromkeys((*self.trace.kinds, "total"), 0.0)
@@ -72,6 +75,7 @@ class Trainer:
     def run(self):
         """Train; yield the record of each epoch. Ends early, and is `stopped`, if a signal asks for that."""
         count = math.ceil(self.steps / self.per_epoch)
+        self.save(SNAPSHOT if self.snapshots else NOTHING)
         while len(self.epochs) < count and self.epoch(len(self.epochs)):
             yield self.epochs[-1]
             wanted = max(self.parts.wanted, self.requests.between_epochs(last=len(self.epochs) == count))
@@ -131,14 +135,18 @@ class Trainer:
         return self.schedule.state() | State(own={STATISTICS: self.net.state})
 
     def save(self, wanted):
-        """Begin to write a checkpoint, if one is wanted; if it is the last thing to do, end writing it, too."""
+        """Make a snapshot if that is wanted; of a checkpoint begin to write it, or if it is the last thing, end it."""
         if wanted == NOTHING:
             return
         self.ranks.where = f"{self.name} | checkpoint after step {self.step_now - 1}"
         run = {name: getattr(self, name) for name in PROGRESS}
         before = self.trace.seconds if self.parts.done else {}
-        self.checkpoints.save(self.state(), run={**run, "done": self.parts.done, "step": self.step_now,
-                                                 "before": before, **self.notes})
+        run |= {"done": self.parts.done, "step": self.step_now, "before": before, **self.notes}
+        if self.snapshots:
+            self.snapshots.save(self.state(), run=run)
+        if wanted == SNAPSHOT:
+            return
+        self.checkpoints.save(self.state(), run=run)
         self.requests.is_saved()
         self.stopped = wanted == STOP
         if self.stopped:

@@ -1,0 +1,125 @@
+"""Checkpoints in the memory of the ranks, for those that go on when others have died.
+
+What is equal on all ranks, each has. What is a rank's own, its neighbour, the next rank, has as well. The last two are
+kept: when one is complete on any rank, the one before is complete on all.
+"""
+
+import json
+import math
+import pickle
+import time
+
+import numpy as np
+
+from kernels.gpu import fetch
+from mpilayer.base.errors import AgreedError
+from mpilayer.storage import equal_arrays as equal
+from mpilayer.storage.loaded import Loaded
+
+SHARE = 0.01  # of the time, at most, that snapshots may take
+LEAST, MOST = 5, 1000  # steps from one to the next
+
+
+class Snapshot:
+    """Of a rank, number `rank` of `ranks` when it was made.
+
+    equal      bytes (n,) of what is equal on all ranks      own     {rank: (arrays, values)} of this and the one before
+    manifest   as of Checkpoints                             first   the values of rank 0
+    """
+
+    def __init__(self, number, rank, ranks, equal_bytes, manifest):
+        self.number, self.rank, self.ranks, self.equal, self.manifest = number, rank, ranks, equal_bytes, manifest
+        self.own, self.first = {}, None
+
+
+class Snapshots:
+    """The snapshots of a run. All ranks make it, and call its methods, together.
+
+    every     steps from one to the next; None: as many as keep what they cost below SHARE of the time
+    seconds   that the last one took, on the slowest rank
+    """
+
+    def __init__(self, ranks, every=None):
+        self.ranks, self.given, self.kept, self.seconds = ranks, every, [], 0.0
+        self.every, self.due, self.count, self.last = every or LEAST, 0, 0, (0, time.monotonic())
+
+    def is_due(self, done):
+        """Whether the next one is, when so many steps of the run have been made."""
+        return done >= self.due
+
+    def save(self, state, **values):
+        """Keep a State and this rank's values, that JSON could hold. When this returns the State may change."""
+        begin, ranks = time.monotonic(), self.ranks
+        spare = self.kept.pop(0).equal if len(self.kept) == 2 else None
+        size = sum(array.nbytes for array in state.equal.values())
+        manifest = {"equal": equal.table(state.equal), "ranks": ranks.size}
+        made = Snapshot(self.count, ranks.rank, ranks.size, equal.piece(state.equal, 0, size, spare), manifest)
+        told = json.loads(json.dumps({**values, "state": state.values}))  # a copy, for they may change
+        mine = {name: np.array(fetch(array)) for name, array in state.own.items()}, told
+        before = (ranks.rank - 1) % ranks.size
+        made.own = {before: self._exchange(mine, before), ranks.rank: mine}
+        made.first = ranks.bcast(told)
+        done = values["run"]["step"]
+        steps, since = done - self.last[0], begin - self.last[1]
+        everyone = ranks.gather((time.monotonic() - begin, since / steps if steps > 0 else 0.0))  # complete here, if so
+        self.kept.append(made)
+        self.count += 1
+        self._plan(done, *np.max(everyone, axis=0))
+
+    def _exchange(self, mine, before):
+        """What the rank before has sent of its own; mine goes to the one behind."""
+        ranks, data = self.ranks, np.frombuffer(pickle.dumps(mine), np.uint8)
+        size, behind = np.zeros(1, np.int64), (ranks.rank + 1) % ranks.size
+        for sent, received in ((np.array([data.size]), lambda: size), (data, lambda: np.empty(size[0], np.uint8))):
+            there = received()
+            requests = [ranks.comm.Irecv(there, before), ranks.comm.Isend(sent, behind)]
+            for request in requests:
+                ranks.wait(request, "a snapshot of a neighbour")
+        return pickle.loads(there)
+
+    def _plan(self, done, seconds, step):
+        """When the next one is due; all ranks come to the same."""
+        self.seconds = float(seconds)
+        if self.given is None and step > 0:
+            self.every = min(MOST, max(LEAST, math.ceil(seconds / (SHARE * step))))
+        self.due, self.last = done + self.every, (done, time.monotonic())
+
+    def newest(self):
+        """The newest that all ranks have, as Loaded, for ranks of which some have died since. Raises AgreedError if
+        what one of these had of its own is lost, for its neighbour has died, too.
+        """
+        ranks = self.ranks
+        number = min(ranks.gather(max((each.number for each in self.kept), default=-1)))
+        found = next((each for each in self.kept if each.number == number), None)
+        if found is None:
+            raise AgreedError("ranks have died before there was a snapshot | try: python -m mpilayer.launch --restarts")
+        self.kept, self.count = [found], number + 1
+        return LoadedSnapshot(ranks, found)
+
+
+class LoadedSnapshot(Loaded):
+    """As Loaded, of a Snapshot: which ranks live now, each knows of itself. Raises AgreedError as newest() does."""
+
+    def __init__(self, ranks, snapshot):
+        self.all, self.snapshot, self.manifest, self.ranks = ranks, snapshot, snapshot.manifest, snapshot.ranks
+        self.path = f"the snapshot after {snapshot.first['run']['step']} steps"
+        living = ranks.gather(snapshot.rank)
+        self.readers = [self._holder(rank, living) for rank in range(self.ranks)]
+        self.files = {rank: (None, *snapshot.own[rank]) for rank, holder in enumerate(self.readers)
+                      if holder == ranks.rank}
+        self.values = {rank: values for rank, (_, _, values) in self.files.items()}
+
+    def _holder(self, rank, living):
+        """The number that the rank now has which has what was rank's own."""
+        for one in (rank, (rank + 1) % self.ranks):
+            if one in living:
+                return living.index(one)
+        raise AgreedError(f"ranks {rank} and {(rank + 1) % self.ranks} have died, and with them what only they had"
+                          " | try: python -m mpilayer.launch --restarts, which goes on from a checkpoint")
+
+    def of_this_rank(self):
+        """The values of the first rank."""
+        return self.snapshot.first
+
+    def _put_equal(self, state):
+        equal.put(state.equal, 0, self.snapshot.equal)
