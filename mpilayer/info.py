@@ -10,6 +10,7 @@ from mpilayer.base import env
 from mpilayer.base.cli import Parser
 from mpilayer.base.errors import UserError
 from mpilayer.gpu import device
+from mpilayer.mpi import trials
 from mpilayer.mpi.collectives import Calls
 from mpilayer.mpi.job import job, library
 
@@ -123,7 +124,7 @@ def show(ranks):
     from rich.table import Table
 
     ranks.agree(kernel_settings)
-    facts = environment(ranks)
+    facts, tried = environment(ranks), trials.results(ranks)
     if ranks.rank > 0:
         return
     table = Table(show_header=False, title="mpilayer on this machine")
@@ -133,6 +134,10 @@ def show(ranks):
     for name, variable in env.VARIABLES.items():
         table.add_row(name, f"{os.environ.get(name, 'not set')}   ({variable.meaning})")
     console = Console(highlight=False)
+    console.print(table)
+    table = Table(show_header=False, title="tried with this MPI")
+    for name, found in tried.items():
+        table.add_row(name, found)
     console.print(table)
     for hint in hints(facts):
         console.print(f"hint: {hint}")

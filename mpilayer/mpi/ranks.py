@@ -68,7 +68,7 @@ class Ranks:
         self.MPI = MPI = initialised()
         comm = MPI.COMM_WORLD if comm is None else comm
         check(comm, MPI)
-        self._join(comm.Dup(), timeout)
+        self._join(ulfm.made(MPI, comm.Dup(), comm), timeout)
 
     def _join(self, comm, timeout, folder=None):
         """From here on these are the ranks of a communicator."""
@@ -76,7 +76,7 @@ class Ranks:
         self._comm, self._communicators, self.timeout = comm, [], 0
         self.rank, self.size = self._comm.rank, self._comm.size
         self.recorder = FlightRecorder(np.zeros(BLOCK, np.int64), self.rank, self.size)
-        self._node = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
+        self._node = ulfm.made(MPI, comm.Split_type(MPI.COMM_TYPE_SHARED), comm)
         self.first_node = self.node.bcast(self.rank) == 0
         self.neighbours, self.cores = self._machine()
         self.crowded = self.neighbours > self.cores
@@ -85,16 +85,15 @@ class Ranks:
         self.keep_records(folder)
         self._hangs, self.timeout = HangWatch(self), timeout
 
-    def without_the_dead(self) -> list[int]:
-        """From here on these are the ranks that live, in their order; the numbers that those had which have died. All
-        that live call this, when MPI has said to one of them that a rank has died (mpilayer/mpi/ulfm.py). What was made
-        of the communicator before, such as request queues, must not be used any more.
+    def without_the_dead(self) -> None:
+        """From here on these are the ranks that live, in their order. All of them call this, when MPI has said to one
+        that a rank has died (mpilayer/mpi/ulfm.py). What was made of the communicator before, such as request queues,
+        must not be used any more.
         """
         path, timeout = self.recorders.path, self.timeout
         self._hangs.close()
-        comm, dead = ulfm.survivors([self._comm, self._node, *filter(None, self._communicators)])
+        comm = ulfm.survivors(self.MPI, [self._comm, self._node, *filter(None, self._communicators)])
         self._join(comm, timeout, path and path.parent)
-        return dead
 
     def keep_records(self, folder: Path | None = None) -> None:
         """Keep the flight recorders in files of a folder, which outlive the ranks, or in memory of the node. All ranks
@@ -256,6 +255,7 @@ class Ranks:
         return self._made(self.comm.Split(color))
 
     def _made(self, comm):
+        ulfm.made(self.MPI, comm, self.comm)
         self._communicators = [comm, *filter(None, self._communicators)]  # but those that were freed
         return comm
 

@@ -4,12 +4,14 @@ Open MPI 5 has it where its launcher turns it on: `mpiexec --with-ft ulfm`. A ca
 also one that is in flight; others may wait for ever, until somebody revokes their communicator.
 """
 
+import functools
 import os
 
 ENABLED = "OMPI_MCA_mpi_ft_enable"  # in the environment of ranks whose launcher has turned it on
 REMEDY = "the mpiexec of Open MPI with --with-ft ulfm, or python -m mpilayer.launch --restarts N, which any MPI bears"
 
 
+@functools.cache
 def missing(MPI):
     """What keeps this job from going on without a rank, in words, or None."""
     library = " ".join(MPI.Get_library_version().split()[:3]).rstrip(",")
@@ -28,15 +30,22 @@ def is_death(MPI, error):
     return code in (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED)
 
 
-def survivors(comms):
-    """A communicator of the ranks of the first of `comms` that live, in their order, and the numbers of those that do
-    not; all survivors call this. All of `comms` are revoked: whoever waits there is told.
+def made(MPI, comm, of):
+    """A communicator that was just made `of` another, when all ranks of that which live have it: Open MPI 5.0 crashes
+    where one is revoked that a rank is still making.
+    """
+    if missing(MPI) is None:
+        of.Agree(0)
+    return comm
+
+
+def survivors(MPI, comms):
+    """A communicator of the ranks of the first of `comms` that live, in their order; all of these call this.
+
+    All of `comms` are revoked: whoever waits there is told.
     """
     for comm in comms:
         if not comm.Is_revoked():
             comm.Revoke()
-    first = comms[0]
-    left = first.Shrink()
-    group = left.Get_group()
-    alive = set(group.Translate_ranks(None, first.Get_group()))
-    return left, [rank for rank in range(first.size) if rank not in alive]
+    left = comms[0].Shrink()
+    return made(MPI, left, left)

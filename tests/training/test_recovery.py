@@ -1,0 +1,186 @@
+"""--on-failure shrink: ranks that die are left behind, and the others go on as fewer ranks would from there."""
+
+import contextlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from mpilayer.base.errors import AgreedError
+from mpilayer.base.state import State
+from mpilayer.mpi.ranks import Ranks
+from mpilayer.storage import checkpoint_files
+from mpilayer.storage.snapshots import LEAST, SHARE, Snapshots
+from tests import openmpi
+from tests.ranks import on_ranks, train
+
+FIXED = ("--batch", 48, "--steps", 30, "--bucket", "4k", "--chunk", "32k", "--progress", "poll")
+DYING = """
+import os, signal, sys
+from mpilayer import train
+from mpilayer.training.trainer import Trainer
+step, deaths = Trainer.step, dict(map(int, each.split(":")) for each in sys.argv.pop(1).split(","))
+def dying(self, t, *rest):
+    if deaths.get(int(os.environ["OMPI_COMM_WORLD_RANK"])) == t:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, t, *rest)
+Trainer.step = dying
+train.main(sys.argv[1:])
+"""
+
+
+@pytest.fixture(scope="module")
+def open_mpi(tmp_path_factory):
+    return openmpi.installed(tmp_path_factory.mktemp("openmpi"))
+
+
+def finished(folder):
+    return json.loads((folder / "run.json").read_text())["final"]
+
+
+def dying(open_mpi, tmp_path, deaths, *words, count=4):
+    """The end of a run in which {rank of the start: step before which it kills itself}, and what was printed."""
+    (tmp_path / "dying.py").write_text(DYING)
+    told = ",".join(f"{rank}:{step}" for rank, step in deaths.items())
+    done = openmpi.mpiexec(open_mpi, count, tmp_path / "dying.py", told, *FIXED, "--on-failure", "shrink", "--out",
+                           tmp_path / "out", *words, seconds=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return finished(tmp_path / "out"), done.stdout
+
+
+def test_the_others_come_to_the_bits_of_fewer_ranks_from_the_snapshot_on(open_mpi, tmp_path):
+    """Also when it is the first rank, which prints and writes, that dies."""
+    final, said = dying(open_mpi, tmp_path, {0: 11}, "--snapshot-every", 4, "--quiet")
+    assert final["deaths"] == [{"ranks": [0], "after_step": 8, "living": 3}]
+    assert "rank 0 (" in said
+    assert ") died | 3 ranks go on from the snapshot after 8 steps" in said
+    saving = ("-m", "mpilayer.train", *FIXED, "--quiet", "--checkpoint", tmp_path / "saved", "--checkpoint-every", 8,
+              "--keep", 9)
+    assert openmpi.mpiexec(open_mpi, 4, *saving).returncode == 0
+    for number in checkpoint_files.numbers(tmp_path / "saved"):
+        if number > 1:
+            shutil.rmtree(checkpoint_files.place(tmp_path / "saved", number))
+    fewer = openmpi.mpiexec(open_mpi, 3, *saving, "--resume", "--out", tmp_path / "fewer")
+    assert fewer.returncode == 0, fewer.stderr
+    assert finished(tmp_path / "fewer")["weights_sha256"] == final["weights_sha256"]
+
+
+@pytest.mark.parametrize(("words", "deaths"), [
+    (["--schedule", "delayed", "--delay", 2, "--wire", "bfloat16"], {3: 7, 1: 19}),
+    (["--schedule", "planned", "--progress", "thread", "--net", "resnet-mini"], {1: 9, 3: 9}),
+], ids=["one after the other", "two at once, no neighbours"])
+def test_several_ranks_die(open_mpi, tmp_path, words, deaths):
+    final, _ = dying(open_mpi, tmp_path, deaths, *words, "--snapshot-every", 5)
+    assert sorted(rank for death in final["deaths"] for rank in death["ranks"]) == sorted(deaths)
+    assert final["deaths"][-1]["living"] == 2
+    assert final["replicas"] == "equal"
+    assert final["steps"] == 30
+
+
+def test_without_ulfm_it_is_refused_with_a_way_out(open_mpi):
+    done = train(2, "--on-failure", "shrink", "--steps", 1)
+    assert done.returncode == 2
+    assert "has no ULFM | try: the mpiexec of Open MPI with --with-ft ulfm, or python -m mpilayer.launch" in done.stderr
+    done = openmpi.mpiexec(open_mpi, 2, "-m", "mpilayer.train", "--on-failure", "shrink", "--steps", 1, ulfm=False)
+    assert done.returncode == 2
+    assert "is not turned on | try: the mpiexec of Open MPI with --with-ft ulfm" in done.stderr
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["--snapshot-every", 3], "--snapshot-every goes with --on-failure shrink"),
+    (["--on-failure", "shrink", "--schedule", "rma"], "does not go with --schedule rma: no step is made by all ranks"),
+])
+def test_what_does_not_go_together(words, message):
+    done = train(1, *words, "--steps", 1)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_what_is_a_ranks_own_is_refused_before_training(open_mpi):
+    done = openmpi.mpiexec(open_mpi, 2, "-m", "mpilayer.train", "--on-failure", "shrink", "--steps", 2, "--schedule",
+                           "local-sgd")
+    assert done.returncode == 2
+    assert "each rank has optimizer/velocity/conv1 of its own here" in done.stderr
+
+
+class Fewer:
+    """Snapshots of three ranks, of which some go on as fewer."""
+
+    def __init__(self, ranks):
+        self.ranks, self.snapshots = ranks, Snapshots(ranks, every=5)
+
+    def state(self, step):
+        """(State, run) of a rank after so many steps."""
+        rank = self.ranks.rank
+        equal, own = np.arange(7.0) + step, np.full(3, 10.0 * rank + step)
+        return State({"w": equal}, {"mean": own}, {"counter": step}), {"step": step, "loss": float(rank + step)}
+
+    def save(self, step):
+        state, run = self.state(step)
+        self.snapshots.save(state, run=run)
+        for array in (*state.equal.values(), *state.own.values()):
+            array[:] = np.nan
+        run["loss"] = None
+
+    def without(self, *dead):
+        """The newest, for the ranks but these; None on those."""
+        alive = self.ranks.rank not in dead
+        comm = self.ranks.comm.Split(alive)
+        if alive:
+            self.snapshots.ranks = Ranks(comm)
+            return self.snapshots.newest()
+        return None
+
+
+@on_ranks(3)
+def test_what_a_dead_rank_had_of_its_own_is_with_its_neighbour(ranks):
+    for dead in range(3):
+        fewer = Fewer(ranks)
+        fewer.save(5)
+        fewer.save(10)
+        loaded = fewer.without(dead)
+        if loaded:
+            state = State({"w": np.zeros(7)}, {"mean": np.zeros(3)})
+            loaded.put(state, averaged=("mean",))
+            assert state.equal["w"].tolist() == (np.arange(7.0) + 10).tolist()
+            assert state.own["mean"].tolist() == [20.0] * 3  # the mean of 10, 20 and 30
+            losses = fewer.snapshots.ranks.gather([each["run"]["loss"] for each in loaded.values.values()])
+            assert sorted(sum(losses, [])) == [10.0, 11.0, 12.0]
+            assert loaded.of_this_rank()["run"] == {"step": 10, "loss": 10.0}
+            assert loaded.of_this_rank()["state"] == {"counter": 10}
+        ranks.meet()
+
+
+@on_ranks(3)
+def test_the_newest_is_what_all_have(ranks):
+    fewer = Fewer(ranks)
+    fewer.save(5)
+    fewer.save(10)
+    if ranks.rank == 1:  # it had not come so far
+        fewer.snapshots.kept.pop()
+    loaded = fewer.without(0)
+    assert loaded is None or loaded.of_this_rank()["run"]["step"] == 5
+    ranks.meet()
+
+
+@on_ranks(3)
+def test_a_rank_and_its_neighbour_take_what_they_had_with_them(ranks):
+    fewer = Fewer(ranks)
+    with_nothing = Fewer(ranks)
+    fewer.save(5)
+    for snapshots, message in ((fewer, "ranks 1 and 2 have died"), (with_nothing, "before there was a snapshot")):
+        expected = pytest.raises(AgreedError, match=message) if ranks.rank == 0 else contextlib.nullcontext()
+        with expected:
+            snapshots.without(1, 2)
+        ranks.meet()
+
+
+@on_ranks(2)
+def test_snapshots_take_one_percent_of_the_time(ranks):
+    snapshots = Snapshots(ranks)
+    for seconds, step, every in ((1e-3, 0.1, LEAST), (0.5, 0.1, round(0.5 / SHARE / 0.1)), (9e9, 0.1, 1000)):
+        snapshots._plan(40, seconds, step)
+        assert snapshots.every == every
+        assert snapshots.is_due(40 + every)
+        assert not snapshots.is_due(39 + every)
