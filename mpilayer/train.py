@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,6 +34,7 @@ from mpilayer.training.trainer import Trainer, steps_in
 from nets import state_dict
 
 AGAIN = 75  # exit status of a run that stopped with a checkpoint: EX_TEMPFAIL, try again
+CHOICES = NET, make.CHOICE, all_options.WIRE, all_options.OPTIMIZER
 EQUAL = "equal"  # what run.json says of the weights of all ranks
 
 
@@ -171,6 +173,50 @@ def train(trainer, display, record, resuming):
     return final
 
 
+class Begun(NamedTuple):
+    """What a rank has when training begins."""
+
+    data: object
+    net: object
+    record: RunRecord
+    resuming: Resuming
+    settings: object
+
+
+def begin(ranks, options, recovery, say):
+    """Begun, on the ranks that compute from the start on. Raises AgreedError."""
+    if options.device == "gpu":
+        ranks.agree(lambda: device.use(ranks, options))
+    data, net = start(ranks, options)
+    record = RunRecord(ranks, options, lambda: info.environment(ranks))
+    resuming = Resuming(ranks, options, CHOICES, net, data, say)
+    settings = prepared(ranks, options, data, net, resuming, say)
+    recovery.shared = settings, record.head
+    return Begun(data, net, record, resuming, settings)
+
+
+def stand_in(ranks, options, recovery, say):
+    """Begun, on a rank that waits, when it takes the place of one that has died; None if all is over before."""
+    loaded = recovery.stand_by()
+    if loaded is None:
+        return None
+    (settings, head), (data, net) = recovery.shared, load(options, None)
+    record = RunRecord.of_another(ranks, options.out, head)
+    return Begun(data, net, record, Resuming(ranks, options, CHOICES, net, data, say, loaded), settings)
+
+
+def lead(ranks, options, begun, recovery):
+    """(Trainer, what run.json says of the end or None) of a run that is not interrupted by deaths."""
+    data, net, record, resuming, settings = begun
+    with report.Display(ranks, batch=options.batch, quiet=options.quiet) as display:
+        with device.room("gradients and what an optimizer keeps"):
+            trainer = make_trainer(ranks, options, settings, data, net, display, resuming, recovery.snapshots)
+        display.begin(options.net, net, data, make.CHOICE.shown(options), trainer.steps,
+                      device.said(options, trainer.channel.description))
+        ranks.timeout = options.timeout
+        return trainer, train(trainer, display, record, resuming)
+
+
 def run(ranks, argv):
     """The whole job; its exit status."""
     options = read(ranks, argv)
@@ -178,37 +224,30 @@ def run(ranks, argv):
         if ranks.rank == 0:
             all_options.parser(NET).print_help()
         return 0
-    if options.device == "gpu":
-        ranks.agree(lambda: device.use(ranks, options))
     ranks.timeout = options.timeout and max(options.timeout, TIMEOUT)  # compiling may take long
-    data, net = start(ranks, options)
-    record = RunRecord(ranks, options, lambda: info.environment(ranks))
 
     def say(text):
         if not options.quiet:
             print(text, flush=True)
 
-    parts = NET, make.CHOICE, all_options.WIRE, all_options.OPTIMIZER
-    resuming, recovery = Resuming(ranks, options, parts, net, data, say), Recovery(ranks, options)
-    settings = prepared(ranks, options, data, net, resuming, say)
-
-    def lead(resuming):
-        with report.Display(ranks, batch=options.batch, quiet=options.quiet) as display:
-            with device.room("gradients and what an optimizer keeps"):
-                trainer = make_trainer(ranks, options, settings, data, net, display, resuming, recovery.snapshots)
-            display.begin(options.net, net, data, make.CHOICE.shown(options), trainer.steps,
-                          device.said(options, trainer.channel.description))
-            ranks.timeout = options.timeout
-            return trainer, train(trainer, display, record, resuming)
-
+    recovery = Recovery(ranks, options)
+    begun = (stand_in if ranks.waits else begin)(ranks, options, recovery, say)
+    if begun is None:
+        return 0
     while True:
         try:
-            trainer, final = lead(resuming)
+            trainer, final = lead(ranks, options, begun, recovery)
             break
         except ranks.MPI.Exception as error:
             if not recovery.bears(error):
                 raise
-            resuming = resuming.again(recovery.after(error, net))
+            begun = begun._replace(resuming=begun.resuming.again(recovery.after(begun.net)))
+    return end(ranks, options, begun, trainer, final, recovery)
+
+
+def end(ranks, options, begun, trainer, final, recovery):
+    """The exit status, when all has been written. Raises AgreedError if the ranks have different weights."""
+    data, net, record, *_ = begun
     data.close()
     if final is None:
         record.leave()

@@ -79,10 +79,12 @@ def stopping_together(ranks):
         token.create()
         yield
         ranks.meet()  # so that a rank that hangs now is named, too
+        ranks.dismiss()
     except AgreedError as error:
         if ranks.rank == 0:
             print(_describe(ranks, error), file=sys.stderr, flush=True)
         ranks.meet()
+        ranks.dismiss()
         raise SystemExit(2) from None
     except BaseException as error:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import os
-import pickle
 import socket
 import sys
 import time
@@ -16,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mpilayer.base import env
-from mpilayer.base.errors import AgreedError, UserError
 from mpilayer.mpi import ulfm
 from mpilayer.mpi.flight_recorder import BLOCK, FlightRecorder, NodeRecorders
 from mpilayer.mpi.hang_watch import HangWatch
 from mpilayer.mpi.initialise import check, initialised
+from mpilayer.mpi.meetings import Meetings
+from mpilayer.mpi.places import Places
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -30,11 +30,10 @@ LONG_NAP = 0.01  # seconds between looks at something that takes many
 BUSY, NAP = 0.5, 3e-4  # seconds after which a wait is a long one, and that a rank then leaves a core alone
 NOTICED = 0.05  # seconds after which a wait is written into the flight recorder
 TIMEOUT = 600.0  # seconds
-PIECE = 1 << 28  # numbers that are broadcast at a time: MPI 3 counts with an int
 MEETING = "a meeting of all ranks"
 
 
-class Ranks:
+class Ranks(Meetings):
     """The ranks of an mpi4py communicator, by default of COMM_WORLD.
 
         with mpilayer.Ranks() as ranks: ...
@@ -65,7 +64,8 @@ class Ranks:
     """
 
     def __init__(self, comm: MPI.Intracomm | None = None, timeout: float = TIMEOUT) -> None:
-        self.MPI = MPI = initialised()
+        self.MPI, self._places = initialised(), None
+        MPI = self.MPI
         comm = MPI.COMM_WORLD if comm is None else comm
         check(comm, MPI)
         self._join(ulfm.made(MPI, comm.Dup(), comm), timeout)
@@ -85,15 +85,42 @@ class Ranks:
         self.keep_records(folder)
         self._hangs, self.timeout = HangWatch(self), timeout
 
-    def without_the_dead(self) -> None:
-        """From here on these are the ranks that live, in their order. All of them call this, when MPI has said to one
-        that a rank has died (mpilayer/mpi/ulfm.py). What was made of the communicator before, such as request queues,
-        must not be used any more.
+    def set_aside(self, spares: int) -> None:
+        """Let the last ranks wait for the places of those that die: from here on these are the ranks that work, or on a
+        rank that waits, those that do. All ranks call this; it needs ULFM (mpilayer/mpi/ulfm.py).
         """
-        path, timeout = self.recorders.path, self.timeout
+        self._places = Places(self.MPI, self._comm, spares)
+        self._join(self._places.group(), self.timeout)
+
+    @property
+    def waits(self) -> bool:
+        """Whether this rank works only when another has died."""
+        return self._places is not None and self._places.place is None
+
+    def stand_by(self) -> bool:
+        """Of a rank that waits: sleep until all is over, which is True, or without_the_dead() must be called."""
+        return self._places.stand_by()
+
+    def without_the_dead(self, folder: Path | None = None) -> bool:
+        """From here on these are the ranks that work and live, in their order, with flight recorders in a folder. All
+        of them call this, and those that wait, when MPI has said to one that a rank has died. What was made of the
+        communicator before, such as request queues, must not be used any more. False if the others are at their end.
+        """
         self._hangs.close()
-        comm = ulfm.survivors(self.MPI, [self._comm, self._node, *filter(None, self._communicators)])
-        self._join(comm, timeout, path and path.parent)
+        comms, timeout = self._revocable(), self.timeout
+        comm = self._places.regroup(comms) if self._places else ulfm.survivors(self.MPI, comms)
+        if comm is not None:
+            self._join(comm, timeout, None if self.waits else folder)
+        return comm is not None
+
+    def dismiss(self) -> None:
+        """The end, for those that wait, too; all that work call this together. Nothing if none waits."""
+        places, self._places = self._places, None
+        if places and places.place is not None:
+            places.dismiss(self._revocable(), self.wait)
+
+    def _revocable(self):
+        return [self._comm, self._node, *filter(None, self._communicators)]
 
     def keep_records(self, folder: Path | None = None) -> None:
         """Keep the flight recorders in files of a folder, which outlive the ranks, or in memory of the node. All ranks
@@ -208,42 +235,6 @@ class Ranks:
         request = comm.Ibarrier()
         self.until(lambda: request.Test() or time.sleep(LONG_NAP))
 
-    def gather(self, value: Any) -> list[Any]:
-        """A list of every rank's value, any Python object, in the order of ranks; on every rank."""
-        mine = np.frombuffer(pickle.dumps(value), np.uint8)
-        sizes = np.empty(self.size, np.int64)
-        self.wait(self.comm.Iallgather(np.array([mine.size]), sizes))
-        everything = np.empty(sizes.sum(), np.uint8)
-        self.wait(self.comm.Iallgatherv(mine, [everything, sizes]))
-        return [pickle.loads(part) for part in np.split(everything, np.cumsum(sizes)[:-1])]
-
-    def gather_to_first(self, value: Any) -> list[Any] | None:
-        """The same on the first rank; None on the others. What is None takes next to nothing on the way."""
-        mine = np.frombuffer(pickle.dumps(value), np.uint8)
-        sizes = np.empty(self.size if self.rank == 0 else 0, np.int64)
-        self.wait(self.comm.Igather(np.array([mine.size]), sizes))
-        everything = np.empty(sizes.sum(), np.uint8)
-        self.wait(self.comm.Igatherv(mine, [everything, sizes] if self.rank == 0 else None))
-        if self.rank > 0:
-            return None
-        return [pickle.loads(part) for part in np.split(everything, np.cumsum(sizes)[:-1])]
-
-    def bcast(self, value: Any, comm: MPI.Intracomm | None = None) -> Any:
-        """The value, any Python object, that the first rank has; on every rank of `comm`, by default of all."""
-        comm = comm or self.comm
-        mine = np.frombuffer(pickle.dumps(value if comm.rank == 0 else None), np.uint8).copy()
-        size = np.array([mine.size])
-        self.wait(comm.Ibcast(size))
-        mine = mine if comm.rank == 0 else np.empty(size[0], np.uint8)
-        self.wait(comm.Ibcast(mine))
-        return pickle.loads(mine)
-
-    def broadcast(self, array: np.ndarray, root: int = 0) -> None:
-        """Give all ranks the numbers that one of them has in a contiguous array."""
-        flat = array.reshape(-1)
-        for begin in range(0, flat.size, PIECE):
-            self.wait(self.comm.Ibcast(flat[begin:begin + PIECE], root), "the first rank's numbers")
-
     def duplicate(self) -> MPI.Intracomm:
         """A duplicate of the communicator; all ranks call this together."""
         found, request = self.comm.Idup()
@@ -258,27 +249,6 @@ class Ranks:
         ulfm.made(self.MPI, comm, self.comm)
         self._communicators = [comm, *filter(None, self._communicators)]  # but those that were freed
         return comm
-
-    def total(self, values: np.ndarray) -> np.ndarray:
-        """Sum a float64 array over the ranks, in place, on every rank; the array."""
-        self.wait(self.comm.Iallreduce(self.MPI.IN_PLACE, values))
-        return values
-
-    def agree(self, action: Callable[[], Any]) -> Any:
-        """The result of action(), which every rank calls. If it raises UserError on any rank, all ranks raise
-        AgreedError, with the message of the lowest of those.
-        """
-        result, error = None, None
-        try:
-            result = action()
-        except UserError as failure:
-            error = str(failure)
-        errors = [(rank, e) for rank, e in enumerate(self.gather(error)) if e]
-        if errors:
-            rank, message = errors[0]
-            everywhere = len(errors) == self.size
-            raise AgreedError(message if everywhere or self.size == 1 else f"rank {rank} | {message}")
-        return result
 
 
 @functools.cache

@@ -20,6 +20,23 @@ SHARE = 0.01  # of the time, at most, that snapshots may take
 LEAST, MOST = 5, 1000  # steps from one to the next
 
 
+def _moved(ranks, sent, source):
+    """What rank `source`, or None, sends to this one; `sent` {rank: value} goes to others."""
+    requests, sizes = [], {}
+    for rank, value in sent.items():
+        data = np.frombuffer(pickle.dumps(value), np.uint8)
+        sizes[rank] = np.array([data.size])
+        requests += [ranks.comm.Isend(sizes[rank], rank), ranks.comm.Isend(data, rank)]
+    size, data = np.zeros(1, np.int64), None
+    if source is not None:
+        ranks.wait(ranks.comm.Irecv(size, source), "a snapshot of a neighbour")
+        data = np.empty(size[0], np.uint8)
+        ranks.wait(ranks.comm.Irecv(data, source), "a snapshot of a neighbour")
+    for request in requests:
+        ranks.wait(request, "a neighbour that takes a snapshot")
+    return None if data is None else pickle.loads(data)
+
+
 class Snapshot:
     """Of a rank, number `rank` of `ranks` when it was made.
 
@@ -68,14 +85,8 @@ class Snapshots:
 
     def _exchange(self, mine, before):
         """What the rank before has sent of its own; mine goes to the one behind."""
-        ranks, data = self.ranks, np.frombuffer(pickle.dumps(mine), np.uint8)
-        size, behind = np.zeros(1, np.int64), (ranks.rank + 1) % ranks.size
-        for sent, received in ((np.array([data.size]), lambda: size), (data, lambda: np.empty(size[0], np.uint8))):
-            there = received()
-            requests = [ranks.comm.Irecv(there, before), ranks.comm.Isend(sent, behind)]
-            for request in requests:
-                ranks.wait(request, "a snapshot of a neighbour")
-        return pickle.loads(there)
+        behind = (self.ranks.rank + 1) % self.ranks.size
+        return _moved(self.ranks, {behind: mine}, before)
 
     def _plan(self, done, seconds, step):
         """When the next one is due; all ranks come to the same."""
@@ -85,41 +96,63 @@ class Snapshots:
         self.due, self.last = done + self.every, (done, time.monotonic())
 
     def newest(self):
-        """The newest that all ranks have, as Loaded, for ranks of which some have died since. Raises AgreedError if
-        what one of these had of its own is lost, for its neighbour has died, too.
+        """The newest that all ranks have, as Loaded, for ranks of which some have died since; those that have taken
+        their places get it from the others. Raises AgreedError if what one of the dead had of its own is lost, for its
+        neighbour has died, too.
         """
         ranks = self.ranks
-        number = min(ranks.gather(max((each.number for each in self.kept), default=-1)))
-        found = next((each for each in self.kept if each.number == number), None)
-        if found is None:
+        newest = [number for number in ranks.gather(self.kept[-1].number if self.kept else None) if number is not None]
+        found = next((each for each in self.kept if newest and each.number == min(newest)), None)
+        everyone = ranks.gather(found and (found.rank, found.ranks, found.manifest, found.first))
+        living = [each and each[0] for each in everyone]
+        first = next((rank for rank, each in enumerate(everyone) if each), None)
+        if first is None:
             raise AgreedError("ranks have died before there was a snapshot | try: python -m mpilayer.launch --restarts")
-        self.kept, self.count = [found], number + 1
-        return LoadedSnapshot(ranks, found)
+        _, size, manifest, values = everyone[first]
+        holders = [_holder(rank, size, living) for rank in range(size)]
+        if None in living:
+            found = self._shared(found, first, living, holders, min(newest), size, manifest, values)
+        self.kept, self.count = [found], min(newest) + 1
+        return LoadedSnapshot(ranks, found, holders)
+
+    def _shared(self, found, first, living, holders, number, size, manifest, values):
+        """The snapshot `found`, on ranks that had none as well: rank `first` has what is equal, `holders` the rest."""
+        ranks, new = self.ranks, found is None
+        if new:
+            found = Snapshot(number, ranks.rank, size, np.empty(equal.size_of(manifest["equal"]), np.uint8), manifest)
+            found.first = values
+        ranks.broadcast(found.equal, first)
+        if ranks.size == size:  # each has the place of one that has died
+            sent = {rank: found.own[rank] for rank, was in enumerate(living)
+                    if was is None and holders[rank] == ranks.rank}
+            own = _moved(ranks, sent, holders[ranks.rank] if new else None)
+            found.own |= {ranks.rank: own} if new else {}
+        return found
+
+
+def _holder(rank, size, living):
+    """The number that the rank now has which has what was rank's own. Raises AgreedError if that has died, too."""
+    for one in (rank, (rank + 1) % size):
+        if one in living:
+            return living.index(one)
+    raise AgreedError(f"ranks {rank} and {(rank + 1) % size} have died, and with them what only they had"
+                      " | try: python -m mpilayer.launch --restarts, which goes on from a checkpoint")
 
 
 class LoadedSnapshot(Loaded):
-    """As Loaded, of a Snapshot: which ranks live now, each knows of itself. Raises AgreedError as newest() does."""
+    """As Loaded, of a Snapshot; `holders`: for each rank that made it, which rank has now what was its own."""
 
-    def __init__(self, ranks, snapshot):
+    def __init__(self, ranks, snapshot, holders):
         self.all, self.snapshot, self.manifest, self.ranks = ranks, snapshot, snapshot.manifest, snapshot.ranks
         self.path = f"the snapshot after {snapshot.first['run']['step']} steps"
-        living = ranks.gather(snapshot.rank)
-        self.readers = [self._holder(rank, living) for rank in range(self.ranks)]
-        self.files = {rank: (None, *snapshot.own[rank]) for rank, holder in enumerate(self.readers)
-                      if holder == ranks.rank}
+        if ranks.size == self.ranks:
+            holders = range(self.ranks)
+        self.files = {rank: (None, *snapshot.own[rank]) for rank, holder in enumerate(holders) if holder == ranks.rank}
         self.values = {rank: values for rank, (_, _, values) in self.files.items()}
 
-    def _holder(self, rank, living):
-        """The number that the rank now has which has what was rank's own."""
-        for one in (rank, (rank + 1) % self.ranks):
-            if one in living:
-                return living.index(one)
-        raise AgreedError(f"ranks {rank} and {(rank + 1) % self.ranks} have died, and with them what only they had"
-                          " | try: python -m mpilayer.launch --restarts, which goes on from a checkpoint")
-
     def of_this_rank(self):
-        """The values of the first rank."""
-        return self.snapshot.first
+        """The values of this rank, or where there are fewer ranks now, of the first one."""
+        return self.values[self.all.rank] if self.ranks == self.all.size else self.snapshot.first
 
     def _put_equal(self, state):
         equal.put(state.equal, 0, self.snapshot.equal)

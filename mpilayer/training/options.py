@@ -171,13 +171,14 @@ def read_options(argv, net, ranks, defaults=()):
     """
     options = parser(net, _chosen([*defaults, *argv], net)).parse_args([*defaults, *_expanded(argv)])
     check_messages(options)
+    recovery.check(options, ranks)
+    ranks -= options.spares
     OPTIMIZER.complete(options, shown=False)
     POLICY.complete(options, shown=False)
     complete_schedule(options, ranks)
     straggler.check(options, ranks)
     device.check(options, make.CHOICE.parts)
     resuming.check(options)
-    recovery.check(options)
     if options.label_smoothing >= 1:
         raise UserError(f"--label-smoothing {options.label_smoothing}: expected less than 1")
     net.complete(options, shown=False)

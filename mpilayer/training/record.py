@@ -52,13 +52,20 @@ class RunRecord:
     """
 
     def __init__(self, ranks, options, environment):
-        self.ranks, self.folder, self.failed = ranks, options.out, False
+        self.ranks, self.folder, self.failed, self.head = ranks, options.out, False, {}
         if self.folder:
             self.lock = ranks.agree(lambda: prepare_folder(self.folder) if ranks.rank == 0 else None)
             ranks.keep_records(self.folder / FLIGHT)
             config = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
             self.head = {"config": config, "environment": environment()}
             ranks.agree(self._replace)
+
+    @classmethod
+    def of_another(cls, ranks, folder, head):
+        """Of a rank that takes the place of one that has died; `head` is that of the others."""
+        self = cls.__new__(cls)
+        self.ranks, self.folder, self.failed, self.lock, self.head = ranks, folder, False, None, head
+        return self
 
     def epochs(self, found):
         """After an epoch: the records of all epochs so far. What cannot be written is said once, and tried again."""

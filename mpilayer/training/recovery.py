@@ -1,14 +1,14 @@
 """`--on-failure shrink`: when ranks die, the others go on from a snapshot in their memory, with the same batches."""
 
 import socket
-import time
 
-from mpilayer.base.cli import count
+from mpilayer.base.cli import count, flag, natural
 from mpilayer.base.errors import UserError
 from mpilayer.exchange.channel import running
 from mpilayer.mpi import ulfm
-from mpilayer.schedules import SCHEDULES
+from mpilayer.schedules import make
 from mpilayer.storage.snapshots import Snapshots
+from mpilayer.training.record import FLIGHT
 from mpilayer.training.replicas import named
 from mpilayer.training.trainer import STATISTICS
 
@@ -20,19 +20,25 @@ def add_options(parser):
     """Add them."""
     parser.add_argument("--on-failure", choices=(ABORT, SHRINK), default=ABORT, help="when a rank dies: abort ends all;"
                         " with shrink the others go on (Open MPI, mpiexec --with-ft ulfm)")
+    parser.add_argument("--spares", type=natural, default=0, metavar="N", help="shrink: so many of the ranks, the last"
+                        " ones, wait and take the places of those that die (default: 0)")
     parser.add_argument("--snapshot-every", type=count, metavar="N", help="shrink: steps from one snapshot in"
                         " memory to the next (default: so many that they take 1%% of the time)")
 
 
-def check(options):
+def check(options, ranks):
     """Raise UserError for what cannot go on with fewer ranks."""
     if options.on_failure == ABORT:
-        if options.snapshot_every:
-            raise UserError("--snapshot-every goes with --on-failure shrink")
+        for name in ("snapshot_every", "spares"):
+            if getattr(options, name):
+                raise UserError(f"{flag(name)} goes with --on-failure shrink")
         return
+    if options.spares >= ranks:
+        raise UserError(f"--spares {options.spares} leave none of {ranks} ranks to compute"
+                        f" | try: mpiexec -n {options.spares + 2}")
     if options.device == "gpu":
         raise UserError(f"--on-failure shrink does not go with --device gpu{INSTEAD}")
-    if SCHEDULES[options.schedule].asynchronous:
+    if make.CHOICE.parts[options.schedule].asynchronous:
         raise UserError(f"--on-failure shrink does not go with --schedule {options.schedule}: no step is made by all"
                         f" ranks together{INSTEAD}")
 
@@ -47,48 +53,78 @@ class Recovery:
     """Of a run; all ranks make it together. Raises AgreedError if this MPI cannot go on without a rank.
 
     snapshots   Snapshots, or None: a rank that dies ends all
-    deaths      what run.json says of those that have died: their numbers when the run began, hosts, steps
+    deaths      what run.json says of those that have died: their numbers when the run began, after which step
+    shared      what a rank that takes a place must know
     """
 
     def __init__(self, ranks, options):
-        self.ranks, self.snapshots, self.deaths, self.number = ranks, None, [], ranks.rank
+        self.ranks, self.options, self.snapshots, self.deaths, self.shared = ranks, options, None, [], None
+        self.number, self.folder = ranks.rank, options.out and options.out / FLIGHT
         if options.on_failure == SHRINK:
-            ranks.agree(lambda: self._check(ulfm.missing(ranks.MPI)))
+            ranks.agree(self._check)
+            if options.spares:
+                ranks.set_aside(options.spares)
             self.snapshots = Snapshots(ranks, options.snapshot_every)
-            self.living = dict(enumerate(ranks.gather(socket.gethostname())))  # number: host
+            self.living = dict(enumerate(ranks.gather(socket.gethostname())))  # number: host, of those that work
 
-    @staticmethod
-    def _check(missing):
-        if missing:
+    def _check(self):
+        if missing := ulfm.missing(self.ranks.MPI):
             raise UserError(f"--on-failure shrink: {missing}")
 
     def bears(self, error):
         """Whether this is an error after which the run goes on."""
         return self.snapshots is not None and ulfm.is_death(self.ranks.MPI, error)
 
-    def after(self, error, net):
-        """Leave the dead behind; the Loaded from which those go on that live. All of these call it, with the error that
-        bears() has seen. Raises AgreedError if what is needed was lost.
+    def stand_by(self):
+        """Of a rank that waits: sleep until it has a place, and return the Loaded; None if all is over."""
+        while not self.ranks.stand_by():
+            if not self._regroup():
+                return None
+            if not self.ranks.waits:
+                return self._newest()
+        return None
+
+    def after(self, net):
+        """When bears() has seen an error: leave the dead behind; the Loaded from which those go on that live. All of
+        these call it. Raises AgreedError if what is needed was lost.
         """
-        begin = time.monotonic()
         for channel in running():
             channel.abandon()
-        while error:
-            try:
-                self.ranks.without_the_dead()
-                loaded, alive = self.snapshots.newest(), self.ranks.gather(self.number)
-                error = None
-            except self.ranks.MPI.Exception as another:
-                if not ulfm.is_death(self.ranks.MPI, another):
-                    raise
         net.forget_gradients()  # MPI may still write there
-        self._note([number for number in self.living if number not in alive], loaded, time.monotonic() - begin)
-        return loaded
+        self._regroup()
+        return self._newest()
 
-    def _note(self, dead, loaded, seconds):
-        step = loaded.of_this_rank()["run"]["step"]
-        who = named([(number, self.living.pop(number)) for number in dead])
-        self.deaths.append({"ranks": dead, "after_step": step, "living": self.ranks.size})
+    def _again(self, action):
+        """What action() returns, after more deaths in the midst of it, too."""
+        while True:
+            try:
+                return action()
+            except self.ranks.MPI.Exception as error:
+                if not ulfm.is_death(self.ranks.MPI, error):
+                    raise
+                self._regroup()
+
+    def _regroup(self):
+        while True:
+            try:
+                return self.ranks.without_the_dead(self.folder)
+            except self.ranks.MPI.Exception as error:
+                if not ulfm.is_death(self.ranks.MPI, error):
+                    raise
+
+    def _newest(self):
+        """The Loaded of all ranks that work now; said is who has died."""
+        loaded, told = self._again(lambda: (self.snapshots.newest(), self.ranks.gather(
+            (self.number, socket.gethostname(), self.shared and (self.shared, self.living, self.deaths)))))
+        living = {number: host for number, host, _ in told}
+        self.shared, before, deaths = next(known for _, _, known in told if known)
+        dead, new = ([(n, host) for n, host in these.items() if n not in others]
+                     for these, others in ((before, living), (living, before)))
+        self.living, step = living, loaded.of_this_rank()["run"]["step"]
+        self.deaths = [*deaths, {"ranks": [number for number, _ in dead], "in_place": [number for number, _ in new],
+                                 "after_step": step, "living": self.ranks.size}]
         if self.ranks.rank == 0:
+            place = f", {named(new)} in place" if new else ""
             count = f"{self.ranks.size} ranks go on" if self.ranks.size > 1 else "the last rank goes on"
-            print(f"mpilayer: {who} died | {count} from the snapshot after {step} steps | {seconds:.1f} s", flush=True)
+            print(f"mpilayer: {named(dead)} died{place} | {count} from the snapshot after {step} steps", flush=True)
+        return loaded

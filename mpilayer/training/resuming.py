@@ -48,28 +48,25 @@ def identity(options, choices, net, data):
 class Resuming:
     """The checkpoints of a run as its options say; all ranks make it.
 
-    loaded    the Loaded checkpoint from which it goes on, or None
+    loaded    the Loaded checkpoint, or snapshot, from which it goes on, or None
 
     Raises AgreedError if they cannot be written, or if the newest is one of another run.
     """
 
-    def __init__(self, ranks, options, choices, net, data, say, resume=None):
-        self.ranks, self.options, self.loaded, self.checkpoints = ranks, options, None, None
+    def __init__(self, ranks, options, choices, net, data, say, loaded=None):
+        self.ranks, self.options, self.loaded, self.checkpoints = ranks, options, loaded, None
         self.made_of = choices, net, data, say
-        resume = options.resume if resume is None else resume
         if options.checkpoint:
             about = identity(options, choices, net, data)
             self.checkpoints = Checkpoints(ranks, options.checkpoint, options.keep, about, say)
-            self.loaded = self.checkpoints.newest() if resume else None
+            self.loaded = self.checkpoints.newest() if options.resume and not loaded else loaded
         self.run = self.loaded.of_this_rank()["run"] if self.loaded else {}
 
     def again(self, loaded):
         """Of the same run, which goes on from a Loaded, when other ranks have died; this is used no more."""
         if self.checkpoints:
             self.checkpoints.abandon()
-        found = Resuming(self.ranks, self.options, *self.made_of, resume=False)
-        found.loaded, found.run = loaded, loaded.of_this_rank()["run"]
-        return found
+        return Resuming(self.ranks, self.options, *self.made_of, loaded=loaded)
 
     def settings(self, settings):
         """The Settings with what was measured before, if there are as many ranks."""

@@ -52,7 +52,7 @@ def dying(open_mpi, tmp_path, deaths, *words, count=4):
 def test_the_others_come_to_the_bits_of_fewer_ranks_from_the_snapshot_on(open_mpi, tmp_path):
     """Also when it is the first rank, which prints and writes, that dies."""
     final, said = dying(open_mpi, tmp_path, {0: 11}, "--snapshot-every", 4, "--quiet")
-    assert final["deaths"] == [{"ranks": [0], "after_step": 8, "living": 3}]
+    assert final["deaths"] == [{"ranks": [0], "in_place": [], "after_step": 8, "living": 3}]
     assert "rank 0 (" in said
     assert ") died | 3 ranks go on from the snapshot after 8 steps" in said
     saving = ("-m", "mpilayer.train", *FIXED, "--quiet", "--checkpoint", tmp_path / "saved", "--checkpoint-every", 8,
@@ -64,6 +64,17 @@ def test_the_others_come_to_the_bits_of_fewer_ranks_from_the_snapshot_on(open_mp
     fewer = openmpi.mpiexec(open_mpi, 3, *saving, "--resume", "--out", tmp_path / "fewer")
     assert fewer.returncode == 0, fewer.stderr
     assert finished(tmp_path / "fewer")["weights_sha256"] == final["weights_sha256"]
+
+
+def test_spares_take_the_places_of_the_dead_and_no_bit_changes(open_mpi, tmp_path):
+    """Also the place of one that was a spare itself."""
+    calm = openmpi.mpiexec(open_mpi, 3, "-m", "mpilayer.train", *FIXED, "--out", tmp_path / "calm")
+    assert calm.returncode == 0, calm.stderr
+    final, said = dying(open_mpi, tmp_path, {0: 6, 3: 17}, "--snapshot-every", 4, "--spares", 2, count=5)
+    assert [(death["ranks"], death["in_place"], death["living"]) for death in final["deaths"]] == [
+        ([0], [3], 3), ([3], [4], 3)]
+    assert "in place | 3 ranks go on" in said
+    assert final["weights_sha256"] == finished(tmp_path / "calm")["weights_sha256"]
 
 
 @pytest.mark.parametrize(("words", "deaths"), [
@@ -89,6 +100,8 @@ def test_without_ulfm_it_is_refused_with_a_way_out(open_mpi):
 
 @pytest.mark.parametrize(("words", "message"), [
     (["--snapshot-every", 3], "--snapshot-every goes with --on-failure shrink"),
+    (["--spares", 1], "--spares goes with --on-failure shrink"),
+    (["--spares", 1, "--on-failure", "shrink"], "--spares 1 leave none of 1 ranks to compute"),
     (["--on-failure", "shrink", "--schedule", "rma"], "does not go with --schedule rma: no step is made by all ranks"),
 ])
 def test_what_does_not_go_together(words, message):
