@@ -234,15 +234,17 @@ def run(ranks, argv):
     begun = (stand_in if ranks.waits else begin)(ranks, options, recovery, say)
     if begun is None:
         return 0
+    led = None
     while True:
         try:
-            trainer, final = lead(ranks, options, begun, recovery)
-            break
+            led = led or lead(ranks, options, begun, recovery)
+            return end(ranks, options, begun, *led, recovery)
         except ranks.MPI.Exception as error:
             if not recovery.bears(error):
                 raise
-            begun = begun._replace(resuming=begun.resuming.again(recovery.after(begun.net)))
-    return end(ranks, options, begun, trainer, final, recovery)
+            loaded = recovery.after(begun.net, done=led is not None)
+            if loaded:
+                begun, led = begun._replace(resuming=begun.resuming.again(loaded)), None
 
 
 def end(ranks, options, begun, trainer, final, recovery):

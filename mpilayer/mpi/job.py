@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mpilayer.base.errors import AgreedError, HangError, UserError
 from mpilayer.base.terminal import launcher
+from mpilayer.mpi import ulfm
 from mpilayer.mpi.flight_recorder import SUFFIX
 from mpilayer.mpi.launcher import forget_segments, launched_apart, looked_after, outlive_not
 from mpilayer.mpi.node_file import open_together
@@ -78,13 +79,11 @@ def stopping_together(ranks):
     try:
         token.create()
         yield
-        ranks.meet()  # so that a rank that hangs now is named, too
-        ranks.dismiss()
+        _end_together(ranks)
     except AgreedError as error:
         if ranks.rank == 0:
             print(_describe(ranks, error), file=sys.stderr, flush=True)
-        ranks.meet()
-        ranks.dismiss()
+        _end_together(ranks)
         raise SystemExit(2) from None
     except BaseException as error:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -100,6 +99,16 @@ def stopping_together(ranks):
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _end_together(ranks):
+    """A last meeting, so that a rank that hangs now is named, too; nobody needs one that has died."""
+    try:
+        ranks.meet()
+        ranks.dismiss()
+    except ranks.MPI.Exception as error:
+        if not ulfm.is_death(ranks.MPI, error):
+            raise
 
 
 def _write_record(ranks):

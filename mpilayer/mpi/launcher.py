@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 from mpilayer.base import env
+from mpilayer.base.processes import ranks_below
 from mpilayer.base.terminal import launcher
 
 TIMEOUT = 600  # seconds that MPI may take to start
@@ -52,16 +53,41 @@ def looked_after():
 
 
 def _look_after(parent):
-    ranks, rank, name = launched_apart(os.environ, 1)
-    begun, patience = time.monotonic(), min(env.patience(), TIMEOUT)
+    begun, patience, others = time.monotonic(), min(env.patience(), TIMEOUT), Others()
     for limit, more in ((patience, ""), (TIMEOUT, "; this rank gives up")):
         while time.monotonic() < begun + limit:
             time.sleep(LOOK)
             if os.getppid() != parent:
                 os._exit(0)
-        text = (f"mpilayer: rank {rank} of {ranks} | start of MPI | waiting for the other ranks for {limit:.0f} s{more}"
-                f" | expected {name} to start {ranks} ranks that all come so far | try: what the others have printed\n")
-        os.write(2, text.encode())
+            if others.are_fewer():  # an MPI that can go on without a rank waits for it here, for ever
+                _give_up(parent, "another rank of this machine has died")
+        _say(f"waiting for the other ranks for {limit:.0f} s{more}")
+    _give_up(parent)
+
+
+class Others:
+    """The ranks that the launcher of this one has started on this machine."""
+
+    def __init__(self):
+        self.launcher, self.most = launcher(), 0
+
+    def are_fewer(self):
+        """Whether one that was there has gone."""
+        count = len(list(ranks_below(self.launcher))) if self.launcher else 0
+        self.most = max(self.most, count)
+        return count < self.most
+
+
+def _say(what):
+    ranks, rank, name = launched_apart(os.environ, 1)
+    text = (f"mpilayer: rank {rank} of {ranks} | start of MPI | {what} | expected {name} to start {ranks} ranks that all"
+            " come so far | try: what the others have printed\n")
+    os.write(2, text.encode())
+
+
+def _give_up(parent, why=""):
+    if why:
+        _say(why)
     os.kill(parent, signal.SIGKILL)
     os._exit(1)
 

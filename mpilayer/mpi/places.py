@@ -23,22 +23,21 @@ class Places:
         made = self.world.Split(self.place is None, self.place or 0)
         return ulfm.made(self.MPI, made, self.world)
 
-    def regroup(self, comms, done=False):
-        """After a death: places that are free go to those that wait; as group() returns, or None if on any rank all is
-        `done`. All that live call this; `comms` are what they have made of the communicator.
+    def regroup(self, comms, done):
+        """(as group() returns, whether all that work are `done`) after a death: unless they are, places that are free
+        go to those that wait. All that live call this; `comms` are what they have made of the communicator.
         """
         self.world = ulfm.survivors(self.MPI, [self.world, *comms])
         places, ended = zip(*self.world.allgather((self.place, done)), strict=True)
-        if any(ended):
-            return None
-        free = sorted(set(range(self.working)) - set(places))
+        over = all(end for place, end in zip(places, ended, strict=True) if place is not None)
+        free = [] if over else sorted(set(range(self.working)) - set(places))
         waiting = [rank for rank, place in enumerate(places) if place is None]
         taken = dict(zip(waiting, free, strict=False))
         self.place = taken.get(self.world.rank, self.place)
         group, self.working = self.group(), len(places) - len(waiting) + len(taken)
         if self.place is not None:
             self.place = group.rank  # where none waited, the others have moved up
-        return group
+        return group, over
 
     def stand_by(self):
         """Sleep until the others have come to their end, which is True, or want to regroup."""
@@ -64,4 +63,4 @@ class Places:
         except self.MPI.Exception as error:
             if not ulfm.is_death(self.MPI, error):
                 raise
-            self.regroup(comms, done=True)
+            self.regroup(comms, True)

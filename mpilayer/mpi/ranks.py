@@ -101,17 +101,20 @@ class Ranks(Meetings):
         """Of a rank that waits: sleep until all is over, which is True, or without_the_dead() must be called."""
         return self._places.stand_by()
 
-    def without_the_dead(self, folder: Path | None = None) -> bool:
+    def without_the_dead(self, folder: Path | None = None, done: bool = False) -> bool:
         """From here on these are the ranks that work and live, in their order, with flight recorders in a folder. All
         of them call this, and those that wait, when MPI has said to one that a rank has died. What was made of the
-        communicator before, such as request queues, must not be used any more. False if the others are at their end.
+        communicator before, such as request queues, must not be used any more. Whether all that work are `done`; then
+        none that waits has taken a place.
         """
         self._hangs.close()
         comms, timeout = self._revocable(), self.timeout
-        comm = self._places.regroup(comms) if self._places else ulfm.survivors(self.MPI, comms)
-        if comm is not None:
-            self._join(comm, timeout, None if self.waits else folder)
-        return comm is not None
+        if self._places is None:
+            self._join(ulfm.survivors(self.MPI, comms), timeout, folder)
+            return all(self.gather(done))
+        group, over = self._places.regroup(comms, done)
+        self._join(group, timeout, None if self.waits else folder)
+        return over
 
     def dismiss(self) -> None:
         """The end, for those that wait, too; all that work call this together. Nothing if none waits."""

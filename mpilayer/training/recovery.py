@@ -77,45 +77,41 @@ class Recovery:
 
     def stand_by(self):
         """Of a rank that waits: sleep until it has a place, and return the Loaded; None if all is over."""
-        while not self.ranks.stand_by():
-            if not self._regroup():
-                return None
+        while not (self.ranks.stand_by() or self._regroup(False)):
             if not self.ranks.waits:
                 return self._newest()
         return None
 
-    def after(self, net):
-        """When bears() has seen an error: leave the dead behind; the Loaded from which those go on that live. All of
-        these call it. Raises AgreedError if what is needed was lost.
+    def after(self, net, done):
+        """When bears() has seen an error: leave the dead behind; the Loaded from which those go on that live, or None
+        if all of them are `done`. All of them call it. Raises AgreedError if what is needed was lost.
         """
         for channel in running():
             channel.abandon()
+        if self._regroup(done):
+            return None
         net.forget_gradients()  # MPI may still write there
-        self._regroup()
         return self._newest()
 
-    def _again(self, action):
-        """What action() returns, after more deaths in the midst of it, too."""
+    def _regroup(self, done):
+        """Whether all that work are done."""
+        return self._lasting(lambda: self.ranks.without_the_dead(self.folder, done))
+
+    def _lasting(self, action, between=lambda: None):
+        """What action() returns, in the end: more ranks may die in the midst of it."""
         while True:
             try:
                 return action()
             except self.ranks.MPI.Exception as error:
                 if not ulfm.is_death(self.ranks.MPI, error):
                     raise
-                self._regroup()
-
-    def _regroup(self):
-        while True:
-            try:
-                return self.ranks.without_the_dead(self.folder)
-            except self.ranks.MPI.Exception as error:
-                if not ulfm.is_death(self.ranks.MPI, error):
-                    raise
+                between()
 
     def _newest(self):
         """The Loaded of all ranks that work now; said is who has died."""
-        loaded, told = self._again(lambda: (self.snapshots.newest(), self.ranks.gather(
-            (self.number, socket.gethostname(), self.shared and (self.shared, self.living, self.deaths)))))
+        loaded, told = self._lasting(lambda: (self.snapshots.newest(), self.ranks.gather(
+            (self.number, socket.gethostname(), self.shared and (self.shared, self.living, self.deaths)))),
+            between=lambda: self._regroup(False))
         living = {number: host for number, host, _ in told}
         self.shared, before, deaths = next(known for _, _, known in told if known)
         dead, new = ([(n, host) for n, host in these.items() if n not in others]
