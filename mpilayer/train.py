@@ -234,17 +234,16 @@ def run(ranks, argv):
     begun = (stand_in if ranks.waits else begin)(ranks, options, recovery, say)
     if begun is None:
         return 0
-    led = None
     while True:
         try:
-            led = led or lead(ranks, options, begun, recovery)
-            return end(ranks, options, begun, *led, recovery)
+            trainer, final = lead(ranks, options, begun, recovery)
+            recovery.all_is_done()
+            break
         except ranks.MPI.Exception as error:
             if not recovery.bears(error):
                 raise
-            loaded = recovery.after(begun.net, done=led is not None)
-            if loaded:
-                begun, led = begun._replace(resuming=begun.resuming.again(loaded)), None
+            begun = begun._replace(resuming=begun.resuming.again(recovery.after(begun.net)))
+    return end(ranks, options, begun, trainer, final, recovery)
 
 
 def end(ranks, options, begun, trainer, final, recovery):
@@ -255,7 +254,13 @@ def end(ranks, options, begun, trainer, final, recovery):
         record.leave()
         return AGAIN
     final["deaths"] = recovery.deaths
-    record.end(trainer.epochs, final, trainer.trace, net, about(options, net, data, final))
+    try:
+        record.end(trainer.epochs, final, trainer.trace, net, about(options, net, data, final))
+    except ranks.MPI.Exception as error:
+        if not recovery.bears(error):
+            raise
+        ranks.part()
+        record.salvage(trainer.epochs, final, net, about(options, net, data, final))
     if final["replicas"] != EQUAL:
         raise AgreedError(f"the ranks ended with {len(final['replicas'])} different sets of weights | expected one"
                           " | try: --check-replicas with fewer steps, to find where they begin to differ")

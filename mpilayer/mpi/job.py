@@ -105,10 +105,11 @@ def _end_together(ranks):
     """A last meeting, so that a rank that hangs now is named, too; nobody needs one that has died."""
     try:
         ranks.meet()
-        ranks.dismiss()
     except ranks.MPI.Exception as error:
         if not ulfm.is_death(ranks.MPI, error):
             raise
+        ranks.part()
+    ranks.dismiss()
 
 
 def _write_record(ranks):

@@ -80,8 +80,8 @@ class Others:
 
 def _say(what):
     ranks, rank, name = launched_apart(os.environ, 1)
-    text = (f"mpilayer: rank {rank} of {ranks} | start of MPI | {what} | expected {name} to start {ranks} ranks that all"
-            " come so far | try: what the others have printed\n")
+    text = (f"mpilayer: rank {rank} of {ranks} | start of MPI | {what} | expected {name} to start {ranks} ranks that"
+            " all come so far | try: what the others have printed\n")
     os.write(2, text.encode())
 
 

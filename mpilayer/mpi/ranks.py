@@ -101,26 +101,24 @@ class Ranks(Meetings):
         """Of a rank that waits: sleep until all is over, which is True, or without_the_dead() must be called."""
         return self._places.stand_by()
 
-    def without_the_dead(self, folder: Path | None = None, done: bool = False) -> bool:
+    def without_the_dead(self, folder: Path | None = None) -> None:
         """From here on these are the ranks that work and live, in their order, with flight recorders in a folder. All
         of them call this, and those that wait, when MPI has said to one that a rank has died. What was made of the
-        communicator before, such as request queues, must not be used any more. Whether all that work are `done`; then
-        none that waits has taken a place.
+        communicator before, such as request queues, must not be used any more.
         """
         self._hangs.close()
         comms, timeout = self._revocable(), self.timeout
-        if self._places is None:
-            self._join(ulfm.survivors(self.MPI, comms), timeout, folder)
-            return all(self.gather(done))
-        group, over = self._places.regroup(comms, done)
-        self._join(group, timeout, None if self.waits else folder)
-        return over
+        comm = self._places.regroup(comms) if self._places else ulfm.survivors(self.MPI, comms)
+        self._join(comm, timeout, None if self.waits else folder)
+
+    def part(self) -> None:
+        """Nobody will wait for anybody any more: a rank has died, but the work was done."""
+        ulfm.revoke(self._revocable())
 
     def dismiss(self) -> None:
-        """The end, for those that wait, too; all that work call this together. Nothing if none waits."""
-        places, self._places = self._places, None
-        if places and places.place is not None:
-            places.dismiss(self._revocable(), self.wait)
+        """The end, for those that wait, too; nothing if none does, or this rank waits."""
+        if self._places and not self.waits:
+            self._places.dismiss()
 
     def _revocable(self):
         return [self._comm, self._node, *filter(None, self._communicators)]

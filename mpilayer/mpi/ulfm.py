@@ -39,13 +39,22 @@ def made(MPI, comm, of):
     return comm
 
 
-def survivors(MPI, comms):
-    """A communicator of the ranks of the first of `comms` that live, in their order; all of these call this.
-
-    All of `comms` are revoked: whoever waits there is told.
-    """
+def revoke(comms):
+    """Whoever waits on one of these communicators is told that it is of no use any more."""
     for comm in comms:
         if not comm.Is_revoked():
             comm.Revoke()
+
+
+def survivors(MPI, comms):
+    """A communicator of the ranks of the first of `comms` that live, in their order; all of these call this. All of
+    `comms` are revoked.
+    """
+    revoke(comms)
     left = comms[0].Shrink()
     return made(MPI, left, left)
+
+
+def agree(comm):
+    """All ranks of a communicator have come so far; on all that live, or on none, where MPI's exception is raised."""
+    comm.Agree(0)

@@ -91,6 +91,17 @@ class RunRecord:
                 raise _unwritable(self.folder, error) from None
             self.leave()
 
+    def salvage(self, found, final, net, about):
+        """weights.h5 and run.json by each rank that lives, where another has died that may have had to write them: they
+        are the same on all. Raises UserError.
+        """
+        if self.folder:
+            try:
+                write_weights(self.folder / WEIGHTS, net, about)
+            except OSError as error:
+                raise _unwritable(self.folder, error) from None
+            self._write(found, final, by_all=True)
+
     def leave(self):
         """The run ends here, in good order; it need not be complete."""
         if self.folder:
@@ -105,8 +116,8 @@ class RunRecord:
             for name in (TIMELINE, WEIGHTS):
                 (self.folder / name).unlink(missing_ok=True)
 
-    def _write(self, epochs, final):
-        if self.ranks.rank > 0:
+    def _write(self, epochs, final, by_all=False):
+        if self.ranks.rank > 0 and not by_all:
             return
         record = {**self.head, "complete": final is not None, "epochs": epochs, "final": final}
         try:

@@ -77,25 +77,29 @@ class Recovery:
 
     def stand_by(self):
         """Of a rank that waits: sleep until it has a place, and return the Loaded; None if all is over."""
-        while not (self.ranks.stand_by() or self._regroup(False)):
+        while not self.ranks.stand_by():
+            self._regroup()
             if not self.ranks.waits:
                 return self._newest()
         return None
 
-    def after(self, net, done):
-        """When bears() has seen an error: leave the dead behind; the Loaded from which those go on that live, or None
-        if all of them are `done`. All of them call it. Raises AgreedError if what is needed was lost.
+    def after(self, net):
+        """When bears() has seen an error: leave the dead behind; the Loaded from which those go on that live. All of
+        these call it. Raises AgreedError if what is needed was lost.
         """
         for channel in running():
             channel.abandon()
-        if self._regroup(done):
-            return None
+        self._regroup()
         net.forget_gradients()  # MPI may still write there
         return self._newest()
 
-    def _regroup(self, done):
-        """Whether all that work are done."""
-        return self._lasting(lambda: self.ranks.without_the_dead(self.folder, done))
+    def all_is_done(self):
+        """Training has ended on all ranks, or on none: then that raises an error that bears() knows."""
+        if self.snapshots:
+            ulfm.agree(self.ranks.comm)
+
+    def _regroup(self):
+        self._lasting(lambda: self.ranks.without_the_dead(self.folder))
 
     def _lasting(self, action, between=lambda: None):
         """What action() returns, in the end: more ranks may die in the midst of it."""
@@ -111,7 +115,7 @@ class Recovery:
         """The Loaded of all ranks that work now; said is who has died."""
         loaded, told = self._lasting(lambda: (self.snapshots.newest(), self.ranks.gather(
             (self.number, socket.gethostname(), self.shared and (self.shared, self.living, self.deaths)))),
-            between=lambda: self._regroup(False))
+            between=self._regroup)
         living = {number: host for number, host, _ in told}
         self.shared, before, deaths = next(known for _, _, known in told if known)
         dead, new = ([(n, host) for n, host in these.items() if n not in others]
