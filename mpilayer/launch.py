@@ -93,7 +93,7 @@ class Launch:
     def __init__(self, options):
         self.options, self.ranks, self.hosts = options, options.ranks, dict(options.hosts)
         self.program, self.folder = program(options.arguments)
-        self.launcher, self.is_open_mpi = _launcher(options.launcher)
+        self.launcher, self.is_open_mpi = find_launcher(options.launcher)
         self.process, self.stopped_by = None, None
 
     def run(self):
@@ -199,7 +199,7 @@ def program(arguments):
     return [sys.executable, "-m", "mpilayer.train", *words, *resume], found
 
 
-def _launcher(given):
+def find_launcher(given=None):
     """(path of mpiexec or srun, whether it is Open MPI's). Raises UserError."""
     here = Path(sys.executable).parent
     path = shutil.which(given or "mpiexec", path=None if given else f"{here}:{os.environ.get('PATH', '')}")

@@ -17,6 +17,8 @@ from mpilayer.base.terminal import launcher
 TIMEOUT = 600  # seconds that MPI may take to start
 LOOK = 0.2  # seconds between two looks
 LAST = 5  # seconds that a rank has to end after its launcher
+COMING = 5  # seconds after which all ranks of a machine have been started
+LOCAL = "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE"  # how many those are
 # what launchers tell their ranks, asked only when MPI itself says that this rank is alone: (ranks, rank, launcher)
 LAUNCHERS = [("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "Open MPI"),
              ("PMI_SIZE", "PMI_RANK", "MPICH or Intel MPI"), ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "Slurm")]
@@ -66,16 +68,16 @@ def _look_after(parent):
 
 
 class Others:
-    """The ranks that the launcher of this one has started on this machine."""
+    """The ranks that the launcher of this one has started, or is about to start, on this machine."""
 
     def __init__(self):
-        self.launcher, self.most = launcher(), 0
+        self.launcher, self.due = launcher(), time.monotonic() + COMING
+        self.count = next((int(os.environ[name]) for name in LOCAL if os.environ.get(name, "").isdigit()), 0)
 
     def are_fewer(self):
-        """Whether one that was there has gone."""
-        count = len(list(ranks_below(self.launcher))) if self.launcher else 0
-        self.most = max(self.most, count)
-        return count < self.most
+        """Whether one has gone."""
+        return bool(self.launcher and time.monotonic() > self.due
+                    and len(list(ranks_below(self.launcher))) < self.count)
 
 
 def _say(what):
