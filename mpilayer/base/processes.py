@@ -20,9 +20,16 @@ def _read(pid, what):
     return b""
 
 
+def _threads(pid):
+    """Of a process: each has the children that it has started."""
+    with contextlib.suppress(OSError):
+        return os.listdir(f"/proc/{pid}/task")
+    return []
+
+
 def ranks_below(pid):
     """Yield (rank, number) of the processes below a launcher that are ranks; what a rank has started is none."""
-    for child in map(int, _read(pid, f"task/{pid}/children").split()):
+    for child in (int(child) for thread in _threads(pid) for child in _read(pid, f"task/{thread}/children").split()):
         if found := RANK.search(_read(child, "environ")):
             yield int(found[1]), child
         else:

@@ -13,6 +13,7 @@ from pathlib import Path
 from mpilayer.base import env
 from mpilayer.base.processes import ranks_below
 from mpilayer.base.terminal import launcher
+from mpilayer.mpi import ulfm
 
 TIMEOUT = 600  # seconds that MPI may take to start
 LOOK = 0.2  # seconds between two looks
@@ -90,8 +91,18 @@ def _say(what):
 def _give_up(parent, why=""):
     if why:
         _say(why)
+    end_launcher()
     os.kill(parent, signal.SIGKILL)
     os._exit(1)
+
+
+def end_launcher():
+    """Ask the launcher to end the job, where it would take that for a success: Open MPI's does if ranks are killed that
+    it may go on without.
+    """
+    if os.environ.get(ulfm.ENABLED) == "1" and (pid := launcher()):
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGTERM)
 
 
 def outlive_not():
