@@ -27,8 +27,8 @@ HEAD = LINE.format("disturbance", "runs", "as is", "restarts", "back in, s", "to
 
 
 class Found(NamedTuple):
-    """What came of a run: its disturbance, restarts, seconds from it until the others were back at work, None where that
-    is not known, and to the end of the run, and what went wrong.
+    """What came of a run: its disturbance, restarts, seconds from it until the others were back at work (None: not
+    known) and to the end of the run, and what went wrong.
     """
 
     kind: str
@@ -66,7 +66,7 @@ def disturbed(kind, folder, ranks, words, dice, expected):
     said = run.log.read_text()
     if not faults and differs(kind, final_of(folder), expected):
         faults.append("other numbers")
-    restarts = said.count("| start ") + said.count(" died")
+    restarts = said.count("| start ") + len(re.findall("goe?s? on from the snapshot", said))
     faults += [f"nothing of {name!r} in: {' / '.join(re.findall('^mpilayer[.launch]*: (.*)', said, re.MULTILINE))}"
                for name in run.names if restarts and name not in said]
     return Found(kind, ranks, words, restarts, run.back, time.monotonic() - begun, faults)

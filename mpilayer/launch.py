@@ -23,6 +23,7 @@ from mpilayer.base.cli import HelpFormatter, Parser, count, natural
 from mpilayer.base.errors import UserError
 from mpilayer.base.processes import FirstDeath
 from mpilayer.base.terminal import run_alone
+from mpilayer.mpi import ulfm
 from mpilayer.storage.checkpoint_files import numbers
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -145,6 +146,8 @@ class Launch:
         if places:
             words += ["--host" if self.is_open_mpi else "-hosts",
                       ",".join(f"{host}:{slots}" for host, slots in places.items())]
+        if self.is_open_mpi and "shrink" in program:  # of --on-failure
+            words += ulfm.OPTIONS
         return [*words, *program]
 
     def _attempt(self):

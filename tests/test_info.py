@@ -1,11 +1,14 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from mpilayer import info
-from tests.ranks import environment, mpiexec
+from mpilayer.mpi import trials
+from tests import openmpi
+from tests.ranks import environment, mpiexec, on_ranks
 
 GOOD = {"thread_level": "serialized", "oversubscribed": False, "ranks": 2, "ranks_per_node": 2, "cores_per_node": 2,
         "instruction_set": "avx512", "cpu_features": "avx avx2 fma avx512f", "gpu": "none", "kernels_compiled": True,
@@ -21,6 +24,8 @@ def test_everything_is_shown_once(count):
                 "gpu", "KERNELS_ISA", "NUMBA_CACHE_DIR"):
         assert done.stdout.count(f"│ {row}") == 1, done.stdout
     assert ("one rank only" in done.stdout) == (count == 1)
+    for row in ("sums             │ right ", "messages move", "binding", "a rank that dies │ ends the job: "):
+        assert done.stdout.count(f"│ {row}") == 1, done.stdout
 
 
 def test_more_ranks_than_cores():
@@ -77,3 +82,32 @@ def test_no_hint_where_all_is_well():
 def test_a_hint_for_whatever_is_not_well(change, hint):
     (said,) = info.hints(GOOD | change)
     assert hint in said
+
+
+@on_ranks(2)
+def test_sums_that_are_wrong_are_told(ranks):
+    """An MPI whose large sums in place lack a rank's part."""
+    right = trials._sum
+    trials._sum = lambda ranks, size, in_place: right(ranks, size, in_place) and not (in_place and size > 1000)
+    try:
+        assert trials.sums(ranks) == "WRONG: 400012 bytes in place, 4194304 bytes in place"
+    finally:
+        trials._sum = right
+    assert trials.sums(ranks) == "right"
+
+
+def test_ranks_on_the_same_cores_are_told():
+    cores = sorted(os.sched_getaffinity(0))
+    same = SimpleNamespace(rank=0, cores=2, node=None, bcast=lambda value, comm: 0,
+                           gather=lambda value: [(0, (cores[0],)), (0, (cores[0],))])
+    assert "several ranks are bound to the same cores" in trials.binding(same)
+    own = SimpleNamespace(**{**vars(same), "gather": lambda value: [(0, (0,)), (0, (1,))]})
+    assert trials.binding(own).startswith("each rank to cores of its own")
+
+
+def test_what_a_death_does_is_told_for_open_mpi(tmp_path):
+    folder = openmpi.installed(tmp_path)
+    for ulfm, text in ((True, "the others can go on: --on-failure shrink"), (False, "ends the job: ULFM of Open MPI")):
+        done = openmpi.mpiexec(folder, 3, "-m", "mpilayer.info", ulfm=ulfm, COLUMNS="200")
+        assert done.returncode == 0, done.stderr
+        assert text in done.stdout

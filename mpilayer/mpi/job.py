@@ -15,7 +15,7 @@ from mpilayer.base.errors import AgreedError, HangError, UserError
 from mpilayer.base.terminal import launcher
 from mpilayer.mpi import ulfm
 from mpilayer.mpi.flight_recorder import SUFFIX
-from mpilayer.mpi.launcher import forget_segments, launched_apart, looked_after, outlive_not
+from mpilayer.mpi.launcher import end_launcher, forget_segments, launched_apart, looked_after, outlive_not
 from mpilayer.mpi.node_file import open_together
 from mpilayer.mpi.ranks import Ranks
 
@@ -139,6 +139,8 @@ def _stop(ranks, token, error):
     signal.setitimer(signal.ITIMER_REAL, ABORT)  # a signal's default action: MPI may wait for a rank that hangs
     if hangs:
         signal.raise_signal(signal.SIGALRM)
+    if ulfm.is_death(ranks.MPI, error):
+        end_launcher()
     ranks.comm.Abort(_status(error))
 
 

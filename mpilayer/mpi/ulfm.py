@@ -8,6 +8,7 @@ import functools
 import os
 
 ENABLED = "OMPI_MCA_mpi_ft_enable"  # in the environment of ranks whose launcher has turned it on
+OPTIONS = ["--with-ft", "ulfm"]  # of that launcher, which turn it on
 REMEDY = "the mpiexec of Open MPI with --with-ft ulfm, or python -m mpilayer.launch --restarts N, which any MPI bears"
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+from bench import chaos, disturbances
 from tests.bench.test_cluster import bench
 
 
@@ -17,3 +18,19 @@ def test_an_unknown_disturbance_lists_the_known_ones():
     done = bench("chaos", "--kinds", "flood")
     assert done.returncode == 2
     assert "--kinds flood | expected killed, killed twice" in done.stderr
+
+
+def test_going_on_without_a_rank_needs_open_mpi(monkeypatch):
+    monkeypatch.setattr(disturbances, "find_launcher", lambda: ("mpiexec", False))
+    assert {kind for kind in disturbances.KINDS if disturbances.missing(kind)} == {
+        "left behind", "left behind twice", "replaced"}
+    monkeypatch.setattr(disturbances, "find_launcher", lambda: ("mpiexec", True))
+    assert not any(map(disturbances.missing, disturbances.KINDS))
+
+
+def test_the_numbers_must_be_the_same_and_of_fewer_ranks_to_rounding():
+    calm = {"weights_sha256": "a", "test_loss": 0.5, "steps": 30}
+    assert chaos.differs("replaced", {**calm, "weights_sha256": "b"}, calm)
+    assert not chaos.differs("left behind", {**calm, "weights_sha256": "b", "test_loss": 0.5005}, calm)
+    assert chaos.differs("left behind", {**calm, "test_loss": 0.502}, calm)
+    assert chaos.differs("left behind", {**calm, "steps": 29}, calm)

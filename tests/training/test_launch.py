@@ -122,6 +122,9 @@ def test_hosts_that_do_not_answer_are_left_out(monkeypatch, capsys, tmp_path):
         "mpilayer.launch: on 3 ranks from here on"]
     command = made._command(made.ranks, made.hosts, ["true"])
     assert command[1:] == ["-n", "3", "-hosts", "a:2,c:1", "true"]
+    made.is_open_mpi = True
+    command = made._command(made.ranks, made.hosts, ["true", "--on-failure", "shrink"])
+    assert command[1:] == ["-n", "3", "--host", "a:2,c:1", "--with-ft", "ulfm", "true", "--on-failure", "shrink"]
     monkeypatch.setattr(made, "_answers", lambda host: False)
     with pytest.raises(UserError, match="no host"):
         made._leave_out()
