@@ -68,7 +68,7 @@ def disturbed(kind, folder, ranks, words, dice, expected):
         faults.append("other numbers")
     restarts = said.count("| start ") + len(re.findall("goe?s? on from the snapshot", said))
     faults += [f"nothing of {name!r} in: {' / '.join(re.findall('^mpilayer[.launch]*: (.*)', said, re.MULTILINE))}"
-               for name in run.names if restarts and name not in said]
+               for name in [*(run.names if restarts else ()), *run.said] if name not in said]
     return Found(kind, ranks, words, restarts, run.back, time.monotonic() - begun, faults)
 
 
@@ -90,6 +90,7 @@ def runs_of(options, folder):
         kind = options.kinds[number % len(options.kinds)]
         shrinks = KINDS[kind].shrinks
         ranks, words = dice.randint(3 if shrinks else 2, 4), dice.choice(REPLICATED if shrinks else SCHEDULES)
+        ranks = 2 if kind == "link down" else ranks  # one on each host
         if (ranks, words) not in expected:
             calm = Path(folder, f"calm-{number}")
             calm.mkdir()

