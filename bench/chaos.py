@@ -20,7 +20,8 @@ from mpilayer.base.errors import UserError
 
 SCHEDULES = ("oneshot", "layerwise", "planned", "split", "delayed --delay 1", "delayed --delay 2 --wire bfloat16",
              "delayed --wire bfloat16 --error-feedback", "local-sgd --period 4", "diloco --period 3 --delay 2")
-REPLICATED = SCHEDULES[:6]  # those that can go on with fewer ranks
+REPLICATED = SCHEDULES[:6]  # those that can go on without a rank
+EXACT = SCHEDULES[:5]  # and to the same numbers with fewer, for what travels is not rounded
 ROUNDING = 1e-3  # of the loss on the test part, where other ranks have added up the same
 LINE = "{:20} {:>5} {:>6} {:>9} {:>12} {:>14}  {}"
 HEAD = LINE.format("disturbance", "runs", "as is", "restarts", "back in, s", "to the end, s", "what went wrong")
@@ -83,13 +84,20 @@ def parser():
     return p
 
 
+def _able(kind):
+    """The schedules that a disturbance is for."""
+    if KINDS[kind].shrinks:
+        return REPLICATED if KINDS[kind].result == SAME else EXACT
+    return SCHEDULES
+
+
 def runs_of(options, folder):
     """Yield the Found of each run."""
     dice, expected = random.Random(options.seed), {}
     for number in range(options.runs):
         kind = options.kinds[number % len(options.kinds)]
         shrinks = KINDS[kind].shrinks
-        ranks, words = dice.randint(3 if shrinks else 2, 4), dice.choice(REPLICATED if shrinks else SCHEDULES)
+        ranks, words = dice.randint(3 if shrinks else 2, 4), dice.choice(_able(kind))
         ranks = 2 if kind == "link down" else ranks  # one on each host
         if (ranks, words) not in expected:
             calm = Path(folder, f"calm-{number}")

@@ -221,6 +221,8 @@ def left_behind(times, spares=0):
                 begun = time.monotonic()
                 if wait_for_text(run, "resumed after", death):
                     run.back = time.monotonic() - begun
+                else:
+                    run.names.clear()  # all was done before
 
     return disturb
 

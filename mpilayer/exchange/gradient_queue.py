@@ -262,11 +262,11 @@ class GradientQueue(HostChannel):
             self.engine.restore(number)
 
     def move(self):
-        """Start and test messages. Raises UserError if MPI failed, its own exception if that is because a rank died."""
+        """Start and test messages. Raises UserError if MPI failed, its exception where that may mean a dead rank."""
         self._check_open()
         super().move()
         if self.engine.error:
-            if ulfm.is_death(self.calls.MPI, self.engine.error):
+            if ulfm.missing(self.calls.MPI) is None:
                 raise self.calls.MPI.Exception(self.engine.error)
             raise UserError(f"MPI failed while summing gradients: {self.calls.MPI.Get_error_string(self.engine.error)}"
                             " | try: python -m mpilayer.info, another --reduction or --progress")

@@ -6,9 +6,11 @@ also one that is in flight; others may wait for ever, until somebody revokes the
 
 import functools
 import os
+import time
 
 ENABLED = "OMPI_MCA_mpi_ft_enable"  # in the environment of ranks whose launcher has turned it on
 OPTIONS = ["--with-ft", "ulfm"]  # of that launcher, which turn it on
+KNOWN = 1.0  # seconds in which the news of a death come to a rank
 REMEDY = "the mpiexec of Open MPI with --with-ft ulfm, or python -m mpilayer.launch --restarts N, which any MPI bears"
 
 
@@ -29,6 +31,19 @@ def is_death(MPI, error):
         return False
     code = error.Get_error_class() if isinstance(error, MPI.Exception) else MPI.Get_error_class(error)
     return code in (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED)
+
+
+def has_died(MPI, comm):
+    """Whether a rank of a communicator has died, as far as this rank knows or will know within moments: some calls
+    fail for that with an error that does not say so.
+    """
+    end = time.monotonic() + KNOWN
+    while missing(MPI) is None and time.monotonic() < end:
+        if comm.Is_revoked() or comm.Get_failed().size:
+            return True
+        time.sleep(KNOWN / 20)
+        MPI.COMM_SELF.Iprobe()  # so that news come in
+    return False
 
 
 def made(MPI, comm, of):

@@ -97,8 +97,8 @@ class Snapshots:
 
     def newest(self):
         """The newest that all ranks have, as Loaded, for ranks of which some have died since; those that have taken
-        their places get it from the others. Raises AgreedError if what one of the dead had of its own is lost, for its
-        neighbour has died, too.
+        their places get it from the others. None if no rank has any. Raises AgreedError if what one of the dead had of
+        its own is lost, for its neighbour has died, too.
         """
         ranks = self.ranks
         newest = [number for number in ranks.gather(self.kept[-1].number if self.kept else None) if number is not None]
@@ -107,7 +107,7 @@ class Snapshots:
         living = [each and each[0] for each in everyone]
         first = next((rank for rank, each in enumerate(everyone) if each), None)
         if first is None:
-            raise AgreedError("ranks have died before there was a snapshot | try: python -m mpilayer.launch --restarts")
+            return None
         _, size, manifest, values = everyone[first]
         holders = [_holder(rank, size, living) for rank in range(size)]
         if None in living:

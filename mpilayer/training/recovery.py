@@ -3,7 +3,7 @@
 import socket
 
 from mpilayer.base.cli import count, flag, natural
-from mpilayer.base.errors import UserError
+from mpilayer.base.errors import AgreedError, UserError
 from mpilayer.exchange.channel import running
 from mpilayer.mpi import ulfm
 from mpilayer.schedules import make
@@ -72,8 +72,9 @@ class Recovery:
             raise UserError(f"--on-failure shrink: {missing}")
 
     def bears(self, error):
-        """Whether this is an error after which the run goes on."""
-        return self.snapshots is not None and ulfm.is_death(self.ranks.MPI, error)
+        """Whether this exception of MPI's is one after which the run goes on."""
+        MPI = self.ranks.MPI
+        return self.snapshots is not None and (ulfm.is_death(MPI, error) or ulfm.has_died(MPI, self.ranks.comm))
 
     def stand_by(self):
         """Of a rank that waits: sleep until it has a place, and return the Loaded; None if all is over."""
@@ -84,8 +85,8 @@ class Recovery:
         return None
 
     def after(self, net):
-        """When bears() has seen an error: leave the dead behind; the Loaded from which those go on that live. All of
-        these call it. Raises AgreedError if what is needed was lost.
+        """When bears() has seen an error: leave the dead behind; the Loaded from which those go on that live, None if
+        no step was made. All of these call it. Raises AgreedError if what is needed was lost.
         """
         for channel in running():
             channel.abandon()
@@ -112,7 +113,7 @@ class Recovery:
                 between()
 
     def _newest(self):
-        """The Loaded of all ranks that work now; said is who has died."""
+        """The Loaded of all ranks that work now, None if no step was made; said is who has died."""
         loaded, told = self._lasting(lambda: (self.snapshots.newest(), self.ranks.gather(
             (self.number, socket.gethostname(), self.shared and (self.shared, self.living, self.deaths)))),
             between=self._regroup)
@@ -120,11 +121,14 @@ class Recovery:
         self.shared, before, deaths = next(known for _, _, known in told if known)
         dead, new = ([(n, host) for n, host in these.items() if n not in others]
                      for these, others in ((before, living), (living, before)))
-        self.living, step = living, loaded.of_this_rank()["run"]["step"]
+        if loaded is None and (new or self.options.resume):
+            raise AgreedError(f"{named(dead)} died before there was a snapshot{INSTEAD}")
+        self.living, step = living, loaded.of_this_rank()["run"]["step"] if loaded else 0
         self.deaths = [*deaths, {"ranks": [number for number, _ in dead], "in_place": [number for number, _ in new],
                                  "after_step": step, "living": self.ranks.size}]
         if self.ranks.rank == 0:
             place = f", {named(new)} in place" if new else ""
+            where = f"the snapshot after {step} steps" if loaded else "the beginning"
             count = f"{self.ranks.size} ranks go on" if self.ranks.size > 1 else "the last rank goes on"
-            print(f"mpilayer: {named(dead)} died{place} | {count} from the snapshot after {step} steps", flush=True)
+            print(f"mpilayer: {named(dead)} died{place} | {count} from {where}", flush=True)
         return loaded
