@@ -14,7 +14,7 @@ from mpilayer.base.errors import AgreedError, UserError
 from mpilayer.data import DATA, open_data
 from mpilayer.gpu import device
 from mpilayer.mpi.agreement import compare
-from mpilayer.mpi.job import job
+from mpilayer.mpi.job import job, leave
 from mpilayer.mpi.ranks import TIMEOUT
 from mpilayer.schedules import make
 from mpilayer.schedules.shards import Part
@@ -272,7 +272,7 @@ def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
     with job() as ranks:
         status = run(ranks, argv)
-    sys.exit(status)
+    leave(ranks, status)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def stopping_together(ranks):
         if ranks.rank == 0:
             print(_describe(ranks, error), file=sys.stderr, flush=True)
         _end_together(ranks)
-        raise SystemExit(2) from None
+        leave(ranks, 2)
     except BaseException as error:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -99,6 +99,16 @@ def stopping_together(ranks):
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def leave(ranks, status):
+    """End the program. Where ranks may die it does not finalise MPI: Open MPI would wait there for those that have."""
+    if ulfm.missing(ranks.MPI) is not None:
+        sys.exit(status)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _end_together(ranks):

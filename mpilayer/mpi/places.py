@@ -7,6 +7,7 @@ from mpilayer.mpi import ulfm
 NAP = 0.05  # seconds between two looks of a rank that waits
 END = 1  # the tag of the message that all is over
 TELLING = 8  # ranks that send it, the first ones: some of them may have died
+PATIENCE = 5  # seconds in which it is taken
 
 
 class Places:
@@ -51,22 +52,37 @@ class Places:
     def stand_by(self):
         """Sleep until the others have come to their end, which is True, or want to regroup."""
         while not self.world.Is_revoked():
-            for rank in self._told_by():
-                try:
-                    if self.world.Iprobe(rank, END):
-                        return True
-                except self.MPI.Exception as error:
-                    if not ulfm.is_death(self.MPI, error):
-                        raise
+            told = [self._has_told(rank) for rank in self._told_by()]  # by all of them
+            if any(told):
+                return True
             time.sleep(NAP)
         return False
 
+    def _has_told(self, rank):
+        try:
+            told = self.world.Iprobe(rank, END)
+            if told:
+                self.world.Recv(bytearray(), rank, END)
+        except self.MPI.Exception as error:
+            if not ulfm.is_death(self.MPI, error):
+                raise
+            return False
+        return told
+
     def dismiss(self):
-        """Send those home that wait, by those that work, at their end."""
+        """Send those home that wait, by those that work, at their end; they may have died, too."""
         if self.world.rank in self._told_by():
-            for rank in (rank for rank, place in enumerate(self.places) if place is None):
-                try:
-                    self.world.Send(b"", rank, END)
-                except self.MPI.Exception as error:
-                    if not ulfm.is_death(self.MPI, error):
-                        raise
+            left = [self.world.Issend(b"", rank, END) for rank, place in enumerate(self.places) if place is None]
+            end = time.monotonic() + PATIENCE
+            while left and time.monotonic() < end:
+                left = [request for request in left if not self._is_through(request)]
+                time.sleep(NAP / 10)
+
+    def _is_through(self, request):
+        """Whether a message has been taken, or never will be."""
+        try:
+            return request.Test()
+        except self.MPI.Exception as error:
+            if not ulfm.is_death(self.MPI, error):
+                raise
+            return True
