@@ -22,10 +22,11 @@ def test_an_unknown_disturbance_lists_the_known_ones():
 
 def test_going_on_without_a_rank_needs_open_mpi(monkeypatch):
     monkeypatch.setattr(disturbances, "find_launcher", lambda: ("mpiexec", False))
-    assert {kind for kind in disturbances.KINDS if disturbances.missing(kind)} == {
-        "left behind", "left behind twice", "replaced"}
+    shrinking = [kind for kind, found in disturbances.KINDS.items() if found.shrinks]
+    assert len(shrinking) == 3
+    assert all(map(disturbances.missing, shrinking))
     monkeypatch.setattr(disturbances, "find_launcher", lambda: ("mpiexec", True))
-    assert not any(map(disturbances.missing, disturbances.KINDS))
+    assert {kind for kind in disturbances.KINDS if disturbances.missing(kind)} <= {"link down", "disk full"}
 
 
 def test_the_numbers_must_be_the_same_and_of_fewer_ranks_to_rounding():
