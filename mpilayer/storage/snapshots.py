@@ -52,12 +52,11 @@ class Snapshot:
 class Snapshots:
     """The snapshots of a run. All ranks make it, and call its methods, together.
 
-    every     steps from one to the next; None: as many as keep what they cost below SHARE of the time
-    seconds   that the last one took, on the slowest rank
+    every   steps from one to the next; None: as many as keep what they cost below SHARE of the time
     """
 
     def __init__(self, ranks, every=None):
-        self.ranks, self.given, self.kept, self.seconds = ranks, every, [], 0.0
+        self.ranks, self.given, self.kept = ranks, every, []
         self.every, self.due, self.count, self.last = every or LEAST, 0, 0, (0, time.monotonic())
 
     def is_due(self, done):
@@ -90,7 +89,6 @@ class Snapshots:
 
     def _plan(self, done, seconds, step):
         """When the next one is due; all ranks come to the same."""
-        self.seconds = float(seconds)
         if self.given is None and step > 0:
             self.every = min(MOST, max(LEAST, math.ceil(seconds / (SHARE * step))))
         self.due, self.last = done + self.every, (done, time.monotonic())
@@ -103,16 +101,17 @@ class Snapshots:
         ranks = self.ranks
         newest = [number for number in ranks.gather(self.kept[-1].number if self.kept else None) if number is not None]
         found = next((each for each in self.kept if newest and each.number == min(newest)), None)
-        everyone = ranks.gather(found and (found.rank, found.ranks, found.manifest, found.first))
+        everyone = ranks.gather(found and (found.rank, found.ranks, found.manifest, found.first, self.every))
         living = [each and each[0] for each in everyone]
         first = next((rank for rank, each in enumerate(everyone) if each), None)
         if first is None:
             return None
-        _, size, manifest, values = everyone[first]
+        _, size, manifest, values, self.every = everyone[first]
         holders = [_holder(rank, size, living) for rank in range(size)]
         if None in living:
             found = self._shared(found, first, living, holders, min(newest), size, manifest, values)
         self.kept, self.count = [found], min(newest) + 1
+        self.last = values["run"]["step"], time.monotonic()  # what was lost since tells nothing of the time of a step
         return LoadedSnapshot(ranks, found, holders)
 
     def _shared(self, found, first, living, holders, number, size, manifest, values):

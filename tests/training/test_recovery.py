@@ -162,6 +162,23 @@ def test_what_a_dead_rank_had_of_its_own_is_with_its_neighbour(ranks):
 
 
 @on_ranks(3)
+def test_who_takes_a_place_has_what_the_dead_rank_had_and_the_same_plan(ranks):
+    fewer = Fewer(ranks)
+    fewer.snapshots.given = None  # as many steps as they cost
+    fewer.save(5)
+    fewer.snapshots.every = 70
+    if ranks.rank == 2:  # it has been waiting until now
+        fewer.snapshots = Snapshots(ranks)
+    loaded, state = fewer.snapshots.newest(), fewer.state(0)[0]
+    loaded.put(state)
+    assert state.equal["w"].tolist() == (np.arange(7.0) + 5).tolist()
+    assert state.own["mean"].tolist() == [10.0 * ranks.rank + 5] * 3
+    assert loaded.of_this_rank()["run"] == {"step": 5, "loss": ranks.rank + 5.0}
+    fewer.save(5)
+    assert (fewer.snapshots.every, fewer.snapshots.due) == (70, 75)
+
+
+@on_ranks(3)
 def test_the_newest_is_what_all_have(ranks):
     fewer = Fewer(ranks)
     fewer.save(5)

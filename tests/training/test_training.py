@@ -123,5 +123,12 @@ def test_runs_without_mpiexec_from_any_folder(tmp_path):
     assert "1 ranks, 1 on this machine" in done.stdout
 
 
+def test_googlenet_mini_learns():
+    done = train(2, "--net", "googlenet-mini", "--epochs", "12", seconds=120)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if "epoch " in line]
+    assert float(lines[-1].split("accuracy")[1].split("%")[0]) > 60, lines
+
+
 def test_other_programs_find_the_package_installed():
     assert mpiexec(1, "-c", "import kernels, nets, bench, mpilayer; print(mpilayer.__version__)").stdout == "0.1.0\n"
