@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench import options as shared
-from bench.disturbances import KINDS, LIMIT, SAME, Run, missing
+from bench.disturbances import KINDS, LIMIT, ROUNDED, SAME, Run, missing
 from bench.rows import console
 from mpilayer.base.errors import UserError
 
 SCHEDULES = ("oneshot", "layerwise", "planned", "split", "delayed --delay 1", "delayed --delay 2 --wire bfloat16",
              "delayed --wire bfloat16 --error-feedback", "local-sgd --period 4", "diloco --period 3 --delay 2")
-REPLICATED = SCHEDULES[:6]  # those that can go on without a rank
-EXACT = SCHEDULES[:5]  # and to the same numbers with fewer, for what travels is not rounded
+EXACT = SCHEDULES[:5]  # those that come to the same numbers with fewer ranks, for what travels is not rounded
 ROUNDING = 1e-3  # of the loss on the test part, where other ranks have added up the same
 LINE = "{:20} {:>5} {:>6} {:>9} {:>12} {:>14}  {}"
 HEAD = LINE.format("disturbance", "runs", "as is", "restarts", "back in, s", "to the end, s", "what went wrong")
@@ -86,9 +85,7 @@ def parser():
 
 def _able(kind):
     """The schedules that a disturbance is for."""
-    if KINDS[kind].shrinks:
-        return REPLICATED if KINDS[kind].result == SAME else EXACT
-    return SCHEDULES
+    return EXACT if KINDS[kind].result == ROUNDED else SCHEDULES
 
 
 def runs_of(options, folder):

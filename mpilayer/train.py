@@ -91,7 +91,7 @@ def make_trainer(ranks, options, settings, data, net, display, resuming, snapsho
                       name=options.schedule, requests=resuming.requests(schedule.channel, workers, snapshots),
                       checkpoints=resuming.checkpoints, snapshots=snapshots, notes=resuming.notes(settings))
     if snapshots:
-        ranks.agree(lambda: check_state(trainer.state()))
+        ranks.agree(lambda: check_state(trainer.state(), options.spares))
     if resuming.checkpoints:
         ranks.agree(schedule.state)  # it may not say what it keeps
     if resuming.loaded:

@@ -16,6 +16,8 @@ class Loaded:
     Raises DamagedError.
     """
 
+    more = "mpiexec -n {ranks}"  # the way to as many ranks
+
     def __init__(self, ranks, path, manifest):
         self.all, self.path, self.manifest, self.ranks = ranks, path, manifest, manifest["ranks"]
         self.readers = [rank * ranks.size // self.ranks for rank in range(self.ranks)]
@@ -61,7 +63,8 @@ class Loaded:
             self._compare(equal.table(state.own), equal.table(self.files[self.all.rank][1]))
         elif own := [name for name in state.own if name not in averaged]:
             raise UserError(f"{self.path} | is of {self.ranks} ranks, each of which has {own[0]} of its own"
-                            f" | expected {self.ranks} ranks, got {self.all.size} | try: mpiexec -n {self.ranks}")
+                            f" | expected {self.ranks} ranks, got {self.all.size} | try: "
+                            + self.more.format(ranks=self.ranks))
 
     def _compare(self, wanted, found):
         """Raise UserError unless both tables have the same rows; their order counts where bytes are shared out."""

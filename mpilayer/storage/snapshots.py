@@ -141,6 +141,8 @@ def _holder(rank, size, living):
 class LoadedSnapshot(Loaded):
     """As Loaded, of a Snapshot; `holders`: for each rank that made it, which rank has now what was its own."""
 
+    more = "more --spares"
+
     def __init__(self, ranks, snapshot, holders):
         self.all, self.snapshot, self.manifest, self.ranks = ranks, snapshot, snapshot.manifest, snapshot.ranks
         self.path = f"the snapshot after {snapshot.first['run']['step']} steps"

@@ -43,10 +43,12 @@ def check(options, ranks):
                         f" ranks together{INSTEAD}")
 
 
-def check_state(state):
-    """Raise UserError if a State has what is each rank's own: fewer ranks cannot go on with that."""
-    if own := [name for name in state.own if name != STATISTICS]:
-        raise UserError(f"--on-failure shrink: each rank has {own[0]} of its own here, which is lost with it{INSTEAD}")
+def check_state(state, spares):
+    """Raise UserError if a State has what is each rank's own: only as many ranks can go on with that."""
+    own = [name for name in state.own if name != STATISTICS]
+    if own and not spares:
+        raise UserError(f"--on-failure shrink: each rank has {own[0]} of its own here, with which fewer ranks cannot go"
+                        " on | try: --spares 1, or python -m mpilayer.launch --restarts 3")
 
 
 class Recovery:

@@ -39,12 +39,17 @@ def finished(folder):
     return json.loads((folder / "run.json").read_text())["final"]
 
 
-def dying(open_mpi, tmp_path, deaths, *words, count=4):
-    """The end of a run in which {rank of the start: step before which it kills itself}, and what was printed."""
+def died(open_mpi, tmp_path, deaths, *words, count=4):
+    """A run in which {rank of the start: step before which it kills itself}."""
     (tmp_path / "dying.py").write_text(DYING)
     told = ",".join(f"{rank}:{step}" for rank, step in deaths.items())
-    done = openmpi.mpiexec(open_mpi, count, tmp_path / "dying.py", told, *FIXED, "--on-failure", "shrink", "--out",
+    return openmpi.mpiexec(open_mpi, count, tmp_path / "dying.py", told, *FIXED, "--on-failure", "shrink", "--out",
                            tmp_path / "out", *words, seconds=100)
+
+
+def dying(open_mpi, tmp_path, deaths, *words, count=4):
+    """The end of such a run, and what it has printed."""
+    done = died(open_mpi, tmp_path, deaths, *words, count=count)
     assert done.returncode == 0, done.stdout + done.stderr
     return finished(tmp_path / "out"), done.stdout
 
@@ -106,11 +111,29 @@ def test_what_does_not_go_together(words, message):
     assert message in done.stderr
 
 
-def test_what_is_a_ranks_own_is_refused_before_training(open_mpi):
+def test_what_is_a_ranks_own_is_refused_before_training_where_there_are_no_spares(open_mpi):
     done = openmpi.mpiexec(open_mpi, 2, "-m", "mpilayer.train", "--on-failure", "shrink", "--steps", 2, "--schedule",
                            "local-sgd")
     assert done.returncode == 2
     assert "each rank has optimizer/velocity/conv1 of its own here" in done.stderr
+    assert "try: --spares 1" in done.stderr
+
+
+OWN = ("--schedule", "local-sgd", "--period", 4)
+
+
+def test_what_was_a_ranks_own_goes_to_the_one_in_its_place(open_mpi, tmp_path):
+    calm = openmpi.mpiexec(open_mpi, 2, "-m", "mpilayer.train", *FIXED, *OWN, "--out", tmp_path / "calm")
+    assert calm.returncode == 0, calm.stderr
+    final, _ = dying(open_mpi, tmp_path, {1: 7}, *OWN, "--snapshot-every", 3, "--spares", 1, count=3)
+    assert final["deaths"][0]["living"] == 2
+    assert final["weights_sha256"] == finished(tmp_path / "calm")["weights_sha256"]
+
+
+def test_what_was_a_ranks_own_and_has_no_place_ends_the_job(open_mpi, tmp_path):
+    done = died(open_mpi, tmp_path, {1: 7, 2: 14}, *OWN, "--snapshot-every", 3, "--spares", 1, count=3)
+    assert done.returncode == 2
+    assert "of its own | expected 2 ranks, got 1 | try: more --spares" in done.stderr
 
 
 class Fewer:
