@@ -19,7 +19,8 @@ from bench.rows import console
 from mpilayer.base.errors import UserError
 
 SCHEDULES = ("oneshot", "layerwise", "planned", "split", "delayed --delay 1", "delayed --delay 2 --wire bfloat16",
-             "delayed --wire bfloat16 --error-feedback", "local-sgd --period 4", "diloco --period 3 --delay 2")
+             "delayed --wire bfloat16 --error-feedback", "local-sgd --period 4", "diloco --period 3 --delay 2",
+             "gossip", "ps --staleness 0", "layerwise --wire topk")
 EXACT = SCHEDULES[:5]  # those that come to the same numbers with fewer ranks, for what travels is not rounded
 ROUNDING = 1e-3  # of the loss on the test part, where other ranks have added up the same
 LINE = "{:20} {:>5} {:>6} {:>9} {:>12} {:>14}  {}"

@@ -26,7 +26,7 @@ from mpilayer.training.net_choice import NET, made_for
 from mpilayer.training.optim import OPTIMIZERS
 from mpilayer.training.rates import learning_rate
 from mpilayer.training.record import RunRecord
-from mpilayer.training.recovery import Recovery, check_state
+from mpilayer.training.recovery import Recovery, check_trainer
 from mpilayer.training.replicas import ReplicaCheck, layer_digests, same_start, versions
 from mpilayer.training.resuming import Resuming
 from mpilayer.training.straggler import slowed
@@ -91,7 +91,7 @@ def make_trainer(ranks, options, settings, data, net, display, resuming, snapsho
                       name=options.schedule, requests=resuming.requests(schedule.channel, workers, snapshots),
                       checkpoints=resuming.checkpoints, snapshots=snapshots, notes=resuming.notes(settings))
     if snapshots:
-        ranks.agree(lambda: check_state(trainer.state(), options.spares))
+        ranks.agree(lambda: check_trainer(trainer, options.spares))
     if resuming.checkpoints:
         ranks.agree(schedule.state)  # it may not say what it keeps
     if resuming.loaded:

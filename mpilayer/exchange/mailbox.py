@@ -77,7 +77,7 @@ class Mailbox(Channel):
         """Messages with tags below `tags` may come; answer(source, tag, probed) is called for each that is sent to this
         rank's server. Raises UserError if MPI has not so many tags.
         """
-        most = self.ranks.comm.Get_attr(self.ranks.MPI.TAG_UB)
+        most = self.ranks.MPI.COMM_WORLD.Get_attr(self.ranks.MPI.TAG_UB)  # a shrunken one has none
         if tags > most + 1:
             raise UserError(f"{tags:,} kinds of messages, one for each layer | this MPI has tags for {most + 1:,}"
                             " | try: fewer, larger layers")

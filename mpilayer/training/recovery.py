@@ -6,7 +6,6 @@ from mpilayer.base.cli import count, flag, natural
 from mpilayer.base.errors import AgreedError, UserError
 from mpilayer.exchange.channel import running
 from mpilayer.mpi import ulfm
-from mpilayer.schedules import make
 from mpilayer.storage.snapshots import Snapshots
 from mpilayer.training.record import FLIGHT
 from mpilayer.training.replicas import named
@@ -38,14 +37,16 @@ def check(options, ranks):
                         f" | try: mpiexec -n {options.spares + 2}")
     if options.device == "gpu":
         raise UserError(f"--on-failure shrink does not go with --device gpu{INSTEAD}")
-    if make.CHOICE.parts[options.schedule].asynchronous:
-        raise UserError(f"--on-failure shrink does not go with --schedule {options.schedule}: no step is made by all"
+
+
+def check_trainer(trainer, spares):
+    """Raise UserError if no step is made by all ranks together, or if each rank has a state of its own: only as many
+    ranks can go on with that.
+    """
+    if trainer.schedule.asynchronous:
+        raise UserError(f"--on-failure shrink does not go with this --schedule {trainer.name}: no step is made by all"
                         f" ranks together{INSTEAD}")
-
-
-def check_state(state, spares):
-    """Raise UserError if a State has what is each rank's own: only as many ranks can go on with that."""
-    own = [name for name in state.own if name != STATISTICS]
+    own = [name for name in trainer.state().own if name != STATISTICS]
     if own and not spares:
         raise UserError(f"--on-failure shrink: each rank has {own[0]} of its own here, with which fewer ranks cannot go"
                         " on | try: --spares 1, or python -m mpilayer.launch --restarts 3")

@@ -103,7 +103,6 @@ def test_without_ulfm_it_is_refused_with_a_way_out():
     (["--snapshot-every", 3], "--snapshot-every goes with --on-failure shrink"),
     (["--spares", 1], "--spares goes with --on-failure shrink"),
     (["--spares", 1, "--on-failure", "shrink"], "--spares 1 leave none of 1 ranks to compute"),
-    (["--on-failure", "shrink", "--schedule", "rma"], "does not go with --schedule rma: no step is made by all ranks"),
 ])
 def test_what_does_not_go_together(words, message):
     done = train(1, *words, "--steps", 1)
@@ -111,21 +110,25 @@ def test_what_does_not_go_together(words, message):
     assert message in done.stderr
 
 
-def test_what_is_a_ranks_own_is_refused_before_training_where_there_are_no_spares(open_mpi):
-    done = openmpi.mpiexec(open_mpi, 2, "-m", "mpilayer.train", "--on-failure", "shrink", "--steps", 2, "--schedule",
-                           "local-sgd")
+@pytest.mark.parametrize(("words", "message"), [
+    (["local-sgd"], "each rank has optimizer/velocity/conv1 of its own here"),
+    (["ps", "--staleness", 1, "--spares", 1], "with this --schedule ps: no step is made by all ranks together"),
+])
+def test_schedules_that_cannot_go_on_are_refused_before_training(open_mpi, words, message):
+    done = openmpi.mpiexec(open_mpi, 3, "-m", "mpilayer.train", "--on-failure", "shrink", "--steps", 2, "--schedule",
+                           *words)
     assert done.returncode == 2
-    assert "each rank has optimizer/velocity/conv1 of its own here" in done.stderr
-    assert "try: --spares 1" in done.stderr
+    assert message in done.stderr
 
 
 OWN = ("--schedule", "local-sgd", "--period", 4)
 
 
-def test_what_was_a_ranks_own_goes_to_the_one_in_its_place(open_mpi, tmp_path):
-    calm = openmpi.mpiexec(open_mpi, 2, "-m", "mpilayer.train", *FIXED, *OWN, "--out", tmp_path / "calm")
+@pytest.mark.parametrize("words", [OWN, ("--schedule", "gossip")], ids=["local-sgd", "gossip"])
+def test_what_was_a_ranks_own_goes_to_the_one_in_its_place(open_mpi, tmp_path, words):
+    calm = openmpi.mpiexec(open_mpi, 2, "-m", "mpilayer.train", *FIXED, *words, "--out", tmp_path / "calm")
     assert calm.returncode == 0, calm.stderr
-    final, _ = dying(open_mpi, tmp_path, {1: 7}, *OWN, "--snapshot-every", 3, "--spares", 1, count=3)
+    final, _ = dying(open_mpi, tmp_path, {1: 7}, *words, "--snapshot-every", 3, "--spares", 1, count=3)
     assert final["deaths"][0]["living"] == 2
     assert final["weights_sha256"] == finished(tmp_path / "calm")["weights_sha256"]
 
