@@ -16,7 +16,7 @@ from mpilayer.training import startup
 from mpilayer.training.batch import Batch
 from mpilayer.training.compute import compute_of
 from mpilayer.training.optim import OPTIMIZERS, MomentumSGD
-from mpilayer.training.straggler import slowed
+from mpilayer.training.slowed import slowed
 
 FILLING = 3  # steps for each step of delay, until waiting shows what the link cannot carry
 RATE = 1e-6  # learning rate: so low that all schedules compute on nearly the same weights
@@ -51,7 +51,7 @@ def options_of(text, words, ranks):
 class Workload:
     """A net, a random batch of `size` samples a rank, and what every schedule is made of: computing and communication.
 
-    slow, jitter   of mpilayer.training.straggler.slowed      settings   Settings, once prepare() has measured them
+    slow, jitter   of mpilayer.training.slowed.slowed      settings   Settings, once prepare() has measured them
     """
 
     def __init__(self, ranks, net, size, *, slow=None, jitter=0.0):

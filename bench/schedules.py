@@ -17,7 +17,7 @@ from bench.kernels import open_torch
 from bench.rows import console
 from mpilayer.base.errors import UserError
 from mpilayer.gpu import device
-from mpilayer.training import straggler
+from mpilayer.training import slowed
 from mpilayer.training.options import add_messages, check_messages, settings
 
 SCHEDULES = "oneshot,layerwise,planned,delayed:1"
@@ -68,7 +68,7 @@ def parser():
     """All options: those of mpilayer.train, as far as they are here, hold for all schedules."""
     p = measurement(prog="python -m bench schedules", description=__doc__)
     add_messages(p)
-    straggler.add_options(p)
+    slowed.add_options(p)
     device.add_options(p)
     return p
 

@@ -29,7 +29,7 @@ from mpilayer.training.record import RunRecord
 from mpilayer.training.recovery import Recovery, check_trainer
 from mpilayer.training.replicas import ReplicaCheck, layer_digests, same_start, versions
 from mpilayer.training.resuming import Resuming
-from mpilayer.training.straggler import slowed
+from mpilayer.training.slowed import slowed
 from mpilayer.training.trainer import Trainer, steps_in
 from nets import state_dict
 

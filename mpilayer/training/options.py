@@ -27,7 +27,7 @@ from mpilayer.mpi.collectives import REDUCTIONS
 from mpilayer.mpi.progress import PROGRESS
 from mpilayer.mpi.ranks import TIMEOUT
 from mpilayer.schedules import make
-from mpilayer.training import recovery, resuming, straggler
+from mpilayer.training import recovery, resuming, slowed
 from mpilayer.training.optim import OPTIMIZERS
 from mpilayer.training.rates import POLICIES
 
@@ -98,7 +98,7 @@ def parser(net, chosen=None):
     p.add_argument("--help", "-h", action="store_true", help="show this and stop")
     net.add(p, chosen.get(net.name))
     make.CHOICE.add(p, chosen.get(make.CHOICE.name))
-    straggler.add_options(p)
+    slowed.add_options(p)
     device.add_options(p)
     _add_data(p)
     sizes = p.add_mutually_exclusive_group()
@@ -176,7 +176,7 @@ def read_options(argv, net, ranks, defaults=()):
     OPTIMIZER.complete(options, shown=False)
     POLICY.complete(options, shown=False)
     complete_schedule(options, ranks)
-    straggler.check(options, ranks)
+    slowed.check(options, ranks)
     device.check(options, make.CHOICE.parts)
     resuming.check(options)
     if options.label_smoothing >= 1:

@@ -19,7 +19,7 @@ from mpilayer.train import NET
 from mpilayer.training import options as all_options
 from mpilayer.training.batch import Batch
 from mpilayer.training.optim import MomentumSGD
-from mpilayer.training.straggler import Slowed
+from mpilayer.training.slowed import Slowed
 from tests.ranks import on_ranks
 from tests.schedules.test_schedules import (
     DECAY,
@@ -398,7 +398,7 @@ def test_a_straggler_computes_longer_by_its_factor(monkeypatch):
             yield each
 
     net = SimpleNamespace(forward=lambda batch: computing([1, 2]), backward=lambda: computing([4]), layers="its own")
-    monkeypatch.setattr("mpilayer.training.straggler.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("mpilayer.training.slowed.time.perf_counter", lambda: now[0])
     slow = Slowed(net, 3.0, 0.0, 0, rests.append)
     assert [*slow.forward(None), *slow.backward()] == [1, 2, 4]
     assert rests == [2, 4, 0, 8, 0]
