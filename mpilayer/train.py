@@ -1,5 +1,6 @@
 """Train a network, data-parallel over MPI: `mpiexec -n P python -m mpilayer.train`, or without mpiexec for one rank."""
 
+import socket
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -22,6 +23,8 @@ from mpilayer.storage.weights_file import read_weights
 from mpilayer.training import options as all_options
 from mpilayer.training import report, startup
 from mpilayer.training.compute import compute_of
+from mpilayer.training.logs import Log
+from mpilayer.training.meter import Stragglers
 from mpilayer.training.net_choice import NET, made_for
 from mpilayer.training.optim import OPTIMIZERS
 from mpilayer.training.rates import learning_rate
@@ -69,7 +72,7 @@ def update_once(options, weights):
     optimizer.attach(optimizer.trace, lambda step: 1.0).update(layer, layer.g, step=0)
 
 
-def make_trainer(ranks, options, settings, data, net, display, resuming, snapshots=None):
+def make_trainer(ranks, options, settings, data, net, display, resuming, log, snapshots=None):
     """Everything that trains, as the options say."""
     per_epoch, steps = steps_in(len(data.train), options.batch, options.epochs, options.steps)
     compute, arguments = compute_of(net), make.CHOICE.keywords(options)
@@ -89,7 +92,8 @@ def make_trainer(ranks, options, settings, data, net, display, resuming, snapsho
     trainer = Trainer(ranks, schedule, net, data, compute, display, replicas, batch=options.batch, steps=steps,
                       per_epoch=per_epoch, seed=options.seed, workers=workers, statistics=options.batch_statistics,
                       name=options.schedule, requests=resuming.requests(schedule.channel, workers, snapshots),
-                      checkpoints=resuming.checkpoints, snapshots=snapshots, notes=resuming.notes(settings))
+                      checkpoints=resuming.checkpoints, snapshots=snapshots, notes=resuming.notes(settings),
+                      listeners=[Stragglers(ranks.gather_to_first(socket.gethostname()), display.say), log])
     if snapshots:
         ranks.agree(lambda: check_trainer(trainer, options.spares))
     if resuming.checkpoints:
@@ -107,7 +111,7 @@ def end_of(trainer):
     return {**{key: trainer.epochs[-1][key] for key in ("test_loss", "test_accuracy")},
             "steps": trainer.steps, "weights_sha256": own, "replicas": EQUAL if len(having) == 1 else having,
             "planned_seconds": trainer.planned, "measured_seconds": trainer.trace.period(),
-            "staleness": trainer.staleness(), "resumed": trainer.resumed,
+            "staleness": trainer.staleness(), "resumed": trainer.resumed, **trainer.meter.end(),
             **({"gradients": trainer.channel.description} if trainer.channel.description else {})}
 
 
@@ -154,7 +158,7 @@ def start(ranks, options):
     return data, net
 
 
-def train(trainer, display, record, resuming):
+def train(trainer, display, record, resuming, log):
     """All epochs, or those before a signal ends the run; what run.json says of the end, or None."""
     for line in resuming.said():
         display.say(line)
@@ -162,6 +166,7 @@ def train(trainer, display, record, resuming):
     with trainer.requests.listening():
         for _ in trainer.run():
             record.epochs(trainer.epochs)
+            log.epoch(trainer.step_now, trainer.epochs[-1])
     resuming.close()
     final = None
     if trainer.stopped:
@@ -208,13 +213,16 @@ def stand_in(ranks, options, recovery, say):
 def lead(ranks, options, begun, recovery):
     """(Trainer, what run.json says of the end or None) of a run that is not interrupted by deaths."""
     data, net, record, resuming, settings = begun
-    with report.Display(ranks, batch=options.batch, quiet=options.quiet) as display:
+    names = (options.log or ()) if ranks.rank == 0 else ()
+    with (report.Display(ranks, batch=options.batch, quiet=options.quiet) as display,
+          Log(names, options.out, resuming.run.get("step", 0), len(resuming.run.get("resumed", ()))) as log):
         with device.room("gradients and what an optimizer keeps"):
-            trainer = make_trainer(ranks, options, settings, data, net, display, resuming, recovery.snapshots)
+            trainer = make_trainer(ranks, options, settings, data, net, display, resuming, log,
+                                   recovery.snapshots)
         display.begin(options.net, net, data, make.CHOICE.shown(options), trainer.steps,
                       device.said(options, trainer.channel.description))
         ranks.timeout = options.timeout
-        return trainer, train(trainer, display, record, resuming)
+        return trainer, train(trainer, display, record, resuming, log)
 
 
 def run(ranks, argv):

@@ -46,6 +46,7 @@ class Trace:
     `moving` tells how long this rank has been moving messages: what of that falls into other work is counted as mpi.
     rows      {kind: its row of the timeline}, the others' is `work`      beside   kinds that take no time of the others
     exposed   seconds so far, but for what no schedule can hide
+    spent     {"compute" or "exposed": Counter of {event's name: seconds so far}}
     """
 
     now = staticmethod(time.perf_counter)
@@ -54,6 +55,8 @@ class Trace:
     def __init__(self, keep=STEPS_KEPT):
         self.steps = collections.deque([[] if keep else collections.deque(maxlen=0)], maxlen=max(1, keep))
         self.keep, self.moving, self.exposed, self.announced = keep, _nothing, 0.0, False
+        self.spent = {"compute": collections.Counter(), "exposed": collections.Counter()}
+        self.inside = 0.0  # seconds of what is being computed in which that was interrupted
         self.doing = _nobody
         self.restart()
 
@@ -83,8 +86,14 @@ class Trace:
 
     def count(self, step, kind, name, start, end, moving=0.0):
         """An event of a step, in which this rank was moving messages for so many seconds."""
-        self.seconds[kind] += end - start - moving
-        self.exposed += end - start if kind == "exposed" else 0.0
+        seconds = end - start - moving
+        if kind == "exposed":
+            self.exposed += seconds
+        elif kind == "compute":
+            seconds, self.inside = seconds - self.inside, 0.0
+        self.seconds[kind] += seconds
+        if kind in self.spent:
+            self.spent[kind][name] += seconds
         step.append((kind, name, start, end))
 
     @contextlib.contextmanager
@@ -93,7 +102,7 @@ class Trace:
         start, before = self.now(), self.exposed
         with self.span("exposed", name):
             yield
-        self.seconds["compute"] -= self.now() - start
+        self.inside += self.now() - start
         self.exposed = before
 
     def request(self, name, step, began, ended):

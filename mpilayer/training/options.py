@@ -27,7 +27,7 @@ from mpilayer.mpi.collectives import REDUCTIONS
 from mpilayer.mpi.progress import PROGRESS
 from mpilayer.mpi.ranks import TIMEOUT
 from mpilayer.schedules import make
-from mpilayer.training import recovery, resuming, slowed
+from mpilayer.training import logs, recovery, resuming, slowed
 from mpilayer.training.optim import OPTIMIZERS
 from mpilayer.training.rates import POLICIES
 
@@ -126,6 +126,7 @@ def parser(net, chosen=None):
     resuming.add_options(p)
     recovery.add_options(p)
     p.add_argument("--out", type=folder, help="folder for run.json and timeline.json, and flight/ while it runs")
+    logs.add_options(p)
     p.add_argument("--quiet", action="store_true", help="print nothing but errors")
     return p
 
@@ -179,6 +180,7 @@ def read_options(argv, net, ranks, defaults=()):
     slowed.check(options, ranks)
     device.check(options, make.CHOICE.parts)
     resuming.check(options)
+    logs.check(options)
     if options.label_smoothing >= 1:
         raise UserError(f"--label-smoothing {options.label_smoothing}: expected less than 1")
     net.complete(options, shown=False)

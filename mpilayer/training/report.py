@@ -8,6 +8,10 @@ from rich.table import Table
 
 from mpilayer.base.terminal import launcher_on_terminal
 from mpilayer.base.tracing import KINDS
+from mpilayer.training.meter import WAITING
+
+WORTH = 1.05  # times as long, from which on it is said in which layers
+MOST_LAYERS = 3  # that are named
 
 
 class PipedConsole(Console):
@@ -48,7 +52,7 @@ class Display:
 
     def say(self, text):
         """A line."""
-        self.bar.console.print(text)
+        self.bar.console.print(text, soft_wrap=True)
 
     def step(self, done, loss):
         """Move the bar, a few times a second; `loss` is this rank's."""
@@ -84,6 +88,18 @@ class Display:
         console.print(table)
         console.print(f"loss {epochs[-1]['train_loss']:.4f}   test accuracy {final['test_accuracy']:.2%}   "
                       f"{steps * self.batch / total:,.0f} images/s   weights {final['weights_sha256'][:16]}")
+        if final["slowest"]:
+            console.print(slowest_said(final["slowest"], final["layers"]), soft_wrap=True)
         if final["planned_seconds"] and final["measured_seconds"]:
             console.print(f"a step: {1e3 * final['planned_seconds']:.1f} ms planned,"
                           f" {1e3 * final['measured_seconds']:.1f} ms measured (median of the last)")
+
+
+def slowest_said(slowest, layers):
+    """In words: which rank computes longest, and in which layers; `slowest` and `layers` as in run.json."""
+    said = (f"slowest of the ranks: {slowest['rank']} ({slowest['host']}), which computes {slowest['times']:.2f} times"
+            " as long as the median of the others")
+    more = {name: each["slowest"] - each["mean"] for name, each in layers.items() if not name.startswith(WAITING)}
+    most = sorted(more, key=more.get, reverse=True)[:MOST_LAYERS]
+    where = ", ".join(f"{name} {1e3 * more[name]:.2f}" for name in most)
+    return said if slowest["times"] < WORTH else f"{said}: ms a step beyond the mean, {where}"

@@ -10,6 +10,7 @@ from mpilayer.base.errors import UserError
 from mpilayer.base.state import State
 from mpilayer.data import batches, prefetch, share
 from mpilayer.training.batch import Batch
+from mpilayer.training.meter import Meter
 from mpilayer.training.outcome import Outcome
 from mpilayer.training.parts import NextParts, OwnParts
 from mpilayer.training.requests import NOTHING, SNAPSHOT, STOP, Never
@@ -38,13 +39,14 @@ class Trainer:
     requests      requests.Requests, of checkpoints         checkpoints   Checkpoints; None: there are none
     snapshots     Snapshots; None: there are none
     notes         {name: value} that they hold beside the run's own
+    listeners     meter.Meter's
 
     epochs        the records of those that have ended      stopped       whether a signal has ended the run early
     """
 
     def __init__(self, ranks, schedule, net, data, compute, display, replicas, *, batch, steps, per_epoch, seed=0,
                  workers=None, statistics="local", name="schedule", requests=None, checkpoints=None,
-                 snapshots=None, notes=()):
+                 snapshots=None, notes=(), listeners=()):
         self.ranks, self.schedule, self.net, self.data, self.display = ranks, schedule, net, data, display
         self.replicas = replicas
         self.batch, self.seed, self.name, self.steps, self.per_epoch = batch, seed, name, steps, per_epoch
@@ -52,7 +54,7 @@ class Trainer:
         self.workers = workers or ranks.size
         self.channel.pause()
         self.requests, self.checkpoints, self.notes = requests or Never(), checkpoints, dict(notes)
-        self.snapshots = snapshots
+        self.snapshots, self.meter = snapshots, Meter(ranks, schedule, self.workers, listeners)
         self.parts = (NextParts if schedule.asynchronous else OwnParts)(ranks, schedule, self.workers, self.requests)
         self.total = self.statistics if statistics == "all" else None
         self.seconds = dict.fromkeys((*self.trace.kinds, "total"), 0.0)
@@ -116,9 +118,12 @@ class Trainer:
             return first + step, mine.start, *self.data.train.read(plan[step][mine], epoch=number)
 
         start, ahead = self.trace.now(), self.ranks.neighbours < self.ranks.cores
+        self.meter.begin()
         samples = prefetch(read, self.parts.stretch(len(plan), first), ahead=ahead)
         for t, *sample in self.input(samples, self.step_now):
-            self.loss += self.step(t, *sample)
+            loss = self.step(t, *sample)
+            self.loss += loss
+            self.meter.after_step(t + 1, len(sample[-1]), loss)
             if self.checkpoints:
                 self.checkpoints.poll()
             if not self.parts.goes_on(t, first):
@@ -228,6 +233,7 @@ class Trainer:
 
     def record(self, number, steps):
         """Means over the ranks of an epoch's times, its loss, and the accuracy after it."""
+        self.meter.after_epoch(number * self.per_epoch + steps, self.spent)
         times = np.array([*self.trace.seconds.values(), self.spent])
         sums = self.ranks.total(np.array([self.loss, *times / self.ranks.size]))
         for kind, value in zip(self.seconds, sums[1:], strict=True):
@@ -254,6 +260,7 @@ class Trainer:
         self.parts.close()
         self.requests.close()
         self.replicas.close()
+        self.meter.close()
         self.channel.close()
 
     def statistics(self, values):

@@ -49,7 +49,8 @@ def test_record(run):
     assert epoch["images_per_second"] == pytest.approx(STEPS * 64 / epoch["seconds"])
     assert 0 <= epoch["exposed_seconds"] < epoch["seconds"]
     assert set(record["final"]) == {"test_loss", "test_accuracy", "steps", "weights_sha256", "replicas", "staleness",
-                                    "deaths", "planned_seconds", "measured_seconds", "resumed"}
+                                    "deaths", "planned_seconds", "measured_seconds", "resumed", "slowest", "ranks",
+                                    "layers"}
     assert record["final"]["steps"] == STEPS
     assert record["final"]["planned_seconds"] is None, "only planned predicts"
     assert record["final"]["measured_seconds"] > 0
