@@ -7,11 +7,11 @@ import numpy as np
 
 import kernels
 from bench import options as shared
-from bench import plots
 from bench.rows import counting
 from mpilayer.mpi.collectives import Calls, Native, Ordered
 from mpilayer.mpi.engine import Engine
 from mpilayer.mpi.link_model import LinkModel
+from mpilayer.report import plots
 
 LEAST = 2e-3  # seconds of a reading: short sums are made several times
 SIZES = [4**power for power in range(1, 14)]  # bytes of float32, up to 64 MiB

@@ -19,11 +19,11 @@ from typing import NamedTuple
 from rich.table import Table
 
 from bench import options as shared
-from bench import plots
 from bench.cluster import Hosts, mpiexec
 from bench.rows import console
 from mpilayer.base.cli import natural
 from mpilayer.base.errors import UserError
+from mpilayer.report import plots
 
 FASHION = "--data fashion-mnist --augment flip --lr-policy cosine --warmup 100"
 

@@ -9,13 +9,13 @@ import re
 from pathlib import Path
 
 import kernels
-from bench import plots
 from mpilayer.base import cli
 from mpilayer.base.cli import count
 from mpilayer.base.errors import UserError
 from mpilayer.base.files import replacing
 from mpilayer.mpi import job as mpi_job
 from mpilayer.mpi import launcher
+from mpilayer.report import plots
 
 UNITS = {"gbit": (1e9, "Gbit/s"), "mbit": (1e6, "Mbit/s"), "kbit": (1e3, "kbit/s")}  # bits a second, in print
 

@@ -1,7 +1,6 @@
 """How much of an all-reduce is hidden behind a kernel, for each way of progress and message size."""
 
 from bench import options as shared
-from bench import plots
 from bench.rows import counting
 from mpilayer.compression.codecs import CODECS
 from mpilayer.exchange.probe import Probe
@@ -9,6 +8,7 @@ from mpilayer.exchange.settings import Settings
 from mpilayer.gpu.device import ONLY_THERE
 from mpilayer.mpi.collectives import REDUCTIONS
 from mpilayer.mpi.progress import PROGRESS
+from mpilayer.report import plots
 
 SIZES = [2**20, 2**22, 2**24, 2**26]
 LINE = "{:>10}  {:9} {:>9} {:>9}  {:>9} {:>9} {:>9} {:>9}  {:>7} {:>9} {:>7}"

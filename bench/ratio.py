@@ -8,11 +8,11 @@ import numpy as np
 
 import nets
 from bench import options as shared
-from bench import plots
 from bench.rows import counting
 from bench.step import Step, layer_flops
 from mpilayer.base.errors import UserError
 from mpilayer.info import kernel_settings
+from mpilayer.report import plots
 from mpilayer.training.startup import warm
 
 KINDS = {  # label and colour, apart for the colour-blind (Okabe and Ito)

@@ -11,12 +11,13 @@ import numpy as np
 from rich.table import Table
 
 import nets
-from bench import compare, plots
+from bench import compare
 from bench import options as shared
 from bench.kernels import open_torch
 from bench.rows import console
 from mpilayer.base.errors import UserError
 from mpilayer.gpu import device
+from mpilayer.report import plots
 from mpilayer.training import slowed
 from mpilayer.training.options import add_messages, check_messages, settings
 

@@ -21,8 +21,9 @@ from mpilayer.schedules import make
 from mpilayer.schedules.shards import Part
 from mpilayer.storage.weights_file import read_weights
 from mpilayer.training import options as all_options
-from mpilayer.training import report, startup
+from mpilayer.training import startup
 from mpilayer.training.compute import compute_of
+from mpilayer.training.display import Display
 from mpilayer.training.logs import Log
 from mpilayer.training.meter import Stragglers
 from mpilayer.training.net_choice import NET, made_for
@@ -214,7 +215,7 @@ def lead(ranks, options, begun, recovery):
     """(Trainer, what run.json says of the end or None) of a run that is not interrupted by deaths."""
     data, net, record, resuming, settings = begun
     names = (options.log or ()) if ranks.rank == 0 else ()
-    with (report.Display(ranks, batch=options.batch, quiet=options.quiet) as display,
+    with (Display(ranks, batch=options.batch, quiet=options.quiet) as display,
           Log(names, options.out, resuming.run.get("step", 0), len(resuming.run.get("resumed", ()))) as log):
         with device.room("gradients and what an optimizer keeps"):
             trainer = make_trainer(ranks, options, settings, data, net, display, resuming, log,

@@ -34,7 +34,7 @@ class Trainer:
     batch         effective batch                             seed    of the order of samples, and of dropout
     statistics    batch normalization over the samples of each rank, "local", or of "all"
     workers       ranks that compute, the first ones; None: all
-    compute       of mpilayer.training.compute                display report.Display
+    compute       of mpilayer.training.compute                display display.Display
     replicas      replicas.ReplicaCheck
     requests      requests.Requests, of checkpoints         checkpoints   Checkpoints; None: there are none
     snapshots     Snapshots; None: there are none

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from mpilayer.base.tracing import Trace
+from mpilayer.training.display import slowest_said
 from mpilayer.training.meter import FIELDS, Meter, Reading, Stragglers, slowest
-from mpilayer.training.report import slowest_said
 from tests.ranks import on_ranks
 
 
