@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mpilayer.base.errors import UserError
 from mpilayer.report import plots
-from mpilayer.report.timeline import draw, step
+from mpilayer.report.timeline import drawn, step
 
 
 def parser():
@@ -23,5 +23,5 @@ def main(argv):
     options = parser().parse_args(argv)
     if options.ranks < 1:
         raise UserError(f"--ranks {options.ranks} | expected a positive number")
-    draw([step(path, options.step, options.ranks) for path in options.runs], options.plot)
+    plots.save(drawn([step(path, options.step, options.ranks) for path in options.runs]), options.plot)
     print(f"wrote {options.plot}")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 RANK = re.compile(rb"(?:^|\0)(?:PMI_RANK|OMPI_COMM_WORLD_RANK|SLURM_PROCID)=(\d+)\0")
 LOOK = 100  # milliseconds
+OFTEN, AT_FIRST = 10, 3  # milliseconds, for so many seconds: a rank may die as soon as it is there
 STARTING = 30  # seconds in which ranks appear
 
 
@@ -50,9 +51,11 @@ class FirstDeath:
             self.thread.start()
 
     def _watch(self):
-        poll, found, begun = select.poll(), {}, time.monotonic()
-        while not (ended := poll.poll(LOOK)) and Path(f"/proc/{self.launcher}").exists():
-            if time.monotonic() < begun + STARTING:
+        poll, found, begun, since = select.poll(), {}, time.monotonic(), 0.0
+        while (not (ended := poll.poll(OFTEN if since < AT_FIRST else LOOK))
+               and Path(f"/proc/{self.launcher}").exists()):
+            since = time.monotonic() - begun
+            if since < STARTING:
                 self._look(poll, found)
         for descriptor, _ in ended[:1]:
             self.moment, (self.rank, self.pid) = time.monotonic(), found[descriptor]

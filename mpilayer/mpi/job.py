@@ -2,10 +2,12 @@
 
 import atexit
 import contextlib
+import ctypes
 import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import warnings
@@ -78,6 +80,7 @@ def stopping_together(ranks):
     token = ErrorToken(ranks)
     try:
         token.create()
+        atexit.register(_finalize, ranks, token)
         yield
         _end_together(ranks)
     except AgreedError as error:
@@ -122,6 +125,30 @@ def _end_together(ranks):
     ranks.dismiss()
 
 
+def _finalize(ranks, token):
+    """MPI's own end, which waits for all ranks, and may not wait for ever: as of any hang, one says who is missing."""
+    if ulfm.missing(ranks.MPI) is None or ranks.MPI.Is_finalized():
+        return
+    ended = threading.Event()
+    if ranks.timeout:
+        ranks.where = "the end of the job | MPI_Finalize"
+        ranks.recorder.waiting("all ranks")
+        threading.Thread(target=_watch, args=(ranks, token, ended), daemon=True).start()
+    ctypes.CDLL(ranks.MPI.__file__).MPI_Finalize()  # which mpi4py calls so that no other thread can run
+    ended.set()
+
+
+def _watch(ranks, token, ended):
+    """End this process, and say why, unless `ended` is set before the ranks hang."""
+    due = ranks.timeout
+    while not ended.wait(due):
+        try:
+            due = ranks.check_progress()
+        except HangError as error:
+            _say_once(ranks, token, error)
+            os.kill(os.getpid(), signal.SIGALRM)
+
+
 def _write_record(ranks):
     """Say where this rank's flight recorder is, for which there is a file if it has none."""
     folder = ranks.recorders.path.parent if ranks.recorders.path else Path(tempfile.gettempdir(), _folder_name())
@@ -141,17 +168,22 @@ def _stop(ranks, token, error):
     hangs = isinstance(error, HangError)
     if not ranks.first_node:
         time.sleep(SAY if hangs else SAY / 3)  # each node has a token; rank 0's node goes first, unless it hangs itself
-    if token.take():
-        print(_describe(ranks, error), file=sys.stderr, flush=True)
-        time.sleep(PASS_ON)
-    else:
-        time.sleep(SAY)
+    _say_once(ranks, token, error)
     signal.setitimer(signal.ITIMER_REAL, ABORT)  # a signal's default action: MPI may wait for a rank that hangs
     if hangs:
         signal.raise_signal(signal.SIGALRM)
     if ulfm.is_death(ranks.MPI, error):
         end_launcher()
     ranks.comm.Abort(_status(error))
+
+
+def _say_once(ranks, token, error):
+    """By one rank of the node; the others give it time for that."""
+    if token.take():
+        print(_describe(ranks, error), file=sys.stderr, flush=True)
+        time.sleep(PASS_ON)
+    else:
+        time.sleep(SAY)
 
 
 def _status(error):
@@ -255,8 +287,6 @@ def job():
         forget_segments(ranks)
         with stopping_together(ranks):
             yield ranks
-        if ranks.timeout:  # MPI_Finalize waits for all ranks, and may not wait for ever
-            atexit.register(signal.setitimer, signal.ITIMER_REAL, ranks.timeout)
     except UserError as error:
         if str(error):
             print(f"mpilayer: {error}", file=sys.stderr)

@@ -198,9 +198,13 @@ class Ranks(Meetings):
             noticed = noticed or self._notice(waited, what)
             told = told or self._complain(waited, what)
             if waited > due:
-                due = waited + self._hangs.check()
+                due = waited + self.check_progress()
         if noticed:
             self.recorder.waiting("")
+
+    def check_progress(self) -> float:
+        """Seconds until it is worth looking again. Raises HangError if nothing has moved on any rank for `timeout`."""
+        return self._hangs.check()
 
     def _notice(self, waited, what):
         if waited < NOTICED:

@@ -171,8 +171,8 @@ def _panel(axes, step):
     axes.set_axisbelow(True)
 
 
-def draw(steps, path):
-    """A panel for each step, one above the other, on one time axis."""
+def drawn(steps):
+    """A figure with a panel for each step, one above the other, on one time axis."""
     rows = [_rows(step) for step in steps]
     figure = plots.figure(figsize=(7, 1 + sum(rows) * ROW + 0.35 * len(rows)))
     from matplotlib.patches import Patch
@@ -186,4 +186,4 @@ def draw(steps, path):
     seen = {span.mark for one in steps for spans in one.ranks.values() for span in (*spans[0], *spans[1])}
     figure.legend(handles=[Patch(color=colour, label=label) for mark, (label, colour) in MARKS.items() if mark in seen],
                   loc="outside upper center", ncols=4, fontsize=7, frameon=False)
-    plots.save(figure, path)
+    return figure

@@ -10,18 +10,18 @@ import numpy as np
 
 from mpilayer.base.errors import UserError
 from mpilayer.base.files import replacing
+from mpilayer.report.runs import LOG
 from mpilayer.training.meter import slowest
 
 JSON_LINES, TENSORBOARD = "jsonl", "tensorboard"
 PERCENTILES = 50, 90, 99
-FILE = "log.jsonl"
 
 
 class JsonLines:
     """OUT/log.jsonl: {"step", "time", and all that is known}, a line each. Lines of steps after `done` are replaced."""
 
     def __init__(self, folder, done):
-        path = folder / FILE
+        path = folder / LOG
         with contextlib.suppress(FileNotFoundError), path.open() if done else contextlib.nullcontext(()) as old:
             kept = [line for line in old if line.endswith("\n") and json.loads(line)["step"] <= done]
         with replacing(path) as file:

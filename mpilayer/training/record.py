@@ -9,11 +9,11 @@ from pathlib import Path
 from mpilayer.base.errors import UserError
 from mpilayer.base.files import lock, replacing
 from mpilayer.base.tracing import write_timeline
+from mpilayer.report.runs import FORMAT, RUN, TIMELINE
 from mpilayer.storage.weights_file import FILE as WEIGHTS
 from mpilayer.storage.weights_file import write_weights
 
 FLIGHT = "flight"  # the folder of flight recorders
-RUN, TIMELINE = "run.json", "timeline.json"
 
 
 def _unwritable(path, error):
@@ -57,7 +57,7 @@ class RunRecord:
             self.lock = ranks.agree(lambda: prepare_folder(self.folder) if ranks.rank == 0 else None)
             ranks.keep_records(self.folder / FLIGHT)
             config = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-            self.head = {"config": config, "environment": environment()}
+            self.head = {"format": FORMAT, "config": config, "environment": environment()}
             ranks.agree(self._replace)
 
     @classmethod

@@ -233,15 +233,16 @@ class Trainer:
 
     def record(self, number, steps):
         """Means over the ranks of an epoch's times, its loss, and the accuracy after it."""
-        self.meter.after_epoch(number * self.per_epoch + steps, self.spent)
+        done = number * self.per_epoch + steps
+        self.meter.after_epoch(done, self.spent)
         times = np.array([*self.trace.seconds.values(), self.spent])
         sums = self.ranks.total(np.array([self.loss, *times / self.ranks.size]))
         for kind, value in zip(self.seconds, sums[1:], strict=True):
             self.seconds[kind] += value
         means = dict(zip(("loss", *self.seconds), sums, strict=True))
         test_loss, test_accuracy = self.evaluate()
-        self.check_loss(test_loss, number * self.per_epoch + steps - 1)
-        entry = {"epoch": number + 1, "train_loss": means["loss"] / steps, "test_loss": test_loss,
+        self.check_loss(test_loss, done - 1)
+        entry = {"epoch": number + 1, "step": done, "train_loss": means["loss"] / steps, "test_loss": test_loss,
                  "test_accuracy": test_accuracy, "seconds": means["total"],
                  "images_per_second": steps * self.batch / means["total"], "exposed_seconds": means["exposed"]}
         self.display.epoch(entry)

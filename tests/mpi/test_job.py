@@ -211,3 +211,7 @@ if ranks.rank == 1:
 def test_a_rank_that_stops_before_mpi_ends_holds_nobody_up():
     done = mpiexec(2, "-c", STOPS_LAST, seconds=30)
     assert aborted(done, signal.SIGALRM)
+    assert done.stderr.count("mpilayer: ") == 1
+    assert "| rank 1 (" in done.stderr
+    assert "is stopped, as by SIGSTOP" in done.stderr
+    assert "waiting: rank 0 for all ranks in the end of the job | MPI_Finalize" in done.stderr

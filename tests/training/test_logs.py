@@ -7,8 +7,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mpilayer.base.errors import UserError
+from mpilayer.report.runs import LOG
 from mpilayer.training import logs
-from mpilayer.training.logs import FILE, JSON_LINES, TENSORBOARD, Log
+from mpilayer.training.logs import JSON_LINES, TENSORBOARD, Log
 from mpilayer.training.meter import FIELDS, Reading
 from tests.ranks import train
 
@@ -31,7 +32,7 @@ def write(folder, names, done=0, steps=(2, 4), restarts=0):
 
 
 def lines(folder):
-    return [json.loads(line) for line in (folder / FILE).read_text().splitlines()]
+    return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
 
 
 def scalars(folder):
@@ -57,7 +58,7 @@ def test_both_hold_all_that_is_known(tmp_path):
 
 def test_a_run_that_goes_on_replaces_what_came_after_its_checkpoint(tmp_path):
     write(tmp_path, BOTH, steps=(2, 4, 6))
-    with (tmp_path / FILE).open("a") as file:
+    with (tmp_path / LOG).open("a") as file:
         file.write('{"step": 6, "ti')  # it was killed there
     write(tmp_path, BOTH, done=3, steps=(5, 7), restarts=1)
     assert [each["step"] for each in lines(tmp_path) if "loss" in each] == [2, 5, 7]
@@ -68,7 +69,7 @@ def test_a_run_that_goes_on_replaces_what_came_after_its_checkpoint(tmp_path):
 
 
 def test_what_cannot_be_written_is_said_once(tmp_path, capsys):
-    (tmp_path / FILE).mkdir()
+    (tmp_path / LOG).mkdir()
     write(tmp_path, [JSON_LINES])
     assert capsys.readouterr().err == "mpilayer: --log cannot write (Is a directory); training goes on\n"
 

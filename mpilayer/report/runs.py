@@ -1,0 +1,61 @@
+"""What a run has left in its folder: run.json, and log.jsonl and timeline.json if there are any."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from mpilayer.base.errors import UserError
+
+RUN, TIMELINE, LOG = "run.json", "timeline.json", "log.jsonl"
+FORMAT = 1  # of run.json; another one if what it had is gone, or means something else
+
+
+class Run(NamedTuple):
+    """record of run.json; log, the lines of log.jsonl, {} each; timeline, its path, or None."""
+
+    name: str
+    record: dict
+    log: list
+    timeline: Path | None
+
+    @property
+    def final(self):
+        """What the record says of the end; {} of a run that has not come there."""
+        return self.record["final"] or {}
+
+    def losses(self):
+        """(steps, losses of training) as they went, or at the ends of epochs if there is no log."""
+        logged = [(line["step"], line["loss"]) for line in self.log if "loss" in line]
+        return zip(*(logged or self._by_epoch("train_loss")), strict=True) if self.record["epochs"] or logged else ()
+
+    def accuracies(self):
+        """(steps, accuracies on the test part)."""
+        return zip(*self._by_epoch("test_accuracy"), strict=True) if self.record["epochs"] else ()
+
+    def _by_epoch(self, name):
+        return [(epoch["step"], epoch[name]) for epoch in self.record["epochs"]]
+
+
+def _json(path, wanted):
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}) | expected {wanted}") from None
+    except ValueError:
+        raise UserError(f"{path} is not whole, or no JSON | expected {wanted}") from None
+
+
+def _log(path):
+    """The lines that are whole: the last one of a run that was killed may not be."""
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def read(folder):
+    """The Run in a folder. Raises UserError."""
+    wanted = "the folder of a run: mpilayer.train --out"
+    record = _json(folder / RUN, wanted)
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise UserError(f"{folder / RUN} | is no record of a run in format {FORMAT} | expected {wanted}")
+    timeline = folder / TIMELINE
+    return Run(folder.resolve().name, record, _log(folder / LOG), timeline if timeline.exists() else None)
