@@ -20,8 +20,8 @@ from mpilayer.mpi.ranks import TIMEOUT
 from mpilayer.schedules import make
 from mpilayer.schedules.shards import Part
 from mpilayer.storage.weights_file import read_weights
+from mpilayer.training import config, startup
 from mpilayer.training import options as all_options
-from mpilayer.training import startup
 from mpilayer.training.compute import compute_of
 from mpilayer.training.display import Display
 from mpilayer.training.logs import Log
@@ -73,7 +73,7 @@ def update_once(options, weights):
     optimizer.attach(optimizer.trace, lambda step: 1.0).update(layer, layer.g, step=0)
 
 
-def make_trainer(ranks, options, settings, data, net, display, resuming, log, snapshots=None):
+def make_trainer(ranks, options, settings, data, net, display, resuming, snapshots=None, listeners=()):
     """Everything that trains, as the options say."""
     per_epoch, steps = steps_in(len(data.train), options.batch, options.epochs, options.steps)
     compute, arguments = compute_of(net), make.CHOICE.keywords(options)
@@ -94,7 +94,7 @@ def make_trainer(ranks, options, settings, data, net, display, resuming, log, sn
                       per_epoch=per_epoch, seed=options.seed, workers=workers, statistics=options.batch_statistics,
                       name=options.schedule, requests=resuming.requests(schedule.channel, workers, snapshots),
                       checkpoints=resuming.checkpoints, snapshots=snapshots, notes=resuming.notes(settings),
-                      listeners=[Stragglers(ranks.gather_to_first(socket.gethostname()), display.say), log])
+                      listeners=listeners)
     if snapshots:
         ranks.agree(lambda: check_trainer(trainer, options.spares))
     if resuming.checkpoints:
@@ -197,6 +197,10 @@ def begin(ranks, options, recovery, say):
     record = RunRecord(ranks, options, lambda: info.environment(ranks))
     resuming = Resuming(ranks, options, CHOICES, net, data, say)
     settings = prepared(ranks, options, data, net, resuming, say)
+    record.head["measured"] = config.measured(settings)
+    facts = info.environment(ranks) if options.config else None
+    for line in config.differences(options.config, facts) if ranks.rank == 0 else ():
+        say(line)
     recovery.shared = settings, record.head
     return Begun(data, net, record, resuming, settings)
 
@@ -218,8 +222,9 @@ def lead(ranks, options, begun, recovery):
     with (Display(ranks, batch=options.batch, quiet=options.quiet) as display,
           Log(names, options.out, resuming.run.get("step", 0), len(resuming.run.get("resumed", ()))) as log):
         with device.room("gradients and what an optimizer keeps"):
-            trainer = make_trainer(ranks, options, settings, data, net, display, resuming, log,
-                                   recovery.snapshots)
+            trainer = make_trainer(
+                ranks, options, settings, data, net, display, resuming, recovery.snapshots,
+                listeners=[Stragglers(ranks.gather_to_first(socket.gethostname()), display.say), log])
         display.begin(options.net, net, data, make.CHOICE.shown(options), trainer.steps,
                       device.said(options, trainer.channel.description))
         ranks.timeout = options.timeout

@@ -36,13 +36,17 @@ class Run(NamedTuple):
         return [(epoch["step"], epoch[name]) for epoch in self.record["epochs"]]
 
 
-def _json(path, wanted):
+def record(path, wanted):
+    """What a run.json holds; `wanted` is what to expect, in words. Raises UserError."""
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}) | expected {wanted}") from None
     except ValueError:
         raise UserError(f"{path} is not whole, or no JSON | expected {wanted}") from None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise UserError(f"{path} | is no record of a run in format {FORMAT} | expected {wanted}")
+    return found
 
 
 def _log(path):
@@ -53,9 +57,5 @@ def _log(path):
 
 def read(folder):
     """The Run in a folder. Raises UserError."""
-    wanted = "the folder of a run: mpilayer.train --out"
-    record = _json(folder / RUN, wanted)
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise UserError(f"{folder / RUN} | is no record of a run in format {FORMAT} | expected {wanted}")
-    timeline = folder / TIMELINE
-    return Run(folder.resolve().name, record, _log(folder / LOG), timeline if timeline.exists() else None)
+    found, timeline = record(folder / RUN, "the folder of a run: mpilayer.train --out"), folder / TIMELINE
+    return Run(folder.resolve().name, found, _log(folder / LOG), timeline if timeline.exists() else None)

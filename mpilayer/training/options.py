@@ -27,7 +27,7 @@ from mpilayer.mpi.collectives import REDUCTIONS
 from mpilayer.mpi.progress import PROGRESS
 from mpilayer.mpi.ranks import TIMEOUT
 from mpilayer.schedules import make
-from mpilayer.training import logs, recovery, resuming, slowed
+from mpilayer.training import config, logs, recovery, resuming, slowed
 from mpilayer.training.optim import OPTIMIZERS
 from mpilayer.training.rates import POLICIES
 
@@ -83,51 +83,75 @@ def complete_schedule(options, ranks):
                             f" two epochs | try: --schedule {able}")
 
 
+def _add_net(p, net, chosen):
+    net.add(p, chosen.get(net.name))
+    p.add_argument("--weights", metavar="FILE", help="begin with the weights of a run, its weights.h5, or a PyTorch"
+                   " state dict in safetensors; layers of other classes stay new")
+    p.add_argument("--label-smoothing", type=amount, default=0.0, help="share of each label that goes to all classes")
+    p.add_argument("--batch-statistics", choices=("local", "all"), default="local",
+                   help="batch normalization: over the samples of each rank, or of all ranks")
+    p.add_argument("--seed", type=natural, default=0, help="of weights, batches, dropout and synthetic data")
+    device.add_options(p)
+
+
 def _add_data(p):
     DATA.add(p)
     p.add_argument("--augment", choices=AUGMENTS, default="none",
                    help="what happens to images in training; all but none flip them at random, too")
     p.add_argument("--validation", type=number(float, 0, "a share, not negative"), default=0.0, metavar="SHARE",
                    help="hold out so much of the training samples and evaluate on them, not on the test part")
-
-
-def parser(net, chosen=None):
-    """All options, with defaults and meaning; `net` is the Choice of nets, `chosen` {a Choice's name: a part's}."""
-    chosen = chosen or {}
-    p = Parser(prog=PROGRAM, description=PURPOSE, add_help=False, allow_abbrev=False, formatter_class=HelpFormatter)
-    p.add_argument("--help", "-h", action="store_true", help="show this and stop")
-    net.add(p, chosen.get(net.name))
-    make.CHOICE.add(p, chosen.get(make.CHOICE.name))
-    slowed.add_options(p)
-    device.add_options(p)
-    _add_data(p)
     sizes = p.add_mutually_exclusive_group()
     sizes.add_argument("--batch", type=count, default=64, help="effective batch, shared out among the ranks")
     sizes.add_argument("--batch-per-rank", type=count, help="instead: the batch of each rank")
     p.add_argument("--epochs", type=count, help="how often to see all samples (default: 30, or as --steps needs)")
     p.add_argument("--steps", type=count, help="stop after so many steps")
-    p.add_argument("--lr", type=amount, default=0.007, help="learning rate")
+
+
+def _add_optimizer(p):
     OPTIMIZER.add(p, late=_late())
-    p.add_argument("--label-smoothing", type=amount, default=0.0, help="share of each label that goes to all classes")
-    p.add_argument("--batch-statistics", choices=("local", "all"), default="local",
-                   help="batch normalization: over the samples of each rank, or of all ranks")
+    p.add_argument("--lr", type=amount, default=0.007, help="learning rate")
     POLICY.add(p)
     p.add_argument("--warmup", type=natural, default=20, help="steps in which the learning rate rises to its value")
-    p.add_argument("--seed", type=natural, default=0, help="of weights, batches, dropout and synthetic data")
-    add_messages(p)
+
+
+def _add_schedule(p, chosen):
+    make.CHOICE.add(p, chosen.get(make.CHOICE.name))
+    slowed.add_options(p)
+
+
+def _add_failures(p):
+    p.add_argument("--timeout", type=amount, default=TIMEOUT, metavar="SECONDS",
+                   help="end, and say which rank the others wait for, when nothing has moved for so long; 0: never")
     p.add_argument("--check-replicas", type=natural_or("epoch"), default="epoch", metavar="STEPS",
                    help="compare the weights of all ranks every so many steps, or at the end of each epoch; 0: never")
     p.add_argument("--heal", action="store_true",
                    help="give ranks whose weights differ those of the majority and go on, instead of stopping")
-    p.add_argument("--timeout", type=amount, default=TIMEOUT, metavar="SECONDS",
-                   help="end, and say which rank the others wait for, when nothing has moved for so long; 0: never")
-    p.add_argument("--weights", metavar="FILE", help="begin with the weights of a run, its weights.h5, or a PyTorch"
-                   " state dict in safetensors; layers of other classes stay new")
-    resuming.add_options(p)
     recovery.add_options(p)
+
+
+def _add_output(p):
     p.add_argument("--out", type=folder, help="folder for run.json and timeline.json, and flight/ while it runs")
     logs.add_options(p)
     p.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    p.add_argument("--help", "-h", action="store_true", help="show this and stop")
+    config.add_options(p)
+
+
+def parser(net, chosen=None):
+    """All options, with defaults and meaning; `net` is the Choice of nets, `chosen` {a Choice's name: a part's}."""
+    chosen = chosen or {}
+    p = Parser(prog=PROGRAM, description=PURPOSE, add_help=False, allow_abbrev=False, formatter_class=HelpFormatter,
+               usage=f"[mpiexec -n P] {PROGRAM} [options]")
+    for title, example, add in (
+            ("net", "--net resnet-mini --precision float32", lambda group: _add_net(group, net, chosen)),
+            ("data and length", "--data synthetic --shape 32x32x3 --batch 96 --epochs 5", _add_data),
+            ("optimizer", "--optimizer adamw --lr 1e-3 --lr-policy cosine --warmup 100", _add_optimizer),
+            ("schedule", "--schedule delayed --delay 2", lambda group: _add_schedule(group, chosen)),
+            ("messages", "--wire bfloat16 --bucket 1m --progress thread", add_messages),
+            ("checkpoints", "--checkpoint saved --checkpoint-every 600s --resume", resuming.add_options),
+            ("failures", "--timeout 120 --check-replicas 500", _add_failures),
+            ("output and configuration", "--config run.toml --out runs/second --log jsonl", _add_output)):
+        add(p.add_argument_group(title, f"as in: {example}"))
     return p
 
 
@@ -170,7 +194,15 @@ def read_options(argv, net, ranks, defaults=()):
     """The options, completed and checked for so many ranks; `net` is the Choice of nets. What argv says takes the place
     of what `defaults`, words of the command line as well, say. Raises UserError.
     """
-    options = parser(net, _chosen([*defaults, *argv], net)).parse_args([*defaults, *_expanded(argv)])
+    words, of_file = config.merged(_expanded(argv), (net, make.CHOICE, DATA, OPTIMIZER, POLICY, WIRE),
+                                  _expanded)
+    options_parser = parser(net, _chosen([*defaults, *words], net))
+    try:
+        options_parser.parse_args(of_file)
+    except UserError as error:
+        raise UserError(f"--config {config.given(words)['config']} | {error}") from None
+    options = options_parser.parse_args([*defaults, *words])
+    options.given = config.given(words)
     check_messages(options)
     recovery.check(options, ranks)
     ranks -= options.spares

@@ -56,8 +56,10 @@ class RunRecord:
         if self.folder:
             self.lock = ranks.agree(lambda: prepare_folder(self.folder) if ranks.rank == 0 else None)
             ranks.keep_records(self.folder / FLIGHT)
-            config = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-            self.head = {"format": FORMAT, "config": config, "environment": environment()}
+            options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+            given = options.pop("given")
+            self.head = {"format": FORMAT, "config": options, "given": given, "measured": {},
+                         "environment": environment()}
             ranks.agree(self._replace)
 
     @classmethod

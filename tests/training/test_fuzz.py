@@ -20,7 +20,7 @@ MILD = ["0", "1", "2", "3", "0.5", "0.01", "auto", "none"]
 SHORT = ["--quiet", "--steps", "1", "--epochs", "1", "--batch", "8", "--progress", "poll", "--bucket", "0", "--chunk",
          "none"]
 TAKES_LONG = {"--help", "--out", "--device", "--precision", "--steps", "--epochs", "--slow", "--jitter", "--timeout",
-              "--quiet"}  # or is said elsewhere
+              "--quiet", "--config", "--log"}  # or is said elsewhere
 NETS, DATA = ["alexnet-mini", "resnet-mini"], ["digits", "synthetic", "nothing", "nothing.h5", "idx:/nowhere"]
 
 

@@ -38,12 +38,12 @@ def test_of_many_ranks_some_are_in_the_timeline(ranks):
 
 def test_record(run):
     schedule, record, _ = run
-    assert list(record) == ["config", "environment", "complete", "epochs", "final"]
+    assert list(record) == ["format", "config", "given", "measured", "environment", "complete", "epochs", "final"]
     assert record["config"].items() >= {"schedule": schedule, "net": "alexnet-mini", "batch": 64, "steps": STEPS,
                                         "delay": 1 if schedule == "delayed" else None, "seed": 0}.items()
     assert record["environment"].items() >= {"ranks": 2, "nodes": 1, "ranks_per_node": 2}.items()
     (epoch,) = record["epochs"]
-    assert list(epoch) == ["epoch", "train_loss", "test_loss", "test_accuracy", "seconds", "images_per_second",
+    assert list(epoch) == ["epoch", "step", "train_loss", "test_loss", "test_accuracy", "seconds", "images_per_second",
                            "exposed_seconds"]
     assert epoch["epoch"] == 1
     assert epoch["images_per_second"] == pytest.approx(STEPS * 64 / epoch["seconds"])
