@@ -94,7 +94,7 @@ def make_trainer(ranks, options, settings, data, net, display, resuming, snapsho
                       per_epoch=per_epoch, seed=options.seed, workers=workers, statistics=options.batch_statistics,
                       name=options.schedule, requests=resuming.requests(schedule.channel, workers, snapshots),
                       checkpoints=resuming.checkpoints, snapshots=snapshots, notes=resuming.notes(settings),
-                      listeners=listeners)
+                      listeners=listeners, block=options.shuffle_block)
     if snapshots:
         ranks.agree(lambda: check_trainer(trainer, options.spares))
     if resuming.checkpoints:

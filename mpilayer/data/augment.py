@@ -70,11 +70,27 @@ def _sample(x, boxes, out):
     N, h, w, C = out.shape
     for n in range(N):
         top, left, height, width, flipped = boxes[n]
+        if height == h and width == w and top == int(top) and left == int(left):
+            _copy(x[n], int(top), int(left), flipped, out[n])
+            continue
         for i in range(h):
             down = top + (i + 0.5) * height / h - 0.5
             for j in range(w):
                 across = left + (j + 0.5) * width / w - 0.5
                 _pixel(x[n], down, across, out[n, i, w - 1 - j if flipped else j])
+
+
+@compiled.part()
+def _copy(image, top, left, flipped, out):
+    """The same of a box whose pixels are those of the image."""
+    H, W, _ = image.shape
+    h, w, C = out.shape
+    for i in range(h):
+        for j in range(w):
+            down, across, to = top + i, left + j, w - 1 - j if flipped else j
+            for c in range(C):
+                inside = 0 <= down < H and 0 <= across < W
+                out[i, to, c] = image[down, across, c] if inside else np.float32(0)
 
 
 @compiled.part()

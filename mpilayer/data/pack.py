@@ -41,7 +41,9 @@ def _suffixes():
 
 
 def scan(folder):
-    """The Tree of a folder; other files than images are passed over. Raises UserError."""
+    """The Tree of a folder; other files than images are passed over. They are mixed: neighbours in a packed file are to
+    be of different classes, for --shuffle-block. Raises UserError.
+    """
     suffixes = _suffixes()
     try:
         classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
@@ -53,7 +55,7 @@ def scan(folder):
     if not files:
         raise UserError(f"{folder} | expected FOLDER/class/image, found {len(classes)} folders and no image in them"
                         " | try: the folder above, or below")
-    return Tree(Path(folder), classes, files)
+    return Tree(Path(folder), classes, [files[place] for place in np.random.default_rng(0).permutation(len(files))])
 
 
 def printable(path):

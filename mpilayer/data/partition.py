@@ -4,19 +4,30 @@ import numpy as np
 
 from mpilayer.data.source import integer, require
 
+TOGETHER = 16  # blocks whose samples are mixed
 
-def batches(n, size, *, seed, epoch):
+
+def batches(n, size, *, seed, epoch, block=None):
     """The epoch's effective batches: (n // size, size) int64, indices of `n` samples, none of them twice.
 
-    They depend on the four arguments, never on the number of ranks. The n % size samples that are left over differ from
-    epoch to epoch. Raises DataError if `size` exceeds `n`.
+    They depend on the arguments alone, never on the number of ranks. The n % size samples that are left over differ
+    from epoch to epoch. With `block`, samples are mixed that are in TOGETHER blocks of so many neighbours, then those
+    of the next ones: blocks come at random, so that a disk has much to read at one place. Raises DataError if `size`
+    exceeds `n`.
     """
     n, size = integer("batches", "n", n, 1), integer("batches", "size", size, 1)
     seed, epoch = integer("batches", "seed", seed, 0), integer("batches", "epoch", epoch, 0)
     require(size <= n, "batches", f"expected a batch of at most {n}, the number of samples, got {size}",
              "a smaller batch or more data")
-    order = np.random.default_rng([seed, epoch]).permutation(n)
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(n) if block is None else _by_blocks(n, integer("batches", "block", block, 1), rng)
     return order[:n - n % size].reshape(-1, size)
+
+
+def _by_blocks(n, block, rng):
+    """The indices of `n` samples, those of the first TOGETHER blocks mixed, then those of the next."""
+    turn = rng.permutation(-(-n // block)) // TOGETHER
+    return np.lexsort((rng.random(n), turn[np.arange(n) // block]))
 
 
 def share(size, rank, ranks):

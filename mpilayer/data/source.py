@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kernels import compiled
 from mpilayer.base.errors import UserError
 
 
@@ -123,9 +124,34 @@ class Data:
         self.close()
 
 
+@compiled.kernel()
+def _look_up(x, table, out):
+    pixels, channels = x.shape
+    for i in range(pixels):
+        for c in range(channels):
+            out[i, c] = table[x[i, c], c]
+
+
+class Scaled:
+    """The view of images of bytes that makes (v - mean) / std of a byte v; mean and std are float32, (C,) or one."""
+
+    def __init__(self, mean, std):
+        self.table = (np.arange(256, dtype=np.uint8)[:, None] - np.atleast_1d(mean)) / std
+
+    def __call__(self, x, rows, epoch):
+        """float32 (n,H,W,C) of uint8 x (n,H,W,C)."""
+        out, pixels = np.empty(x.shape, np.float32), (-1, x.shape[3])
+        table = np.broadcast_to(self.table, (256, x.shape[3]))
+        _look_up(np.ascontiguousarray(x).reshape(pixels), np.ascontiguousarray(table), out.reshape(pixels))
+        return out
+
+
+_SCALED = Scaled(np.float32(127.5), np.float32(127.5))
+
+
 def plain(x, rows, epoch):
     """The view of images that makes float32 of them: a byte v becomes v / 127.5 - 1."""
-    return x / np.float32(127.5) - np.float32(1) if x.dtype == np.uint8 else x
+    return _SCALED(x, rows, epoch) if x.dtype == np.uint8 else x
 
 
 class Part:
@@ -152,6 +178,11 @@ class Part:
         indices = checked(indices, len(self))
         rows = self.rows[indices]
         return self.view(self.images(rows), rows, epoch), self.labels[indices]
+
+    def expect(self, indices):
+        """These samples will be read soon, if that is of use to what keeps them."""
+        if hasattr(self.images, "expect"):
+            self.images.expect(self.rows[indices])
 
     def subset(self, indices):
         """The Part of the samples `indices` (n,)."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from mpilayer.data.augment import WINDOW
 from mpilayer.data.node_shared import hold
-from mpilayer.data.source import Data, DataError, Part, Source, check_pair, error, integer, plain, require
+from mpilayer.data.source import Data, DataError, Part, Scaled, Source, check_pair, error, integer, plain, require
 
 REMEDY = "writing it as docs/data.md says"
 IDENTITY = "bytes", "time of change", "number of the file"  # of _identity
@@ -35,17 +35,55 @@ def _identity(path):
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 
+class Places:
+    """Where in its file each row of an HDF5 dataset lies.
+
+    descriptor   of the file      size   bytes of a row      raw   whether they are there as they are
+    """
+
+    def __init__(self, values):
+        self.values, self.size = values.id, values.dtype.itemsize * int(np.prod(values.shape[1:]))
+        self.descriptor = values.file.id.get_vfd_handle()
+        self.begin, self.chunked = self.values.get_offset(), values.chunks == (1, *values.shape[1:])
+        filters = values.id.get_create_plist().get_nfilters()
+        self.raw = not filters and (self.begin is not None or self.chunked)
+
+    def of(self, row):
+        """The first byte of a row, or None."""
+        if self.begin is not None:
+            return self.begin + int(row) * self.size
+        return self.values.get_chunk_info_by_coord((int(row), 0, 0, 0)).byte_offset if self.chunked else None
+
+
 class _StoredImages:
     """Images by row of an HDF5 dataset, or of `values` in memory. Raises DataError if the file changes meanwhile."""
 
     def __init__(self, path, key, values):
         self.path, self.key, self.values, self.known = path, key, values, _identity(path)
+        self.places = Places(values)
 
     def hold(self, ranks):
         """Keep them in memory, if they are few and there is room for them."""
         if self.values.nbytes <= RESIDENT_BYTES:
             values = hold(self._load, ranks)
             self.values = self.values if values is None else values
+
+    def expect(self, rows):
+        """These rows will be read soon: the system may begin to. Nothing is waited for."""
+        if isinstance(self.values, h5py.Dataset):
+            for offset in filter(None, map(self.places.of, rows)):
+                os.posix_fadvise(self.places.descriptor, offset, self.places.size, os.POSIX_FADV_WILLNEED)
+
+    def _rows(self, rows):
+        """The images of these rows, which increase; past HDF5 where they lie in the file as they are."""
+        if isinstance(self.values, np.ndarray) or not self.places.raw:
+            return self.values[rows]
+        x = np.empty((len(rows), *self.values.shape[1:]), self.values.dtype)
+        for image, row in zip(x, rows, strict=True):
+            if os.preadv(self.places.descriptor, [image], self.places.of(row)) < image.nbytes:
+                self._check_unchanged()
+                raise error(f"{self.path} | {self.key}", f"sample {row} is not in the file", REMEDY)
+        return x
 
     def _check_unchanged(self):
         """HDF5 gives zeros where a file has lost its end."""
@@ -61,7 +99,7 @@ class _StoredImages:
     def __call__(self, rows):
         unique, back = np.unique(rows, return_inverse=True)  # HDF5 selects in increasing order only
         with _reading(self.path, self.key):
-            x = self.values[unique]
+            x = self._rows(unique)
             if isinstance(self.values, h5py.Dataset):
                 self._check_unchanged()
         if x.dtype == np.uint8:
@@ -155,8 +193,7 @@ def _normalized(path, file, images):
     require(good and (values[1] > 0).all() and images.dtype == np.uint8, f"{path} | attributes mean and std",
             f"expected {images.shape[3]} floats each, std positive, and images of bytes, got {values}",
             "writing both or neither")
-    mean, std = map(np.float32, values)
-    return lambda x, rows, epoch: (x - mean) / std
+    return Scaled(*map(np.float32, values))
 
 
 def _pair(path, file, x_key, y_key, classes):

@@ -100,6 +100,8 @@ def _add_data(p):
                    help="what happens to images in training; all but none flip them at random, too")
     p.add_argument("--validation", type=number(float, 0, "a share, not negative"), default=0.0, metavar="SHARE",
                    help="hold out so much of the training samples and evaluate on them, not on the test part")
+    p.add_argument("--shuffle-block", type=count, metavar="N", help="mix samples of 16 blocks of N neighbours at a"
+                   " time, for a file that is larger than memory (default: all samples are mixed)")
     sizes = p.add_mutually_exclusive_group()
     sizes.add_argument("--batch", type=count, default=64, help="effective batch, shared out among the ranks")
     sizes.add_argument("--batch-per-rank", type=count, help="instead: the batch of each rank")

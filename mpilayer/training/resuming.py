@@ -8,7 +8,8 @@ from mpilayer.storage.checkpoints import Checkpoints
 from mpilayer.training.replicas import data_facts
 from mpilayer.training.requests import EPOCH, Never, Requests, interval
 
-SAME = ("batch", "seed", "precision", "reduction", "bucket", "chunk", "augment", "validation")  # beside the parts'
+SAME = ("batch", "seed", "precision", "reduction", "bucket", "chunk", "augment", "validation",
+        "shuffle_block")  # beside the parts'
 MAY_DIFFER = ("lr", "warmup", "epochs", "steps", "label_smoothing", "batch_statistics")  # which is said
 KEEP = 2
 

@@ -17,6 +17,7 @@ from mpilayer.training.requests import NOTHING, SNAPSHOT, STOP, Never
 
 STATISTICS = "statistics"  # of batch normalization, as a checkpoint has them
 PROGRESS = "epochs", "loss", "spent", "made", "seconds", "resumed"  # what it has of the run's progress, besides
+EXPECTED = 4  # steps before a batch is read, when it is known that it will be
 REMEDY = "try: a smaller --lr, a longer --warmup, or check the data"
 
 
@@ -39,14 +40,14 @@ class Trainer:
     requests      requests.Requests, of checkpoints         checkpoints   Checkpoints; None: there are none
     snapshots     Snapshots; None: there are none
     notes         {name: value} that they hold beside the run's own
-    listeners     meter.Meter's
+    listeners     meter.Meter's                               block         of mpilayer.data.batches
 
     epochs        the records of those that have ended      stopped       whether a signal has ended the run early
     """
 
     def __init__(self, ranks, schedule, net, data, compute, display, replicas, *, batch, steps, per_epoch, seed=0,
                  workers=None, statistics="local", name="schedule", requests=None, checkpoints=None,
-                 snapshots=None, notes=(), listeners=()):
+                 snapshots=None, notes=(), listeners=(), block=None):
         self.ranks, self.schedule, self.net, self.data, self.display = ranks, schedule, net, data, display
         self.replicas = replicas
         self.batch, self.seed, self.name, self.steps, self.per_epoch = batch, seed, name, steps, per_epoch
@@ -54,6 +55,7 @@ class Trainer:
         self.workers = workers or ranks.size
         self.channel.pause()
         self.requests, self.checkpoints, self.notes = requests or Never(), checkpoints, dict(notes)
+        self.block = block
         self.snapshots, self.meter = snapshots, Meter(ranks, schedule, self.workers, listeners)
         self.parts = (NextParts if schedule.asynchronous else OwnParts)(ranks, schedule, self.workers, self.requests)
         self.total = self.statistics if statistics == "all" else None
@@ -90,7 +92,8 @@ class Trainer:
         Whether it came to its end.
         """
         first = number * self.per_epoch
-        plan = batches(len(self.data.train), self.batch, seed=self.seed, epoch=number)[:self.steps - first]
+        plan = batches(len(self.data.train), self.batch, seed=self.seed, epoch=number,
+                       block=self.block)[:self.steps - first]
         self.trace.restart()
         for kind, seconds in self.before.items():
             self.trace.seconds[kind] += seconds
@@ -112,9 +115,12 @@ class Trainer:
 
     def stretch(self, number, first, plan):
         """Steps of an epoch until it ends, or until a checkpoint is wanted; whether it has ended."""
+        expect = getattr(self.data.train, "expect", lambda indices: None)
+
         def read(part):
             step, place = part
             mine = share(self.batch, place, self.workers)
+            expect(plan[step + EXPECTED:step + EXPECTED + 1, mine].ravel())
             return first + step, mine.start, *self.data.train.read(plan[step][mine], epoch=number)
 
         start, ahead = self.trace.now(), self.ranks.neighbours < self.ranks.cores

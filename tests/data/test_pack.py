@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -54,11 +55,12 @@ def test_a_packed_folder_is_read_as_data(tmp_path, ranks):
     with h5py.File(tmp_path / "out.h5") as file:
         assert file["x"].chunks == (1, 16, 16, 3)
         assert file.attrs["class_names"].tolist() == ["cat", "dog"]
-        assert (file["y"][:].tolist(), file["y_test"][:].tolist()) == ([0] * 5 + [1] * 5, [0, 0, 1, 1])
+        assert (sorted(file["y"]), sorted(file["y_test"])) == ([0] * 5 + [1] * 5, [0, 0, 1, 1])
+        assert file["y"][:].tolist() != sorted(file["y"])  # neighbours are of different classes
         x = file["x"][:]
         np.testing.assert_allclose(file.attrs["mean"], x.mean((0, 1, 2)))
         np.testing.assert_allclose(file.attrs["std"], x.std((0, 1, 2)))
-        np.testing.assert_array_equal(x[7], pack.decode(train / "dog" / "2.png", 16))
+        assert any((each == pack.decode(train / "dog" / "2.png", 16)).all() for each in x[file["y"][:] == 1])
     with open_data(tmp_path / "out.h5") as data:
         x, y = data.train.read(np.arange(10))
         assert data.classes == 2
@@ -104,14 +106,14 @@ def test_damaged_images_are_reported_and_skipped(tmp_path):
     assert told == ["cat/1", "dog/0", "dog/2"]
     assert "3 training images of 2 classes, 3 files skipped" in done.stdout
     with h5py.File(tmp_path / "out.h5") as file:
-        assert file["y"][:].tolist() == [0, 0, 1]
+        assert sorted(file["y"]) == [0, 0, 1]
         assert file["x"].shape == (3, 8, 8, 3)
 
 
 def test_damaged_images_are_fatal_if_asked_and_nothing_is_left_behind_as_whole(tmp_path):
     done = run(damaged(tree(tmp_path / "t")), tmp_path / "out.h5", "--damaged", "fatal", ranks=2)
     assert done.returncode == 2
-    assert "cat/1.png | damaged" in done.stderr
+    assert re.search(r"(cat|dog)/\d.png \| damaged", done.stderr)
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out.h5").exists()
 
@@ -124,7 +126,7 @@ def test_empty_classes_and_equal_names(tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"no images in {folder / 'a'}" in done.stdout
     with h5py.File(tmp_path / "out.h5") as file:
-        assert file["y"][:].tolist() == [0] * 3 + [2] * 4
+        assert sorted(file["y"]) == [0] * 3 + [2] * 4
         assert (file.attrs["classes"], file.attrs["class_names"].tolist()) == (3, ["B", "a", "b"])
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpilayer.data import DataError, batches, open_data, share
+from mpilayer.data import DataError, batches, open_data, partition, share
 
 
 @settings(deadline=None)
@@ -25,6 +25,26 @@ def test_batches_change_with_epoch_and_seed():
     assert len({frozenset(order.ravel().tolist()) for order in orders}) == 4  # other samples sit out
 
 
+@settings(deadline=None)
+@given(n=st.integers(1, 300), block=st.integers(1, 40), together=st.integers(1, 5), seed=st.integers(0, 9))
+def test_blocks_are_mixed_a_few_at_a_time(n, block, together, seed):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(partition, "TOGETHER", together)
+        order = batches(n, 1, seed=seed, epoch=3, block=block).ravel()
+        np.testing.assert_array_equal(order, batches(n, 1, seed=seed, epoch=3, block=block).ravel())
+    assert sorted(order) == list(range(n))
+    first = list(dict.fromkeys(order // block))  # in which order blocks come
+    turns = [first.index(each) // together for each in order // block]
+    assert turns == sorted(turns)
+
+
+def test_blocks_come_in_another_order_in_each_epoch():
+    orders = [batches(600, 600, seed=0, epoch=epoch, block=10).ravel() // 10 for epoch in range(3)]
+    assert len({tuple(dict.fromkeys(order)) for order in orders}) == 3
+    assert len(set(orders[0][:160])) == partition.TOGETHER  # all of these before any other
+    assert list(orders[0][:160]) != sorted(orders[0][:160])
+
+
 def test_a_batch_larger_than_the_data():
     with pytest.raises(DataError, match="at most 10, the number of samples, got 11"):
         batches(10, 11, seed=0, epoch=0)
@@ -36,6 +56,7 @@ def test_a_batch_larger_than_the_data():
     ({"size": 2.0}, "size to be an integer >= 1, got 2.0"),
     ({"seed": -1}, "seed to be an integer >= 0, got -1"),
     ({"epoch": None}, "epoch to be an integer >= 0, got None"),
+    ({"block": 0}, "block to be an integer >= 1, got 0"),
 ])
 def test_wrong_batches(bad, fragment):
     with pytest.raises(DataError, match=fragment):

@@ -221,6 +221,28 @@ def test_large_images_stay_in_the_file(path):
         some.train.read([0])
 
 
+@pytest.mark.parametrize(("layout", "known"), [({}, True), ({"chunks": (1, 5, 4, 3)}, True),
+                                               ({"chunks": (3, 5, 4, 3)}, False)], ids=["whole", "rows", "others"])
+def test_what_is_expected_is_where_the_system_is_told(path, monkeypatch, layout, known):
+    monkeypatch.setattr(stored, "RESIDENT_BYTES", 0)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", data=IMAGES, **layout)
+        file["y"] = LABELS
+    told = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda *words: told.append(words))
+    with open_data(str(path)) as data:
+        data.train.expect(np.array([7, 0, 30]))
+        found = [os.pread(descriptor, size, offset) for descriptor, offset, size, _ in told]
+    assert {advice for *_, advice in told} <= {os.POSIX_FADV_WILLNEED}
+    assert found == ([IMAGES[row].tobytes() for row in data.train.rows[[7, 0, 30]]] if known else [])
+
+
+def test_nothing_is_told_of_what_is_in_memory(path, monkeypatch):
+    monkeypatch.setattr(os, "posix_fadvise", None)
+    with open_data(str(write(path, x=IMAGES, y=LABELS))) as data:
+        data.train.expect(np.arange(5))
+
+
 @pytest.mark.usefixtures("limit")
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_images_must_be_finite_where_they_are_read(path, value):
