@@ -1,4 +1,4 @@
-"""A folder of images becomes one HDF5 file: FOLDER/class/image.jpg, as ImageNet comes.
+"""Images become one HDF5 file: FOLDER/class/image.jpg, as ImageNet comes, or archives, 'train-*.tar' or '*.parquet'.
 
 All ranks decode, the first one writes OUT.partial, which becomes OUT at the end; an interrupted run goes on there.
 """
@@ -18,6 +18,7 @@ from rich.progress import Progress
 from mpilayer.base.cli import Parser, count
 from mpilayer.base.errors import UserError
 from mpilayer.base.terminal import launcher_on_terminal
+from mpilayer.data import shards
 from mpilayer.mpi.job import job
 
 BLOCK = 16  # images a rank decodes between two writes
@@ -25,7 +26,7 @@ SPARE = 1 << 20  # bytes that a file system must have beyond what is written nex
 
 
 class Tree(NamedTuple):
-    """Images of a folder: the classes, and (path, class) of each file."""
+    """Images of a folder: the classes, and (path, class) of each file; or of archives, of each Member or Cell."""
 
     folder: Path
     classes: list
@@ -45,6 +46,8 @@ def scan(folder):
     be of different classes, for --shuffle-block. Raises UserError.
     """
     suffixes = _suffixes()
+    if shards.is_pattern(str(folder)) and not Path(folder).is_dir():
+        return Tree(Path(folder), *shards.scan(str(folder), suffixes))
     try:
         classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
         files = [(Path(folder, name, file), number) for number, name in enumerate(classes)
@@ -60,7 +63,7 @@ def scan(folder):
 
 def printable(path):
     """A path in words, also one whose bytes are no text."""
-    return os.fsencode(path).decode(errors="replace")
+    return os.fsencode(str(path)).decode(errors="replace")
 
 
 def decode(path, size):
@@ -68,7 +71,7 @@ def decode(path, size):
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path if isinstance(path, Path) else path.open()) as image:
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I"):  # 16 bits
                 image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
@@ -162,6 +165,8 @@ class Partial:
 def _trees(o):
     """{suffix of x and y: Tree}. Raises UserError."""
     trees = {"": scan(o.folder)} | ({"_test": scan(o.test)} if o.test else {})
+    if o.test and not o.folder.is_dir():  # numbers, of which the test part may lack some
+        trees["_test"] = trees["_test"]._replace(classes=max(trees["_test"].classes, trees[""].classes, key=len))
     if o.test and trees["_test"].classes != trees[""].classes:
         odd = set(trees["_test"].classes) ^ set(trees[""].classes)
         raise UserError(f"{o.test} | expected the classes of {o.folder}, these are in one only: {sorted(odd)[:5]}"
@@ -219,10 +224,11 @@ def parser():
     """All options."""
     p = Parser(prog="python -m mpilayer.data", description="Prepare data; also under mpiexec.")
     commands = p.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("pack", help="images FOLDER/class/image to an HDF5 file", description=__doc__)
-    one.add_argument("folder", type=Path, help="training images, a folder for each class")
+    one = commands.add_parser("pack", help="images to an HDF5 file", description=__doc__)
+    one.add_argument("folder", type=Path, metavar="IMAGES", help="training images: a folder with one for each class, or"
+                     " archives, as in 'train-*.tar' (KEY.jpg, KEY.cls) or 'train-*.parquet' (image, label)")
     one.add_argument("out", type=Path, help="the file to write, OUT.h5")
-    one.add_argument("--test", type=Path, metavar="FOLDER", help="test images, with folders of the same names")
+    one.add_argument("--test", type=Path, metavar="IMAGES", help="test images, of the same classes")
     one.add_argument("--size", type=count, default=256, help="pixels of a side (default: 256)")
     one.add_argument("--damaged", choices=("skip", "fatal"), default="skip",
                      help="files that cannot be decoded: report and go on, or stop (default: skip)")

@@ -1,19 +1,24 @@
+import io
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from types import SimpleNamespace
 
 import h5py
 import numpy as np
+import pyarrow
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from mpilayer.base.errors import UserError
-from mpilayer.data import open_data, pack
+from mpilayer.data import open_data, pack, shards
 from tests.ranks import environment, mpiexec
 
 RNG = np.random.default_rng(0)
@@ -228,8 +233,6 @@ def test_links_in_a_circle_end(tmp_path):
 
 
 def test_what_is_no_regular_file_is_passed_over_and_odd_names_are_printed(tmp_path):
-    from PIL import Image
-
     folder = tmp_path / "images" / "one"
     folder.mkdir(parents=True)
     os.mkfifo(folder / "fifo.jpg")
@@ -242,3 +245,87 @@ def test_what_is_no_regular_file_is_passed_over_and_odd_names_are_printed(tmp_pa
     assert done.returncode == 0, done.stderr
     assert "1 training images" in done.stdout.replace("\n", " ")
     assert "damaged" in done.stdout
+
+
+def in_tar(top, name, samples):
+    """A tar file of {key: class}, as WebDataset has it; what is no image, or has no class, is passed over."""
+    with tarfile.open(top / name, "w") as archive:
+        def add(member, data):
+            entry = tarfile.TarInfo(member)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+
+        for key, number in samples.items():
+            add(f"{key}.png", png())
+            add(f"{key}.cls", str(number).encode())
+            add(f"{key}.json", b"{}")
+        add("alone.png", png())
+
+
+def png():
+    file = io.BytesIO()
+    picture().save(file, "png")
+    return file.getvalue()
+
+
+def in_parquet(top, name, labels, names=None):
+    """Two row groups, as Hugging Face writes them."""
+    images = [{"bytes": png(), "path": None} for _ in labels]
+    features = {"info": {"features": {"label": {"names": names}}}} if names else {}
+    table = pyarrow.table({"image": images, "label": labels}).replace_schema_metadata(
+        {"huggingface": json.dumps(features)})
+    parquet.write_table(table, top / name, row_group_size=2)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_archives_are_packed_in_their_order(tmp_path, kind, ranks):
+    if kind == "tar":
+        in_tar(tmp_path, "train-0.tar", {"a/1": 2, "a/2": 0})
+        in_tar(tmp_path, "train-1.tar", {"b/1": 1})
+        in_tar(tmp_path, "test.tar", {"t": 1})
+    else:
+        in_parquet(tmp_path, "train-0.parquet", [2, 0, 1], ["ant", "bee", "cat"])
+        in_parquet(tmp_path, "test.parquet", [1], ["ant", "bee", "cat"])
+    done = run(tmp_path / f"train-*.{kind}", tmp_path / "out.h5", "--test", tmp_path / f"test.{kind}", "--size", 8,
+               ranks=ranks)
+    assert done.returncode == 0, done.stderr
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert (file["y"][:].tolist(), file["y_test"][:].tolist()) == ([2, 0, 1], [1])
+        assert file.attrs["class_names"].tolist() == (["0", "1", "2"] if kind == "tar" else ["ant", "bee", "cat"])
+        assert len({image.tobytes() for image in file["x"][:]}) == 3
+    with open_data(tmp_path / "out.h5") as data:
+        assert (len(data.train), len(data.test), data.classes) == (3, 1, 3)
+
+
+def test_members_and_cells_are_the_images_that_were_written(tmp_path):
+    in_tar(tmp_path, "a.tar", {"k": 3})
+    _, [(member, number)] = shards.scan(str(tmp_path / "a.tar"), {".png"})
+    with tarfile.open(tmp_path / "a.tar") as archive:
+        assert member.open().read() == archive.extractfile("k.png").read()
+    assert (number, str(member)) == (3, f"{tmp_path}/a.tar: k.png")
+    in_parquet(tmp_path, "a.parquet", [0, 1, 0])
+    _, cells = shards.scan(str(tmp_path / "a.parquet"), set())
+    values = parquet.read_table(tmp_path / "a.parquet").column("image").to_pylist()
+    assert [cell.open().read() for cell, _ in cells] == [value["bytes"] for value in values]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), [
+    ("none-*.tar", None, "there is no such file"),
+    ("a.tar", b"no tar", "cannot be read"),
+    ("a.parquet", b"no parquet", "cannot be read"),
+])
+def test_archives_that_cannot_be_packed(tmp_path, name, content, message):
+    if content:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        shards.scan(str(tmp_path / name), {".png"})
+
+
+def test_archives_without_classes(tmp_path):
+    in_tar(tmp_path, "a.tar", {})
+    with pytest.raises(UserError, match="expected images with classes, found none in 1 files"):
+        shards.scan(str(tmp_path / "a.tar"), {".png"})
+    parquet.write_table(pyarrow.table({"image": [b""], "kind": [1]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="expected a column label or labels or fine_label, found image, kind"):
+        shards.scan(str(tmp_path / "a.parquet"), {".png"})
