@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from mpilayer.base.cli import HelpFormatter, Parser, count, natural
 from mpilayer.base.errors import UserError
-from mpilayer.base.processes import FirstDeath
+from mpilayer.base.processes import FirstDeath, ranks_below, state
 from mpilayer.base.terminal import run_alone
 from mpilayer.mpi import ulfm
 from mpilayer.storage.checkpoint_files import numbers
@@ -32,6 +32,8 @@ WRONG_OPTIONS = 2  # exit status of what would fail again in the same way
 FIRST_PAUSE, LONGEST_PAUSE = 1, 60  # seconds before a new start; doubled each time
 ANSWER = 20  # seconds in which a host must start a program
 NOTICED = 0.2  # seconds that a death may be noticed late; an error is printed longer before its rank ends
+LINGERING = 10  # seconds after the end of the first rank, in which the others end, too
+STOPPED = "T"  # a process, as by SIGSTOP
 GONE = 10  # seconds in which ranks end that their launcher has left behind
 PR_SET_PDEATHSIG = 1
 
@@ -160,13 +162,27 @@ class Launch:
             (self.process.stdout, sys.stdout), (self.process.stderr, sys.stderr))]
         for reader in readers:
             reader.start()
-        status = self.process.wait()
+        status, stopped = self._ended(death)
         _end_group(self.process.pid)
         for reader in readers:
             reader.join(GONE)
         self.process = None
-        return Attempt(128 - status if status < 0 else status, _reason(errors, death, status),
+        return Attempt(128 - status if status < 0 else status, stopped or _reason(errors, death, status),
                        max(numbers(self.folder), default=0) if self.folder else 0)
+
+    def _ended(self, death):
+        """(exit status of the launcher, why it was killed or nothing): it would wait for ever for ranks that were
+        stopped when MPI had ended, for which no other rank waits.
+        """
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self.process.wait(1), ""
+            if death.moment and time.monotonic() > death.moment + LINGERING:
+                left = dict(ranks_below(self.process.pid))
+                if left and all(state(pid) == STOPPED for pid in left.values()):
+                    _end_group(self.process.pid)
+                    ranks = ", ".join(f"rank {rank}, process {pid}, is stopped" for rank, pid in sorted(left.items()))
+                    return self.process.wait(), f"{ranks}, and the others have ended"
 
     def _leave_out(self):
         """Forget hosts that do not answer; fewer ranks if those that are left have fewer slots. Raises UserError."""

@@ -21,6 +21,11 @@ def _read(pid, what):
     return b""
 
 
+def state(pid):
+    """Of a process, as /proc has it: R, S, T, ...; an empty text if there is no such process."""
+    return (_read(pid, "stat").rpartition(b")")[2].split() or [b""])[0].decode()
+
+
 def _threads(pid):
     """Of a process: each has the children that it has started."""
     with contextlib.suppress(OSError):

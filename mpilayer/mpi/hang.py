@@ -1,8 +1,8 @@
 """A hang: what every rank was doing when nothing moved any more, and whom the others wait for."""
 
-from pathlib import Path
 from typing import NamedTuple
 
+from mpilayer.base.processes import state
 from mpilayer.mpi.flight_recorder import Report
 
 MOST = 10  # ranks that a message names
@@ -34,17 +34,9 @@ def _message(record):
     return f"{record.name} of step {record.step} ({record.state})"
 
 
-def _process_state(pid):
-    """As /proc has it: R, S, T, ...; an empty text if there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return ""
-
-
 def on_this_node(reports, now):
     """Each rank of this node as Seen, from its Report, at a moment of the monotonic clock."""
-    return [Seen(each.rank, each.host, WORDS.get(_process_state(each.pid), ALIVE), now - each.moved, each)
+    return [Seen(each.rank, each.host, WORDS.get(state(each.pid), ALIVE), now - each.moved, each)
             for each in reports]
 
 

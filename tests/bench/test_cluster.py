@@ -76,12 +76,12 @@ def test_hosts_of_a_process_that_is_gone_are_swept_away_and_others_are_not():
 @needs_hosts
 def test_schedules_in_turn_on_emulated_hosts(tmp_path):
     done = bench("schedules", "--hosts", 2, "--rate", "200mbit,1gbit", "--net", "alexnet-mini", "--batch", 4,
-                 "--steps", 2, "--rounds", 1, "--schedules", "oneshot,planned,delayed:1",
+                 "--steps", 2, "--rounds", 1, "--schedules", "oneshot,planned",
                  "--json", tmp_path / "f", "--plot", tmp_path / "f.png")
     assert done.returncode == 0, done.stdout + done.stderr
     slow, fast = json.loads((tmp_path / "f").read_text())
     assert (slow["rate"], fast["rate"], slow["hosts"]) == (200e6, 1e9, 2)
-    assert [row["schedule"] for row in slow["rows"]] == ["oneshot", "planned", "delayed:1"]
+    assert [row["schedule"] for row in slow["rows"]] == ["oneshot", "planned"]
     size = 4 * nets.build("alexnet-mini").size
     for row in slow["rows"]:
         assert set(row) == ROWS

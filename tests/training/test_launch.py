@@ -81,6 +81,23 @@ def test_what_would_fail_again_is_not_started_again(tmp_path):
     assert "failed twice in the same way without a new checkpoint" in last
 
 
+def test_a_rank_that_stops_when_mpi_has_ended_is_named_and_started_again(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import atexit, os, pathlib, signal\n"
+        "from mpilayer.mpi.job import job\n"
+        "def stop():\n"
+        "    if rank == 1 and not pathlib.Path('stopped').exists():\n"
+        "        pathlib.Path('stopped').touch()\n"
+        "        os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "atexit.register(stop)\n"
+        "with job() as ranks:\n"
+        "    rank = ranks.rank\n")
+    process = begun(tmp_path, "-n", 2, "--", tmp_path / "own.py")
+    assert process.wait(LIMIT) == 0
+    (line,) = said(tmp_path)
+    assert re.search(r"rank 1, process \d+, is stopped, and the others have ended", line)
+
+
 def test_no_more_than_so_many_restarts(tmp_path):
     (tmp_path / "own.py").write_text("import os, pathlib\nlog = pathlib.Path('starts')\n"
                                      "log.write_text(f'{log.read_text() if log.exists() else str()}x')\n"

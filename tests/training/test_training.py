@@ -23,7 +23,7 @@ def test_schedules_that_are_the_same_give_the_same_bits(tmp_path):
     hashes = set()
     for schedule in ("oneshot", "planned --chunk 16k --bucket 0", "delayed --delay 0"):
         out = tmp_path / schedule
-        done = train(2, "--schedule", *schedule.split(), "--epochs", "2", "--quiet", "--out", out)
+        done = train(2, "--schedule", *schedule.split(), "--steps", "12", "--quiet", "--out", out)
         assert done.returncode == 0, done.stderr
         hashes.add(json.loads((out / "run.json").read_text())["final"]["weights_sha256"])
     assert len(hashes) == 1
@@ -41,9 +41,10 @@ def test_every_setting_of_messages_trains(tmp_path):
                   "--progress thread --reduction ordered --schedule planned --bucket none --chunk none",
                   "--progress none --apply completion"):
         out = tmp_path / words
-        done = train(2, *words.split(), "--epochs", "2", "--quiet", "--out", out)
+        done = train(2, *words.split(), "--steps", "30", "--quiet", "--out", out)
         assert done.returncode == 0, done.stderr
-        assert json.loads((out / "run.json").read_text())["epochs"][1]["train_loss"] < 2.4
+        first, second = json.loads((out / "run.json").read_text())["epochs"]
+        assert second["train_loss"] < 0.9 * first["train_loss"]
 
 
 COUNTING = """
@@ -100,13 +101,12 @@ def test_many_ranks_start_and_train(tmp_path):
     assert len(run["epochs"]) == 1
 
 
-@pytest.mark.parametrize(("net", "side"), [("alexnet", 227), ("googlenet", 224)])
-def test_full_size_nets_train_on_two_ranks(net, side, tmp_path):
+def test_a_full_size_net_trains_on_two_ranks(tmp_path):
     data = tmp_path / "few.h5"
     with h5py.File(data, "w") as file:
-        file["x"] = np.random.default_rng(0).random((16, side, side, 3), np.float32)
+        file["x"] = np.random.default_rng(0).random((16, 224, 224, 3), np.float32)
         file["y"], file.attrs["classes"] = np.arange(16), 1000
-    done = train(2, "--net", net, "--data", data, "--batch", "4", "--steps", "2", "--quiet", "--out", tmp_path)
+    done = train(2, "--net", "googlenet", "--data", data, "--batch", "4", "--steps", "2", "--quiet", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run.json").read_text())["epochs"][0]["images_per_second"] > 0
 
