@@ -3,6 +3,7 @@
     python -m bench chaos --runs 50 --seed 1
 """
 
+import contextlib
 import json
 import random
 import re
@@ -133,7 +134,7 @@ def main(argv):
             raise UserError(f"--kinds {kind} | {why}")
     shared.check_files(options)
     say, found = console(width=160).print, []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(KeyboardInterrupt):  # then of those so far
         for each in runs_of(options, folder):
             found.append(each)
             say(f"{len(found)}/{options.runs}  {each.kind}, {each.words} on {each.ranks} ranks: {each.restarts}"

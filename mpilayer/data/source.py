@@ -132,11 +132,14 @@ def _look_up(x, table, out):
             out[i, c] = table[x[i, c], c]
 
 
-class Scaled:
-    """The view of images of bytes that makes (v - mean) / std of a byte v; mean and std are float32, (C,) or one."""
+BYTES = np.arange(256, dtype=np.uint8)[:, None]
 
-    def __init__(self, mean, std):
-        self.table = (np.arange(256, dtype=np.uint8)[:, None] - np.atleast_1d(mean)) / std
+
+class Scaled:
+    """The view of images of bytes that makes numbers of a table of them: float32 (256,C), or (256,1) for any C."""
+
+    def __init__(self, table):
+        self.table = table
 
     def __call__(self, x, rows, epoch):
         """float32 (n,H,W,C) of uint8 x (n,H,W,C)."""
@@ -146,7 +149,7 @@ class Scaled:
         return out
 
 
-_SCALED = Scaled(np.float32(127.5), np.float32(127.5))
+_SCALED = Scaled(BYTES / np.float32(127.5) - np.float32(1))
 
 
 def plain(x, rows, epoch):

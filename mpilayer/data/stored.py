@@ -8,7 +8,19 @@ import numpy as np
 
 from mpilayer.data.augment import WINDOW
 from mpilayer.data.node_shared import hold
-from mpilayer.data.source import Data, DataError, Part, Scaled, Source, check_pair, error, integer, plain, require
+from mpilayer.data.source import (
+    BYTES,
+    Data,
+    DataError,
+    Part,
+    Scaled,
+    Source,
+    check_pair,
+    error,
+    integer,
+    plain,
+    require,
+)
 
 REMEDY = "writing it as docs/data.md says"
 IDENTITY = "bytes", "time of change", "number of the file"  # of _identity
@@ -193,7 +205,8 @@ def _normalized(path, file, images):
     require(good and (values[1] > 0).all() and images.dtype == np.uint8, f"{path} | attributes mean and std",
             f"expected {images.shape[3]} floats each, std positive, and images of bytes, got {values}",
             "writing both or neither")
-    return Scaled(*map(np.float32, values))
+    mean, std = map(np.float32, values)
+    return Scaled((BYTES - mean) / std)
 
 
 def _pair(path, file, x_key, y_key, classes):
