@@ -122,17 +122,19 @@ class Job:
         self.process.wait()
 
 
-JOBS = {}  # the last one
+JOBS = {}  # those of one folder, which are alive
 
 
 def job(module, count):
-    """The job of a module with so many ranks. Another one ends: what it has left behind is nobody else's."""
+    """The job of so many ranks for the tests of a module's folder; those of other folders end."""
+    folder = module.rpartition(".")[0]
+    wanted = folder, count, getattr(sys.modules[module], "THREADS", "")
     for key in list(JOBS):
-        if key != (module, count) or JOBS[key].process.poll() is not None:
+        if key[0] != folder or JOBS[key].process.poll() is not None:
             JOBS.pop(key).close()
-    if not JOBS:
-        JOBS[module, count] = Job(count, getattr(sys.modules[module], "THREADS", ""))
-    return JOBS[module, count]
+    if wanted not in JOBS:
+        JOBS[wanted] = Job(*wanted[1:])
+    return JOBS[wanted]
 
 
 def on_ranks(*counts, seconds=60):

@@ -64,7 +64,7 @@ def test_exact_schedules_are_one_process_on_all_samples(ranks):
             check_equal(ranks, trained(ranks, name, sgd, schedule, overlap), oracle, name)
 
 
-@on_ranks(4)
+@on_ranks(3)
 def test_more_ranks_and_another_optimizer(ranks):
     """Adam divides by roots of what may be near zero."""
     trained_so = trained(ranks, "partly", adamw, "planned", "forward")

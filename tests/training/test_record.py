@@ -12,7 +12,7 @@ from tests.storage.test_checkpoints import Folder
 STEPS, KEPT = 12, 10
 
 
-@pytest.fixture(scope="module", params=["oneshot", "layerwise", "delayed"])
+@pytest.fixture(scope="module", params=["oneshot", "delayed"])
 def run(request, tmp_path_factory):
     """(schedule, run.json, the events of timeline.json) of a short run on two ranks."""
     out = tmp_path_factory.mktemp("run") / "deep" / "out"

@@ -3,15 +3,17 @@
 import contextlib
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from mpilayer.base.errors import AgreedError
+from mpilayer.base.errors import AgreedError, UserError
 from mpilayer.base.state import State
 from mpilayer.mpi.ranks import Ranks
 from mpilayer.storage import checkpoint_files
 from mpilayer.storage.snapshots import LEAST, SHARE, Snapshots
+from mpilayer.training.recovery import check_trainer
 from tests import openmpi
 from tests.ranks import on_ranks, train
 
@@ -110,22 +112,25 @@ def test_what_does_not_go_together(words, message):
     assert message in done.stderr
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["local-sgd"], "each rank has optimizer/velocity/conv1 of its own here"),
-    (["ps", "--staleness", 1, "--spares", 1], "with this --schedule ps: no step is made by all ranks together"),
+@pytest.mark.parametrize(("spares", "asynchronous", "own", "message"), [
+    (0, False, ["statistics", "velocity/conv1"], "each rank has velocity/conv1 of its own here"),
+    (1, True, ["statistics"], "with this --schedule some: no step is made by all ranks together"),
+    (1, False, ["statistics", "velocity/conv1"], None),
+    (0, False, ["statistics"], None),
 ])
-def test_schedules_that_cannot_go_on_are_refused_before_training(open_mpi, words, message):
-    done = openmpi.mpiexec(open_mpi, 3, "-m", "mpilayer.train", "--on-failure", "shrink", "--steps", 2, "--schedule",
-                           *words)
-    assert done.returncode == 2
-    assert message in done.stderr
+def test_schedules_that_cannot_go_on_are_refused(spares, asynchronous, own, message):
+    state = State(own={name: np.zeros(1) for name in own})
+    trainer = SimpleNamespace(schedule=SimpleNamespace(asynchronous=asynchronous), name="some", state=lambda: state)
+    refused = pytest.raises(UserError, match=message) if message else contextlib.nullcontext()
+    with refused:
+        check_trainer(trainer, spares)
 
 
 OWN = ("--schedule", "local-sgd", "--period", 4)
 
 
-@pytest.mark.parametrize("words", [OWN, ("--schedule", "gossip")], ids=["local-sgd", "gossip"])
-def test_what_was_a_ranks_own_goes_to_the_one_in_its_place(open_mpi, tmp_path, words):
+def test_what_was_a_ranks_own_goes_to_the_one_in_its_place(open_mpi, tmp_path):
+    words = "--schedule", "gossip"
     calm = openmpi.mpiexec(open_mpi, 2, "-m", "mpilayer.train", *FIXED, *words, "--out", tmp_path / "calm")
     assert calm.returncode == 0, calm.stderr
     final, _ = dying(open_mpi, tmp_path, {1: 7}, *words, "--snapshot-every", 3, "--spares", 1, count=3)
