@@ -128,21 +128,22 @@ def test_an_mpi_is_given_the_memory_of_a_gpu_if_it_says_so_and_sums_there_are_ri
 
     tests.emulator.install()
     assert not cuda_aware.cuda_aware(ranks)
-    Calls.cuda_aware = True
-    assert cuda_aware.cuda_aware(ranks)
-    Calls.cuda_aware = ranks.rank == 0
-    assert not cuda_aware.cuda_aware(ranks)
-    Calls.cuda_aware = True
-    if ranks.rank == 0:
-        cuda_aware.disguised = lambda array: np.zeros(array.shape, array.dtype)
-    assert not cuda_aware.cuda_aware(ranks)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Calls, "cuda_aware", True)
+        assert cuda_aware.cuda_aware(ranks)
+        patch.setattr(Calls, "cuda_aware", ranks.rank == 0)
+        assert not cuda_aware.cuda_aware(ranks)
+        patch.setattr(Calls, "cuda_aware", True)
+        if ranks.rank == 0:
+            patch.setattr(cuda_aware, "disguised", lambda array: np.zeros(array.shape, array.dtype))
+        assert not cuda_aware.cuda_aware(ranks)
 
 
 @on_ranks(1, seconds=120)
 def test_one_rank_copies_nothing(ranks):
     device = tests.emulator.install()
-    staging.pinned = None
-    with device.emulator.mode(streams="late"):
+    with device.emulator.mode(streams="late"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(staging, "pinned", None)
         for settings in ({}, {"wire": "bfloat16"}):
             sums = Sums(ranks, **settings)
             assert type(sums.queue.transfer) is SingleRank
