@@ -31,6 +31,7 @@ ENDING = PASSED_ON[:3]  # after these nothing is started again
 WRONG_OPTIONS = 2  # exit status of what would fail again in the same way
 FIRST_PAUSE, LONGEST_PAUSE = 1, 60  # seconds before a new start; doubled each time
 ANSWER = 20  # seconds in which a host must start a program
+SYMPTOM = "| MPI failed"  # what other ranks say of a death
 NOTICED = 0.2  # seconds that a death may be noticed late; an error is printed longer before its rank ends
 LINGERING = 10  # seconds after the end of the first rank, in which the others end, too
 STOPPED = "T"  # a process, as by SIGSTOP
@@ -250,7 +251,8 @@ def _reason(errors, death, status):
     if not errors:
         return died or ""
     moment, error = errors[-1]
-    first = died and status != WRONG_OPTIONS and death.moment < moment + NOTICED
+    symptom = SYMPTOM in error and not error.startswith(f"rank {death.rank} ")  # however late the death was noticed
+    first = died and status != WRONG_OPTIONS and (symptom or death.moment < moment + NOTICED)
     return f"{died}; then {error}" if first else error
 
 

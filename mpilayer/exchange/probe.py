@@ -86,7 +86,7 @@ class Probe:
             self._send(engine)
             self._wait(engine)
             readings.append(time.perf_counter() - start)
-        return max(self.ranks.gather(statistics.median(readings[1:])))
+        return self.ranks.most(statistics.median(readings[1:]))
 
     def link(self, largest):
         """The LinkModel, from messages of up to `largest` bytes of float32."""
@@ -112,7 +112,7 @@ class Probe:
         engine = self._engine(size, pieces, LANES)
         alone = statistics.median(self._trial(engine, _nothing).total for _ in range(rounds))
         compute, seconds = self._computation(self.ranks.bcast(alone))
-        ways = {name: way for name, way in PROGRESS.items() if all(self.ranks.gather(_bears(self.ranks, name)))}
+        ways = {name: way for name, way in PROGRESS.items() if self.ranks.all(_bears(self.ranks, name))}
         found = {name: [] for name in ways}
         for _ in range(rounds):
             for name, way in ways.items():
@@ -122,8 +122,8 @@ class Probe:
         return alone, seconds, {name: self._means(trials) for name, trials in found.items()}
 
     def _means(self, trials):
-        medians = [statistics.median(column) for column in zip(*trials, strict=True)]
-        return Overlap(*np.mean(self.ranks.gather(medians), axis=0).tolist())
+        medians = np.array([statistics.median(column) for column in zip(*trials, strict=True)])
+        return Overlap(*(self.ranks.total(medians) / self.ranks.size).tolist())
 
     def _computation(self, seconds):
         """(a function that computes for about so long and calls its argument between kernels, how long it takes)."""
@@ -222,7 +222,7 @@ def choose(ranks, settings, largest, say):
     """The Settings for a gradient of `largest` bytes, measured where they say "auto"; all ranks call this together."""
     auto, settings = settings.auto, _unmeasured(settings)
     if ranks.size > 1:
-        if not any(ranks.gather(ranks.crowded)):  # on any machine: all ranks measure, or none
+        if not ranks.any(ranks.crowded):  # on any machine: all ranks measure, or none
             settings = _measured(ranks, settings, auto, largest, say)
         elif auto:
             say(f"more ranks than cores: {', '.join(sorted(auto))} not measured; messages move between layers")

@@ -15,7 +15,7 @@ def cuda_aware(ranks):
     """Whether MPI says so on every rank, and sums made in a GPU's memory are right."""
     calls = Calls(ranks)
     says = calls.cuda_aware and env.get("MPILAYER_CUDA_AWARE") in ("1", "yes", "on", "true")
-    aware = all(ranks.gather(says)) and all(all(ranks.gather(_right(ranks, calls, size))) for size in TRIED)
+    aware = ranks.all(says) and all(ranks.all(_right(ranks, calls, size)) for size in TRIED)
     calls.free()
     return aware
 

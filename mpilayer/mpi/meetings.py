@@ -39,14 +39,16 @@ class Meetings:
             return None
         return [pickle.loads(part) for part in np.split(everything, np.cumsum(sizes)[:-1])]
 
-    def bcast(self, value: Any, comm: MPI.Intracomm | None = None) -> Any:
-        """The value, any Python object, that the first rank has; on every rank of `comm`, by default of all."""
+    def bcast(self, value: Any, comm: MPI.Intracomm | None = None, root: int = 0) -> Any:
+        """The value, any Python object, that the first rank has, or rank `root`; on every rank of `comm`, by default of
+        all.
+        """
         comm = comm or self.comm
-        mine = np.frombuffer(pickle.dumps(value if comm.rank == 0 else None), np.uint8).copy()
+        mine = np.frombuffer(pickle.dumps(value if comm.rank == root else None), np.uint8).copy()
         size = np.array([mine.size])
-        self.wait(comm.Ibcast(size))
-        mine = mine if comm.rank == 0 else np.empty(size[0], np.uint8)
-        self.wait(comm.Ibcast(mine))
+        self.wait(comm.Ibcast(size, root))
+        mine = mine if comm.rank == root else np.empty(size[0], np.uint8)
+        self.wait(comm.Ibcast(mine, root))
         return pickle.loads(mine)
 
     def broadcast(self, array: np.ndarray, root: int = 0) -> None:
@@ -60,6 +62,20 @@ class Meetings:
         self.wait(self.comm.Iallreduce(self.MPI.IN_PLACE, values))
         return values
 
+    def most(self, number: float) -> float:
+        """The largest of the ranks' numbers, on every rank."""
+        found = np.array([number], np.float64)
+        self.wait(self.comm.Iallreduce(self.MPI.IN_PLACE, found, op=self.MPI.MAX))
+        return float(found[0])
+
+    def all(self, good: Any) -> bool:
+        """Whether it is true on all ranks."""
+        return not self.any(not good)
+
+    def any(self, good: Any) -> bool:
+        """Whether it is true on any rank."""
+        return self.most(bool(good)) > 0
+
     def agree(self, action: Callable[[], Any]) -> Any:
         """The result of action(), which every rank calls. If it raises UserError on any rank, all ranks raise
         AgreedError, with the message of the lowest of those.
@@ -69,9 +85,8 @@ class Meetings:
             result = action()
         except UserError as failure:
             error = str(failure)
-        errors = [(rank, e) for rank, e in enumerate(self.gather(error)) if e]
-        if errors:
-            rank, message = errors[0]
-            everywhere = len(errors) == self.size
-            raise AgreedError(message if everywhere or self.size == 1 else f"rank {rank} | {message}")
+        rank = int(-self.most(-self.size if error is None else -self.rank))  # the lowest, if any
+        if rank < self.size:
+            message, everywhere = self.bcast(error, root=rank), self.all(error is not None)
+            raise AgreedError(message if everywhere else f"rank {rank} | {message}")
         return result

@@ -26,7 +26,7 @@ def _sum(ranks, size, in_place):
 def sums(ranks):
     """In words, whether sums of several sizes are right: there was an MPI whose large ones in place were not."""
     wrong = [f"{4 * size} bytes{' in place' * in_place}" for size in SIZES for in_place in (True, False)
-             if not all(ranks.gather(_sum(ranks, size, in_place)))]
+             if not ranks.all(_sum(ranks, size, in_place))]
     return f"WRONG: {', '.join(wrong)}" if wrong else "right"
 
 
@@ -36,14 +36,14 @@ def progress(ranks):
     ranks.meet()
     begin = time.monotonic()
     ranks.wait(ranks.comm.Iallreduce(ranks.MPI.IN_PLACE, values))
-    seconds = max(ranks.gather(time.monotonic() - begin))
+    seconds = ranks.most(time.monotonic() - begin)
     ranks.meet()
     request = ranks.comm.Iallreduce(ranks.MPI.IN_PLACE, values)
     time.sleep(min(LIMIT, 5 * seconds))
     arrived = request.Test()  # what is left can only be done now
     if not arrived:
         ranks.wait(request)
-    everywhere = all(ranks.gather(arrived))
+    everywhere = ranks.all(arrived)
     return "by themselves" if everywhere else "only in calls of MPI (--progress auto sees to that)"
 
 

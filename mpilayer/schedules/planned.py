@@ -1,5 +1,7 @@
 """Layer-wise sums in the order in which the next forward needs them."""
 
+import numpy as np
+
 from mpilayer.base.state import State
 from mpilayer.schedules import step_model
 from mpilayer.schedules.delay_policy import Constant
@@ -40,8 +42,8 @@ class Planned(DelayedUpdates):
     def rearrange(self):
         """Profile, simulate, and open the queue anew with the best size of messages."""
         ranks, durations = self.channel.ranks, self.channel.trace.durations()
-        everyone = ranks.gather(durations)
-        mean = {name: sum(each[name] for each in everyone) / ranks.size for name in durations}
+        sums = ranks.total(np.array([durations[name] for name in sorted(durations)]))
+        mean = dict(zip(sorted(durations), (sums / ranks.size).tolist(), strict=True))
         self.follow(*ranks.bcast(self._best(step_model.profile(self.net, mean))))
         self.open()
         self.channel.say(f"plan: {1e3 * self.prediction.seconds:.1f} ms a step,"

@@ -77,10 +77,10 @@ class Snapshots:
         made.first = ranks.bcast(told)
         done = values["run"]["step"]
         steps, since = done - self.last[0], begin - self.last[1]
-        everyone = ranks.gather((time.monotonic() - begin, since / steps if steps > 0 else 0.0))  # complete here, if so
+        seconds = ranks.most(time.monotonic() - begin)  # it is complete here, if so
         self.kept.append(made)
         self.count += 1
-        self._plan(done, *np.max(everyone, axis=0))
+        self._plan(done, seconds, ranks.most(since / steps if steps > 0 else 0.0))
 
     def _exchange(self, mine, before):
         """What the rank before has sent of its own; mine goes to the one behind."""

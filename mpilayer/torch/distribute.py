@@ -86,7 +86,7 @@ def _periodic(ranks, model, optimizer, given):
 def _progress(ranks):
     """"auto", to be tried, where ranks exchange something, and a thread can get a core."""
     threads = ranks.MPI.Query_thread() >= ranks.MPI.THREAD_SERIALIZED and not ranks.crowded
-    return "auto" if ranks.size > 1 and all(ranks.gather(threads)) else "poll"
+    return "auto" if ranks.size > 1 and ranks.all(threads) else "poll"
 
 
 def _is_compiled(model):

@@ -99,7 +99,7 @@ class Requests(Never):
         """What all ranks want now, and after the last epoch they do; all of them call it."""
         if self.request is not None:
             self._finish()
-        wanted = max(self.ranks.gather(max(self.own(), self.result)))
+        wanted = int(self.ranks.most(max(self.own(), self.result)))
         self.result = NOTHING
         regular = SAVE if last or not (self.steps or self.seconds) else super().between_epochs(last)
         return max(wanted, regular)

@@ -8,6 +8,18 @@ from tests.ranks import environment, on_ranks, python
 
 
 @on_ranks(1, 3)
+def test_what_is_most_or_true_on_some_rank_is_known_on_all(ranks):
+    assert ranks.most(10 - ranks.rank) == 10
+    assert ranks.most(-0.5 * ranks.rank) == 0
+    last = ranks.rank == ranks.size - 1
+    assert ranks.any(last)
+    assert ranks.all(last) == (ranks.size == 1)
+    assert not ranks.any(False)
+    assert ranks.all("text")
+    assert ranks.bcast([ranks.rank], root=ranks.size - 1) == [ranks.size - 1]
+
+
+@on_ranks(1, 3)
 def test_ranks_know_each_other(ranks):
     assert ranks.gather(ranks.rank) == list(range(ranks.size))
     assert ranks.node.size == ranks.size

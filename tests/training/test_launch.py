@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -160,3 +161,17 @@ def test_mistakes_are_one_line(words, message, capsys):
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+@pytest.mark.parametrize(("error", "seconds", "caused"), [
+    ("rank 1 | step 3 | MPI failed (it did)", -0.5, True),
+    ("rank 1 | step 3 | MPI failed (it did)", 0.5, True),
+    ("rank 0 | step 3 | MPI failed (it did)", -0.5, False),
+    ("rank 1 | step 3 | ZeroDivisionError()", -0.5, False),
+    ("rank 1 | step 3 | ZeroDivisionError()", 0.5, True),
+], ids=["noticed late", "noticed early", "its own", "died of it", "died before"])
+def test_who_died_is_the_cause_of_what_others_say_of_mpi(error, seconds, caused):
+    """The error came so many seconds after the death was noticed."""
+    death = SimpleNamespace(rank=0, pid=7, moment=100.0)
+    cause = "rank 0, process 7, has died; then " if caused else ""
+    assert launch._reason([(100.0 + seconds, error)], death, 1) == cause + error
