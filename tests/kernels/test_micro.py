@@ -14,7 +14,7 @@ EPS = np.finfo(np.float32).eps
 FLOAT = 4
 FEATURES = {"avx512": {"avx512f"}, "avx2": {"avx2", "fma"}, "plain": set()}  # what a processor must have
 # Rooms that use tiles: they take long to compile for another set.
-USERS = {"avx512": ("conv2d", "winograd", "dense"), "avx2": ("conv2d",), "plain": ("winograd", "dense")}
+USERS = {"avx512": ("conv2d", "winograd", "dense"), "avx2": ("conv2d",), "plain": ("dense",)}
 
 
 @njit
