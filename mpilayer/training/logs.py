@@ -100,8 +100,8 @@ class Log(contextlib.AbstractContextManager):
         percentiles = np.percentile(reading.durations, PERCENTILES)
         self._write(reading.step, {
             "loss": reading.of("loss").sum() / steps.mean(),
-            "images_per_second": (reading.of("samples") / reading.of("seconds")).sum(),
-            "exposed_share": (reading.of("exposed") / reading.of("seconds")).mean(),
+            "images_per_second": reading.of("samples").sum() / reading.of("seconds").max(),
+            "exposed_share": reading.of("exposed").sum() / reading.of("seconds").sum(),
             **{f"step_seconds_p{name}": value for name, value in zip(PERCENTILES, percentiles, strict=True)},
             **({"slowest_rank": found[0], "slowest_times": found[1]} if found else {}),
             **({} if reading.staleness is None else {"staleness": reading.staleness})})

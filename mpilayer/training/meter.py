@@ -97,9 +97,9 @@ class Meter:
         if self.request is None:
             return
         self.channel.wait(self._arrived, "what all ranks have measured")
-        self.request, (done, *own) = None, self.coming
-        for listen in self.listeners if self.ranks.rank == 0 else ():
-            listen(Reading(done, self.everyone.copy(), *own))
+        self.request, (done, durations, staleness) = None, self.coming
+        for listen in self.listeners if self.ranks.rank == 0 and len(durations) else ():
+            listen(Reading(done, self.everyone.copy(), durations, staleness))
 
     def end(self):
         """What run.json says of the ranks since the run was last started: `slowest`, None of one rank; `ranks`, the

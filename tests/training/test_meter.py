@@ -57,6 +57,14 @@ def test_the_first_rank_hears_of_all_after_every_so_many_steps_and_at_the_end_of
     meter.close()
 
 
+@on_ranks(2)
+def test_an_epoch_that_ends_with_a_reading_has_no_other_of_no_steps(ranks):
+    meter, readings = measured(ranks, 6)
+    meter.after_epoch(6, 6.0)
+    assert [each.step for each in readings] == ([3, 6] if ranks.rank == 0 else [])
+    meter.close()
+
+
 @on_ranks(3)
 def test_asynchronous_ranks_make_as_many_steps_as_they_can_and_are_compared_after_an_epoch(ranks):
     meter, readings = measured(ranks, 4 + ranks.rank, every=2, asynchronous=True)
