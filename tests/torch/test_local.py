@@ -79,8 +79,8 @@ CASES = [("local-sgd", {"period": 3}), ("local-sgd", {"period": 4, "delay": 2}),
 
 @on_ranks(1, 3)
 def test_the_rule(ranks):
-    for name in ("mlp", "cnn"):
-        for schedule, given in CASES:
+    for name, cases in (("mlp", CASES), ("cnn", CASES[-1:])):
+        for schedule, given in cases:
             rule = {"delay": 0, **PERIODIC[schedule]} | given
             expected = Serial(name, ranks.size, **rule).run()
             model, optimizer = begun(ranks, name, schedule, **given)
