@@ -8,7 +8,7 @@ from mpilayer.base.errors import UserError
 from mpilayer.base.files import replacing
 from mpilayer.base.terminal import run_alone
 from mpilayer.report.page import page
-from mpilayer.report.runs import read
+from mpilayer.report.runs import RUN, read
 
 
 def _html(text):
@@ -27,7 +27,12 @@ def parser():
 
 def write(options):
     """Read, draw, write. Raises UserError."""
-    text = page([read(folder) for folder in options.runs])
+    runs = [read(folder) for folder in options.runs]
+    try:
+        text = page(runs)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"a {RUN} is not as this version of mpilayer writes it ({type(error).__name__}: {error})"
+                        " | try: each RUN alone, to see which") from None
     try:
         with replacing(options.out) as file:
             file.write(text)

@@ -1,5 +1,6 @@
 """What a run has left in its folder: run.json, and log.jsonl and timeline.json if there are any."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -7,6 +8,7 @@ from typing import NamedTuple
 from mpilayer.base.errors import UserError
 
 RUN, TIMELINE, LOG = "run.json", "timeline.json", "log.jsonl"
+KEYS = {"config", "given", "measured", "environment", "complete", "epochs", "final"}
 FORMAT = 1  # of run.json; another one if what it had is gone, or means something else
 
 
@@ -44,18 +46,21 @@ def record(path, wanted):
         raise UserError(f"cannot read {path} ({error.strerror}) | expected {wanted}") from None
     except ValueError:
         raise UserError(f"{path} is not whole, or no JSON | expected {wanted}") from None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    if not isinstance(found, dict) or found.get("format") != FORMAT or not found.keys() >= KEYS:
         raise UserError(f"{path} | is no record of a run in format {FORMAT} | expected {wanted}")
     return found
 
 
-def _log(path):
-    """The lines that are whole: the last one of a run that was killed may not be."""
-    text = path.read_text() if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+def log_lines(path):
+    """The lines of a log.jsonl that are whole, as {"step": ...}: the last one of a run that was killed may not be."""
+    found = []
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return [line for line in found if isinstance(line, dict) and isinstance(line.get("step"), int)]
 
 
 def read(folder):
     """The Run in a folder. Raises UserError."""
     found, timeline = record(folder / RUN, "the folder of a run: mpilayer.train --out"), folder / TIMELINE
-    return Run(folder.resolve().name, found, _log(folder / LOG), timeline if timeline.exists() else None)
+    return Run(folder.resolve().name, found, log_lines(folder / LOG), timeline if timeline.exists() else None)

@@ -84,8 +84,8 @@ def differences(path, facts):
         return
     then = record(path, f"the {RUN} of a run")["environment"]
     for name in ALIKE:
-        if then[name] != facts[name]:
-            yield f"{path}: {name} was {then[name]}, and is {facts[name]} here: the numbers will not be the same"
+        if then.get(name) != facts[name]:
+            yield f"{path}: {name} was {then.get(name)}, and is {facts[name]} here: the numbers will not be the same"
 
 
 def merged(words, choices, expanded):

@@ -10,7 +10,7 @@ import numpy as np
 
 from mpilayer.base.errors import UserError
 from mpilayer.base.files import replacing
-from mpilayer.report.runs import LOG
+from mpilayer.report.runs import LOG, log_lines
 from mpilayer.training.meter import slowest
 
 JSON_LINES, TENSORBOARD = "jsonl", "tensorboard"
@@ -22,10 +22,9 @@ class JsonLines:
 
     def __init__(self, folder, done):
         path = folder / LOG
-        with contextlib.suppress(FileNotFoundError), path.open() if done else contextlib.nullcontext(()) as old:
-            kept = [line for line in old if line.endswith("\n") and json.loads(line)["step"] <= done]
+        kept = [line for line in log_lines(path) if line["step"] <= done] if done else []
         with replacing(path) as file:
-            file.writelines(kept if done else ())
+            file.writelines(f"{json.dumps(line)}\n" for line in kept)
         self.file = path.open("a")
 
     def write(self, step, values):

@@ -104,12 +104,22 @@ def test_the_log_of_a_killed_run_is_read_as_far_as_it_is_whole(folder):
     ("{", "not whole, or no JSON"),
     ("[]", f"no record of a run in format {FORMAT}"),
     ('{"config": {}}', f"no record of a run in format {FORMAT}"),
+    ('{"format": 1, "config": {}}', f"no record of a run in format {FORMAT}"),
 ])
 def test_what_is_no_run_is_said(tmp_path, text, message):
     if text is not None:
         (tmp_path / RUN).write_text(text)
     with pytest.raises(UserError, match=message):
         read(tmp_path)
+
+
+def test_a_record_that_was_changed_is_said(folder, tmp_path, capsys):
+    record = json.loads((folder / "one" / RUN).read_text())
+    del record["config"]["net"]
+    write(tmp_path / "changed", record)
+    with pytest.raises(SystemExit):
+        report.main([str(tmp_path / "changed"), str(tmp_path / "page.html")])
+    assert "run.json is not as this version of mpilayer writes it (KeyError: 'net')" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("out", "message"), [("page.png", "ends in .html"), ("no/such/page.html", "cannot write")])

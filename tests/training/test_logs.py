@@ -68,6 +68,12 @@ def test_a_run_that_goes_on_replaces_what_came_after_its_checkpoint(tmp_path):
     assert [each["step"] for each in lines(tmp_path) if "loss" in each] == [2, 4]
 
 
+def test_lines_that_are_damaged_are_left_out_when_a_run_goes_on(tmp_path):
+    (tmp_path / LOG).write_bytes(b'{"step": 1}\nno json\n\xff\n[3]\n{"loss": 2}\n{"step": 2}\n')
+    write(tmp_path, [JSON_LINES], done=3, steps=(5,), restarts=1)
+    assert [each["step"] for each in lines(tmp_path)] == [1, 2, 3, 5, 5]
+
+
 def test_what_cannot_be_written_is_said_once(tmp_path, capsys):
     (tmp_path / LOG).mkdir()
     write(tmp_path, [JSON_LINES])
