@@ -20,6 +20,7 @@ COMMANDS = {
     "checkpoints": ("bench.checkpoints", "cost of writing a checkpoint beside training steps"),
     "chaos": ("bench.chaos", "disturb runs at random moments: do they go on, and to the same bits?"),
     "torch": ("bench.pytorch", "a PyTorch model: mpilayer.torch next to DistributedDataParallel (needs root)"),
+    "growth": ("bench.growth", "what the library asks of MPI beside gradients, as ranks become many"),
     "cluster": ("bench.cluster", "run a command on emulated hosts with slow links (needs root)"),
     "gpu": ("bench.gpu", "compile, check and time everything on a GPU, and print a table"),
     "timeline": ("bench.timeline", "draw a training step of runs made with mpilayer.train --out"),

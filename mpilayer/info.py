@@ -6,6 +6,8 @@ import platform
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from mpilayer.base import env
 from mpilayer.base.cli import Parser
 from mpilayer.base.errors import UserError
@@ -79,15 +81,13 @@ def environment(ranks):
     MPI = ranks.MPI
     levels = {MPI.THREAD_SINGLE: "single", MPI.THREAD_FUNNELED: "funneled", MPI.THREAD_SERIALIZED: "serialized",
               MPI.THREAD_MULTIPLE: "multiple"}
-    nodes = [(size, cores) for first, size, cores in ranks.gather((ranks.node.rank == 0, ranks.node.size, ranks.cores))
-             if first]
     return {
         "mpi": library(MPI),
         "mpi_standard": ".".join(map(str, MPI.Get_version())),
         "thread_level": levels[MPI.Query_thread()],
-        "ranks": ranks.size, "nodes": len(nodes),
-        "ranks_per_node": max(size for size, _ in nodes), "cores_per_node": min(cores for _, cores in nodes),
-        "oversubscribed": any(size > cores for size, cores in nodes),
+        "ranks": ranks.size, "nodes": int(ranks.total(np.array([float(ranks.node.rank == 0)]))[0]),
+        "ranks_per_node": int(ranks.most(ranks.node.size)), "cores_per_node": int(ranks.least(ranks.cores)),
+        "oversubscribed": ranks.any(ranks.node.size > ranks.cores),
         "processor": _processor(), "cpu_features": _cpu_features(), **kernel_settings(),
         "numba_cache": str(cache), "kernels_compiled": compiled, **_gpu(),
         "cuda_aware_mpi": Calls(ranks).cuda_aware,

@@ -31,7 +31,7 @@ from mpilayer.training.optim import OPTIMIZERS
 from mpilayer.training.rates import learning_rate
 from mpilayer.training.record import RunRecord
 from mpilayer.training.recovery import Recovery, check_trainer
-from mpilayer.training.replicas import ReplicaCheck, layer_digests, same_start, versions
+from mpilayer.training.replicas import EQUAL, ReplicaCheck, layer_digests, same_start, versions, who_has
 from mpilayer.training.resuming import Resuming
 from mpilayer.training.slowed import slowed
 from mpilayer.training.trainer import Trainer, steps_in
@@ -39,7 +39,6 @@ from nets import state_dict
 
 AGAIN = 75  # exit status of a run that stopped with a checkpoint: EX_TEMPFAIL, try again
 CHOICES = NET, make.CHOICE, all_options.WIRE, all_options.OPTIMIZER
-EQUAL = "equal"  # what run.json says of the weights of all ranks
 
 
 def take(net, weights, modules=None):
@@ -105,12 +104,10 @@ def make_trainer(ranks, options, settings, data, net, display, resuming, snapsho
 
 
 def end_of(trainer):
-    """What run.json says of the end of a run; `replicas` is EQUAL, or {SHA-256 of weights: ranks that have them}."""
-    having, own = {}, trainer.net.weights_sha256()
-    for rank, each in enumerate(trainer.ranks.gather(own)):
-        having.setdefault(each, []).append(rank)
+    """What run.json says of the end of a run."""
+    own = trainer.net.weights_sha256()
     return {**{key: trainer.epochs[-1][key] for key in ("test_loss", "test_accuracy")},
-            "steps": trainer.steps, "weights_sha256": own, "replicas": EQUAL if len(having) == 1 else having,
+            "steps": trainer.steps, "weights_sha256": own, "replicas": who_has(trainer.ranks, own),
             "planned_seconds": trainer.planned, "measured_seconds": trainer.trace.period(),
             "staleness": trainer.staleness(), "resumed": trainer.resumed, **trainer.meter.end(),
             **({"gradients": trainer.channel.description} if trainer.channel.description else {})}

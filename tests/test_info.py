@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
@@ -96,13 +95,14 @@ def test_sums_that_are_wrong_are_told(ranks):
     assert trials.sums(ranks) == "right"
 
 
-def test_ranks_on_the_same_cores_are_told():
-    cores = sorted(os.sched_getaffinity(0))
-    same = SimpleNamespace(rank=0, cores=2, node=None, bcast=lambda value, comm: 0,
-                           gather=lambda value: [(0, (cores[0],)), (0, (cores[0],))])
-    assert "several ranks are bound to the same cores" in trials.binding(same)
-    own = SimpleNamespace(**{**vars(same), "gather": lambda value: [(0, (0,)), (0, (1,))]})
-    assert trials.binding(own).startswith("each rank to cores of its own")
+@on_ranks(2)
+def test_ranks_on_the_same_cores_are_told(ranks):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranks, "cores", 2)
+        for cores, told in (({0}, "several ranks are bound to the same cores, as rank 0 to"),
+                            ({ranks.rank}, "each rank to cores of its own"), ({0, 1}, "none: a rank may use all")):
+            patch.setattr(trials.os, "sched_getaffinity", lambda process, cores=cores: cores)
+            assert trials.binding(ranks).startswith(told)
 
 
 def test_what_a_death_does_is_told_for_open_mpi(tmp_path):

@@ -49,18 +49,24 @@ def differences(first, everyone):
     return found
 
 
+def equal_on_all(ranks, *numbers):
+    """For each of a few numbers of 64 bits, whether it is the same on all ranks; these call it together."""
+    least = np.concatenate([extremes(number) for number in numbers])
+    ranks.wait(ranks.comm.Iallreduce(ranks.MPI.IN_PLACE, least, op=ranks.MPI.MIN), "the facts of all ranks")
+    return [are_equal(pair) for pair in least.reshape(-1, 2)]
+
+
 def compare(ranks, facts, remedy):
     """Raise AgreedError on all ranks unless `facts` {name: value} are the same on all; all ranks call this together.
 
     remedy   what can be done about a difference
     """
     facts = {name: str(value) for name, value in facts.items()}
-    least = extremes(digest(json.dumps(facts)))
-    ranks.wait(ranks.comm.Iallreduce(ranks.MPI.IN_PLACE, least, op=ranks.MPI.MIN), "the facts of all ranks")
-    if are_equal(least):
+    if all(equal_on_all(ranks, digest(json.dumps(facts)))):
         return
     first = ranks.bcast(facts)
     others = {name: facts.get(name, NOTHING) for name in {**first, **facts} if facts.get(name) != first.get(name)}
-    found = differences(first, ranks.gather((socket.gethostname(), others)))
+    everyone = ranks.gather_to_first((socket.gethostname(), others))
+    found = ranks.bcast(differences(first, everyone) if ranks.rank == 0 else None)
     more = f" | and {len(found) - MOST} more" if len(found) > MOST else ""
     raise AgreedError(f"{' | '.join(found[:MOST])}{more} | expected the same on all ranks | try: {remedy}")

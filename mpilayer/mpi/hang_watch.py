@@ -21,6 +21,7 @@ from mpilayer.mpi.hang import ALIVE, OUT_OF_REACH, SILENT, Seen, describe, on_th
 SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of a network interface
 CONNECT, REPLY, VERDICT = 0.7, 1.5, 6.0  # seconds: to be let in, for what a node knows, for what it finds out of all
 TRIED = 3  # ranks of a node that are asked before it counts as silent
+JUDGES = 8  # nodes that are asked what holds all ranks up, before a rank says what it knows itself
 RECORDS = 64  # of each rank that travel
 FRESH = 2.0  # seconds for which a verdict holds
 AT_ONCE = 64  # nodes that are asked at a time
@@ -54,6 +55,8 @@ def _received(fields):
 class Nodes:
     """The nodes, by their first ranks: {rank: (host, addresses, port)} of each.
 
+    Those that judge, on the first JUDGES nodes, know all nodes; the others know only those.
+
     ranks     Ranks; all make this together           answers   {question: function that gives an answer as JSON has it}
     """
 
@@ -61,11 +64,20 @@ class Nodes:
         self.rank, self.answers = ranks.rank, answers
         self.token = ranks.bcast(secrets.token_hex(16))
         self.socket = socket.create_server(("", 0))
-        first, host = ranks.bcast(ranks.rank, ranks.node), socket.gethostname()
-        self.nodes, self.own = {}, first
-        for rank, (node, *where) in enumerate(ranks.gather((first, host, _addresses(), self.socket.getsockname()[1]))):
-            self.nodes.setdefault(node, {})[rank] = where
+        self.own = ranks.bcast(ranks.rank, ranks.node)
+        self.nodes = self._met(ranks)
         threading.Thread(target=self._serve, daemon=True).start()
+
+    def _met(self, ranks):
+        there = (_addresses(), self.socket.getsockname()[1]) if ranks.node.rank < TRIED else ()
+        everyone, nodes = ranks.gather_to_first((self.own, socket.gethostname(), *there)), {}
+        for rank, (node, *where) in enumerate(everyone or ()):
+            nodes.setdefault(node, {})[rank] = where
+        judges = ranks.bcast(dict(list(nodes.items())[:JUDGES]))
+        judging = [rank for members in judges.values() for rank in list(members)[:TRIED]]
+        if ranks.rank == 0:
+            ranks.MPI.Request.waitall([ranks.comm.isend(nodes, rank) for rank in judging[1:]])
+        return ranks.comm.recv(source=0) if ranks.rank in judging[1:] else nodes or {**judges, self.own: {}}
 
     def close(self):
         """Answer no more."""

@@ -76,6 +76,15 @@ class Meetings:
         """Whether it is true on any rank."""
         return self.most(bool(good)) > 0
 
+    def least(self, number: float) -> float:
+        """The smallest of the ranks' numbers, on every rank."""
+        return -self.most(-number)
+
+    def first_where(self, true: Any) -> int | None:
+        """The lowest rank on which it is true, on every rank; None if there is none."""
+        rank = int(self.least(self.rank if true else self.size))
+        return rank if rank < self.size else None
+
     def agree(self, action: Callable[[], Any]) -> Any:
         """The result of action(), which every rank calls. If it raises UserError on any rank, all ranks raise
         AgreedError, with the message of the lowest of those.
@@ -85,8 +94,8 @@ class Meetings:
             result = action()
         except UserError as failure:
             error = str(failure)
-        rank = int(-self.most(-self.size if error is None else -self.rank))  # the lowest, if any
-        if rank < self.size:
+        rank = self.first_where(error is not None)
+        if rank is not None:
             message, everywhere = self.bcast(error, root=rank), self.all(error is not None)
             raise AgreedError(message if everywhere else f"rank {rank} | {message}")
         return result

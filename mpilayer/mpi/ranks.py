@@ -16,6 +16,7 @@ import numpy as np
 
 from mpilayer.base import env
 from mpilayer.mpi import ulfm
+from mpilayer.mpi.agreement import digest
 from mpilayer.mpi.flight_recorder import BLOCK, FlightRecorder, NodeRecorders
 from mpilayer.mpi.hang_watch import HangWatch
 from mpilayer.mpi.initialise import check, initialised
@@ -31,6 +32,7 @@ BUSY, NAP = 0.5, 3e-4  # seconds after which a wait is a long one, and that a ra
 NOTICED = 0.05  # seconds after which a wait is written into the flight recorder
 TIMEOUT = 600.0  # seconds
 MEETING = "a meeting of all ranks"
+COLORS, MOST_CORES = 2**31, 8192  # what MPI_Comm_split tells apart; of a machine that Linux can count
 
 
 class Ranks(Meetings):
@@ -180,8 +182,15 @@ class Ranks(Meetings):
             name = Path("/proc/sys/kernel/random/boot_id").read_text()
         except OSError:
             name = socket.gethostname()
-        cores = [cores for other, cores in self.comm.allgather((name, os.sched_getaffinity(0))) if other == name]
-        return len(cores), len(set().union(*cores))
+        some = ulfm.made(self.MPI, self.comm.Split(digest(name) % COLORS), self.comm)
+        machine = ulfm.made(self.MPI, some.Split(digest(name) // COLORS % COLORS), some)
+        cores = np.zeros(MOST_CORES, np.uint8)
+        cores[list(os.sched_getaffinity(0))] = 1
+        machine.Allreduce(self.MPI.IN_PLACE, cores, op=self.MPI.MAX)
+        found = machine.size, int(cores.sum())
+        machine.Free()
+        some.Free()
+        return found
 
     def wait(self, request: MPI.Request, what: str = "") -> None:
         """Return when an mpi4py request has completed; `what` names it, should the wait be long."""

@@ -50,10 +50,10 @@ def progress(ranks):
 def binding(ranks):
     """In words, which cores ranks may use."""
     cores = sorted(os.sched_getaffinity(0))
-    everyone = ranks.gather((ranks.bcast(ranks.rank, ranks.node), tuple(cores)))
-    if all(len(mine) == ranks.cores for _, mine in everyone):
+    if ranks.all(len(cores) == ranks.cores):
         return "none: a rank may use all cores of its machine"
-    if len(set(everyone)) < len(everyone):
+    near = ranks.node.allgather(tuple(cores))
+    if ranks.any(len(set(near)) < len(near)):
         return f"several ranks are bound to the same cores, as rank 0 to {cores} | try: mpiexec --bind-to none"
     return f"each rank to cores of its own, rank 0 to {cores}"
 

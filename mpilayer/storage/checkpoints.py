@@ -165,11 +165,12 @@ class Checkpoints:
         for number in self.ranks.bcast(files.numbers(self.folder)):
             path = files.place(self.folder, number)
             found, damage = self.ranks.agree(lambda path=path: self._read(path))
-            damages = [each for each in self.ranks.gather(damage) if each]
-            if not damages:
+            damaged = self.ranks.first_where(damage)
+            if damaged is None:
                 return found
+            damage = self.ranks.bcast(damage, root=damaged)
             if self.ranks.rank == 0:
-                self.say(f"checkpoint {path} is passed over: {damages[0]}")
+                self.say(f"checkpoint {path} is passed over: {damage}")
         return None
 
     def _read(self, path):

@@ -8,6 +8,7 @@ import numpy as np
 from kernels.gpu import fetch
 from mpilayer.base.errors import AgreedError
 from mpilayer.base.state import State, restore_values
+from mpilayer.mpi import agreement
 from mpilayer.storage.checkpoints import Checkpoints
 from mpilayer.storage.weights_file import read_weights
 
@@ -37,10 +38,15 @@ def divided(state, equal):
 
 def equal_on_all(ranks, arrays):
     """Names of the arrays that are equal on all ranks."""
-    digests = {name: hashlib.blake2b(np.ascontiguousarray(fetch(array)), digest_size=16).digest()
-               for name, array in arrays.items()}
-    everyone = ranks.gather(digests)
-    return [name for name, digest in digests.items() if all(each.get(name) == digest for each in everyone)]
+    if not arrays or not all(agreement.equal_on_all(ranks, agreement.digest(repr(list(arrays))))):
+        return []
+    equal = agreement.equal_on_all(ranks, *(_digest(fetch(array)) for array in arrays.values()))
+    return [name for name, same in zip(arrays, equal, strict=True) if same]
+
+
+def _digest(array):
+    """64 bits of an array's numbers."""
+    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(array), digest_size=8).digest(), "little")
 
 
 def _checkpoints(what, folder, keep):

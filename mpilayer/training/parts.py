@@ -1,5 +1,7 @@
 """Which parts of the effective batches of an epoch a rank computes, and how far all ranks have come."""
 
+import math
+
 from mpilayer.mpi.shared_counter import SharedCounter
 from mpilayer.training.requests import NOTHING, SAVE
 
@@ -70,10 +72,11 @@ class NextParts:
         """Drain the schedule; whether this is the end of the epoch."""
         self.schedule.drain()
         with self.schedule.channel.engine.held():
-            everyone = self.ranks.gather((self.left, self.requests.own()))
-        self.done = min(min(left for left, _ in everyone[:self.workers]), self.workers * steps)
+            left = self.ranks.least(self.left if self.ranks.rank < self.workers else math.inf)
+            wanted = int(self.ranks.most(self.requests.own()))
+        self.done = int(min(left, self.workers * steps))
         finished = self.done == self.workers * steps
-        self.wanted = max(NOTHING if finished else SAVE, *(own for _, own in everyone))
+        self.wanted = max(NOTHING if finished else SAVE, wanted)
         return finished
 
     def close(self):

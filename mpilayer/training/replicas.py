@@ -12,12 +12,13 @@ from kernels import compiled, gpu
 from kernels.gpu import fetch
 from mpilayer.base.errors import AgreedError, UserError
 from mpilayer.base.state import State
-from mpilayer.mpi.agreement import are_equal, compare, extremes, named
+from mpilayer.mpi.agreement import are_equal, compare, digest, equal_on_all, extremes, named
 from mpilayer.mpi.job import library
 
 jit, _ = compiled.decorators()
 PACKAGES = "numpy", "numba", "h5py"
 SAMPLES = 16  # of each part of the data that are compared
+EQUAL = "equal"  # what run.json says of the weights of all ranks
 FACTOR = 0x9E3779B97F4A7C15  # odd
 
 
@@ -73,6 +74,16 @@ def same_start(ranks, net, data):
     compare(ranks, {**data_facts(data), "weights": net.weights.size}, "the same files on all hosts")
     for array in (net.weights, net.state):
         share(ranks, net, array)
+
+
+def who_has(ranks, weights):
+    """EQUAL, or {SHA-256 of weights: ranks that have them}."""
+    if all(equal_on_all(ranks, digest(weights))):
+        return EQUAL
+    having = {}
+    for rank, each in enumerate(ranks.gather_to_first(weights) or ()):
+        having.setdefault(each, []).append(rank)
+    return ranks.bcast(having)
 
 
 def share(ranks, net, array, root=0):
@@ -147,8 +158,8 @@ class ReplicaCheck:
     def _differ(self, everyone):
         """Name the ranks that differ from most, and the first layer that does; heal them, or raise AgreedError."""
         groups = {}
-        for rank, (host, digest) in enumerate(everyone):
-            groups.setdefault(digest, []).append((rank, host))
+        for rank, (host, found) in enumerate(everyone):
+            groups.setdefault(found, []).append((rank, host))
         most = max(groups.values(), key=len)
         others = sorted(member for group in groups.values() if group is not most for member in group)
         pairs = zip(self.net.layers, self._digests_of(most[0][0]), self._digests_of(others[0][0]), strict=True)

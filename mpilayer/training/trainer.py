@@ -260,7 +260,9 @@ class Trainer:
         mine = self.schedule.staleness
         if mine is None:
             return None
-        return dict(sorted(sum(self.ranks.gather(mine), collections.Counter()).items()))
+        counts = np.zeros(1 + int(self.ranks.most(max(mine, default=-1))))
+        counts[list(mine)] = list(mine.values())
+        return {late: int(count) for late, count in enumerate(self.ranks.total(counts)) if count}
 
     def close(self):
         """Give back what MPI made for this."""

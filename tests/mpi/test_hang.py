@@ -12,7 +12,7 @@ import mpilayer
 from mpilayer import flight
 from mpilayer.base.errors import HangError
 from mpilayer.mpi import flight_recorder as fr
-from mpilayer.mpi import hang
+from mpilayer.mpi import hang, hang_watch
 from mpilayer.mpi.hang import ALIVE, SILENT, Seen
 from tests.ranks import on_ranks
 
@@ -144,6 +144,21 @@ def test_a_rank_that_posts_other_layers_is_named(ranks):
             queue.post(0, "b")
         for name in parameters:
             list(queue.settle(name, up_to=0))
+
+
+@on_ranks(3)
+def test_ranks_of_the_first_nodes_know_all_others_and_the_rest_know_those(ranks):
+    """What each keeps must not grow with the number of ranks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hang_watch, "JUDGES", 2)
+        patch.setattr(ranks, "_node", ranks.MPI.COMM_SELF)  # as if each had a node of its own
+        nodes = hang_watch.Nodes(ranks, {"node": lambda: [ranks.rank]})
+        assert sorted(nodes.nodes) == [0, 1, 2], "of the third: its own, and the two that judge"
+        for node in (0, 1) if ranks.rank == 2 else (0, 1, 2):
+            assert nodes.ask(node, "node", 5) == [node]
+        ranks.meet()
+        nodes.close()
+    assert bool(nodes.nodes[2]) == (ranks.rank < 2)
 
 
 @on_ranks(3)

@@ -136,11 +136,11 @@ def test_of_many_ranks_ten_are_named_and_the_others_counted():
 @on_ranks(2, 3)
 def test_only_what_differs_is_gathered(ranks):
     """As few bytes as needed: 65,536 ranks may have thousands of facts."""
-    facts, sent, real = {f"fact {number}": number for number in range(9)}, [], ranks.gather
+    facts, sent, real = {f"fact {number}": number for number in range(9)}, [], ranks.gather_to_first
     for culprit in range(ranks.size):
         facts["fact 5"] = "other" if ranks.rank == culprit else 5
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ranks, "gather", lambda value: sent.append(value[1]) or real(value))
+            patch.setattr(ranks, "gather_to_first", lambda value: sent.append(value[1]) or real(value))
             with pytest.raises(AgreedError, match=rf"^fact 5: .*other on rank {culprit} \("):
                 agreement.compare(ranks, facts, "nothing")
         unlike_the_first = ranks.rank == culprit if culprit else ranks.rank > 0
