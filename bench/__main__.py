@@ -21,6 +21,8 @@ COMMANDS = {
     "chaos": ("bench.chaos", "disturb runs at random moments: do they go on, and to the same bits?"),
     "torch": ("bench.pytorch", "a PyTorch model: mpilayer.torch next to DistributedDataParallel (needs root)"),
     "growth": ("bench.growth", "what the library asks of MPI beside gradients, as ranks become many"),
+    "predict": ("bench.predict", "predict the time of a step by each schedule, and compare with what is measured"),
+    "advise": ("bench.advise", "which schedule for a cluster: predicted times, efficiency and a recommendation"),
     "cluster": ("bench.cluster", "run a command on emulated hosts with slow links (needs root)"),
     "gpu": ("bench.gpu", "compile, check and time everything on a GPU, and print a table"),
     "timeline": ("bench.timeline", "draw a training step of runs made with mpilayer.train --out"),

@@ -15,7 +15,7 @@ RANKS = {"agreement", "baselines", "cluster", "convergence", "engine", "examples
 # Files for `pytest -m quick`, which is to answer in two minutes where kernels have been compiled before.
 QUICK = {"augment", "buckets", "cache", "collectives", "compress", "engine", "env", "gradient_queue", "hang", "idx",
          "info", "layernorm", "loss", "make", "messages", "parameters", "partition", "prefetch", "ranks", "rooms",
-         "sources", "step_model", "stored", "structure", "synthetic", "text", "update", "wire"}
+         "sources", "step", "stored", "structure", "synthetic", "text", "update", "wire"}
 
 
 def _name(path):

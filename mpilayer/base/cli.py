@@ -56,7 +56,7 @@ def natural_or(word):
     return lambda text: text if text == word else steps(text)
 
 
-_positive = number(float, 1e-9, "a positive number", FLOAT32)
+positive = number(float, 1e-9, "a positive number", FLOAT32)
 
 
 def below_one(text):
@@ -69,7 +69,7 @@ def below_one(text):
 
 def share(text):
     """An argparse type: a positive number of at most 1."""
-    value = _positive(text)
+    value = positive(text)
     if value > 1:
         raise RangeError(f"{value}: expected at most 1")
     return value

@@ -111,7 +111,7 @@ class Probe:
         pieces = max(1, min(size // chunk, MOST_PIECES))
         engine = self._engine(size, pieces, LANES)
         alone = statistics.median(self._trial(engine, _nothing).total for _ in range(rounds))
-        compute, seconds = self._computation(self.ranks.bcast(alone))
+        compute, seconds = self.computation(self.ranks.bcast(alone))
         ways = {name: way for name, way in PROGRESS.items() if self.ranks.all(_bears(self.ranks, name))}
         found = {name: [] for name in ways}
         for _ in range(rounds):
@@ -125,7 +125,7 @@ class Probe:
         medians = np.array([statistics.median(column) for column in zip(*trials, strict=True)])
         return Overlap(*(self.ranks.total(medians) / self.ranks.size).tolist())
 
-    def _computation(self, seconds):
+    def computation(self, seconds):
         """(a function that computes for about so long and calls its argument between kernels, how long it takes)."""
         x, w = operands()
         once = min(_timed(lambda: kernels.dense(x, w)) for _ in range(3))
@@ -139,6 +139,15 @@ class Probe:
                 move()
 
         return compute, statistics.median(_timed(lambda: compute(_nothing)) for _ in range(3))
+
+    def beside(self, size, pieces, settings, compute):
+        """(seconds in which messages were in flight, seconds of computing meanwhile), `size` bytes in so many pieces;
+        compute(function to be called between kernels) takes longer than the messages do.
+        """
+        engine = self._engine(size, pieces, settings.lanes)
+        with PROGRESS[settings.progress](engine, settings.link.per_byte) as move:
+            trial = self._trial(engine, lambda: compute(move))
+        return engine.busy(), trial.compute + trial.post
 
     def _trial(self, engine, compute):
         self.ranks.meet()
@@ -236,8 +245,11 @@ def _measured(ranks, settings, auto, largest, say):
     settings = settings._replace(link=link, **{name: getattr(link, name) for name in auto - {"progress"}})
     say(f"messages take {link} of float32; fused up to {size(settings.bucket)}, split from {size(settings.chunk)}")
     if "progress" in auto:
-        alone, compute, overlaps = probe.overlap(typical(largest, link), link.chunk)
-        settings = settings._replace(progress=best(overlaps))
+        sent = typical(largest, link)
+        alone, compute, overlaps = probe.overlap(sent, link.chunk)
+        chosen = best(overlaps)
+        core = max(0.0, overlaps[chosen].post + overlaps[chosen].compute - compute) / sent
+        settings = settings._replace(progress=chosen, link=link._replace(core=core))
         times = ", ".join(f"{name} {1e3 * each.total:.0f}" for name, each in overlaps.items())
         say(f"progress {settings.progress}: {1e3 * alone:.0f} ms of communication and {1e3 * compute:.0f} ms of"
             f" computing take together, in ms: {times}")

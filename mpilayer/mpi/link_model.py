@@ -8,10 +8,14 @@ PIECES, LEAST_CHUNK = 4, 1 << 20  # a chunk is so many buckets, and at least so 
 
 
 class LinkModel(NamedTuple):
-    """Seconds of a sum over the ranks: latency + bytes of float32 * per_byte."""
+    """Seconds of a sum over the ranks: latency + bytes of float32 * per_byte.
+
+    core   seconds a byte that it takes from computing, which goes on beside it
+    """
 
     latency: float
     per_byte: float
+    core: float = 0.0
 
     @classmethod
     def between(cls, small, first, big, last):
@@ -23,9 +27,9 @@ class LinkModel(NamedTuple):
         """Of a message of so many bytes of float32."""
         return self.latency + size * self.per_byte
 
-    def share(self, size, lanes):
-        """Of the link's time, a message of so many bytes among others: latency of `lanes` passes at once."""
-        return self.latency / lanes + size * self.per_byte
+    def parts(self, size):
+        """(latency, seconds of the transfer) of a message of so many bytes of float32."""
+        return self.latency, size * self.per_byte
 
     @property
     def bucket(self):

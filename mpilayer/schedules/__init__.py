@@ -3,6 +3,7 @@
 base.py says what a schedule tells of itself; make.py makes one from its name and keyword arguments.
 """
 
+from mpilayer.schedules.auto import Auto
 from mpilayer.schedules.delayed import Delayed
 from mpilayer.schedules.gossip import Gossip
 from mpilayer.schedules.layerwise import Layerwise
@@ -16,4 +17,4 @@ from mpilayer.schedules.split import Split
 
 SCHEDULES = {"oneshot": OneShot, "layerwise": Layerwise, "planned": Planned, "split": Split, "delayed": Delayed,
              "partial": Partial, "local-sgd": LocalSGD, "diloco": DiLoCo, "elastic": Elastic, "gossip": Gossip,
-             "ps": ParameterServer, "rma": OneSided}
+             "ps": ParameterServer, "rma": OneSided, "auto": Auto}

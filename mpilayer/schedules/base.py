@@ -30,7 +30,7 @@ class Schedule:
     delay           steps that sums are late now
     period          steps from one exchange to the next
     measured        steps that it observes before it decides how to go on
-    prediction      of the time of a step (step_model.Prediction), or None
+    prediction      of the time of a step (mpilayer.model.step.Prediction), or None
     keeps           names of its attributes that decide its next steps, for checkpoints (mpilayer/base/state.py); None:
                     not known, and no checkpoint can be made
 

@@ -3,12 +3,27 @@
 import numpy as np
 
 from mpilayer.base.state import State
-from mpilayer.schedules import step_model
+from mpilayer.model.profile import profile
+from mpilayer.model.programs import Work
+from mpilayer.model.step import Prediction, predict
+from mpilayer.model.wire import Wire
 from mpilayer.schedules.delay_policy import Constant
 from mpilayer.schedules.delayed import DelayedUpdates
 
 PARTS = (1, 2, 4)  # of a chunk that are tried
 LEAST = 64 << 10  # bytes, below which no chunk is cut further
+
+
+def pieces(chunk):
+    """The sizes of a piece in bytes that are worth trying where `chunk` is the largest, None for no limit."""
+    return sorted({max(chunk // parts, min(chunk, LEAST)) for parts in PARTS}) if chunk else [None]
+
+
+def profile_of(net, channel):
+    """The Profile of the last steps, means over the ranks; all of them call this together."""
+    ranks, durations = channel.ranks, channel.trace.durations()
+    sums = ranks.total(np.array([durations[name] for name in sorted(durations)]))
+    return profile(net, dict(zip(sorted(durations), (sums / ranks.size).tolist(), strict=True)))
 
 
 class Planned(DelayedUpdates):
@@ -41,17 +56,14 @@ class Planned(DelayedUpdates):
 
     def rearrange(self):
         """Profile, simulate, and open the queue anew with the best size of messages."""
-        ranks, durations = self.channel.ranks, self.channel.trace.durations()
-        sums = ranks.total(np.array([durations[name] for name in sorted(durations)]))
-        mean = dict(zip(sorted(durations), (sums / ranks.size).tolist(), strict=True))
-        self.follow(*ranks.bcast(self._best(step_model.profile(self.net, mean))))
+        self.follow(*self.channel.ranks.bcast(self._best(profile_of(self.net, self.channel))))
         self.open()
         self.channel.say(f"plan: {1e3 * self.prediction.seconds:.1f} ms a step,"
                          f" {1e3 * self.prediction.exposed:.1f} of it exposed")
 
     def follow(self, chunk, prediction):
         """From the next open() on, send pieces of that size; a Prediction says what a step takes then."""
-        self.sizes, self.prediction = {"chunk": chunk}, step_model.Prediction(*prediction)
+        self.sizes, self.prediction = {"chunk": chunk}, Prediction(*prediction)
 
     def state(self):
         """As of all schedules, with the plan."""
@@ -64,15 +76,9 @@ class Planned(DelayedUpdates):
             self.follow(*values["plan"])
         super().restore(values)
 
-    def _best(self, profile):
-        """(size of a piece, Prediction) of the least seconds a step."""
-        whole = self.channel.settings.chunk
-        sizes = {whole and max(whole // parts, min(whole, LEAST)) for parts in PARTS}
-        found = {chunk: self._predicted(chunk, profile) for chunk in sizes}
-        return min(found.items(), key=lambda item: item[1].seconds)
-
-    def _predicted(self, chunk, profile):
+    def _best(self, computing):
+        """(size of a piece, Prediction) of the least seconds a step, from a Profile."""
         settings = self.channel.settings
-        messages = self.channel.cut(chunk=chunk)
-        return step_model.predict(messages, self.net.layers, profile, lambda message: settings.link.share(
-            4 * (message.end - message.begin), settings.lanes))
+        found = {chunk: predict("planned", Work(computing, self.net.layers, self.channel.cut(chunk=chunk)),
+                                Wire.of(settings.link, settings.lanes)) for chunk in pieces(settings.chunk)}
+        return min(found.items(), key=lambda item: item[1].seconds)

@@ -113,7 +113,7 @@ def test_every_policy_applies_every_gradient_once(ranks):
 @on_ranks(2)
 def test_two_ranks_get_the_bits_of_oneshot_from_every_exact_schedule(ranks):
     hashes = {parallel(ranks, name, options).weights_sha256() for name, options in (
-        ("oneshot", {}), ("layerwise", {}), ("planned", {}), ("delayed", {"delay": 0}))}
+        ("oneshot", {}), ("layerwise", {}), ("planned", {}), ("delayed", {"delay": 0}), ("auto", {}))}
     assert len(hashes) == 1
     assert len(set(ranks.gather(hashes.pop()))) == 1
 

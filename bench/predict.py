@@ -1,0 +1,147 @@
+"""Predict the time of a step by each schedule from a profile of computing and of the link; --validate measures it."""
+
+import json
+import statistics
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+import nets
+from bench import compare
+from bench import options as shared
+from bench.rows import console
+from bench.schedules import MODULE
+from mpilayer.schedules import make
+from mpilayer.training.forecast import Forecast
+from mpilayer.training.optim import MomentumSGD
+from mpilayer.training.options import add_messages, check_messages, settings
+
+SCHEDULES = "oneshot,layerwise,planned,split,delayed:1,local-sgd,ps"
+COLUMNS = {"predicted ms": ("predicted_seconds", 1e3, ".1f"), "waiting": ("predicted_exposed_seconds", 1e3, ".1f"),
+           "measured ms": ("measured_seconds", 1e3, ".1f"), "error": ("error", 1, "+.1%")}
+
+
+def emulated():
+    """The options of what is around the ranks, when this is to start them."""
+    p = shared.Parser(add_help=False)
+    p.add_argument("--hosts", type=shared.listed(shared.count), metavar="A,B,...",
+                   help="start ranks on emulated hosts, one on each, so many for each run (needs root)")
+    p.add_argument("--rate", type=shared.listed(shared.rate), default=[float("inf")], metavar="A,B,...",
+                   help="with --hosts: rates of the links, as in 500mbit, one run for each (default: none, no limit)")
+    p.add_argument("--net", type=shared.some(nets.NETS), default=["alexnet-mini"], metavar="A,B,...",
+                   help="nets to train; several with --hosts only (default: alexnet-mini)")
+    shared.add_json(p)
+    return p
+
+
+def parser():
+    """All options."""
+    p = shared.Parser(parents=[emulated()], prog="python -m bench predict", description=__doc__)
+    p.add_argument("--batch", type=shared.count, default=16, help="samples on each rank (default: 16)")
+    p.add_argument("--schedules", type=shared.listed(str), default=SCHEDULES.split(","), metavar="A,B,...",
+                   help=f"{shared.SPEC} (default: {SCHEDULES})")
+    p.add_argument("--validate", action="store_true", help="measure the steps as well, and show the errors")
+    p.add_argument("--steps", type=shared.count, default=5, help="timed steps of each schedule in a round (default: 5)")
+    p.add_argument("--rounds", type=shared.count, default=3, help="schedules take turns in each (default: 3)")
+    add_messages(p)
+    return p
+
+
+def _how(keywords):
+    """What the simulation knows of a schedule's keyword arguments."""
+    return {name: value for name, value in keywords.items() if name in ("delay", "period")}
+
+
+def predicted(forecast, candidates):
+    """{name: Prediction or None} of {name: the main job's options}."""
+    return {name: forecast.predict(options.schedule, **_how(make.CHOICE.keywords(options)))
+            for name, options in candidates.items()}
+
+
+def measure(ranks, options, say):
+    """All figures on the ranks of this job."""
+    words = []
+    candidates = {name: compare.options_of(name, words, ranks.size) for name in options.schedules}
+    workload = compare.Workload(ranks, nets.build(options.net[0]), options.batch)
+    workload.prepare(settings(options), say)
+    forecast = Forecast(ranks, workload.net, workload.batch, MomentumSGD(workload.net, compare.RATE), workload.settings)
+    rows = {name: {"schedule": name, "predicted_seconds": found.seconds, "predicted_exposed_seconds": found.exposed}
+            for name, found in predicted(forecast, candidates).items() if found}
+    if options.validate:
+        made = {name: compare.Candidate(workload, candidates[name]) for name in rows}
+        readings = compare.take_turns(workload, made, options.rounds, options.steps, lambda text: None)
+        for row in compare.rows(workload, made, readings):
+            seconds = row["iteration_seconds"]
+            rows[row["schedule"]] |= {"measured_seconds": seconds, "compute_seconds": row["compute_seconds"],
+                                      "communication_seconds": row["communication_seconds"],
+                                      "error": rows[row["schedule"]]["predicted_seconds"] / seconds - 1}
+    wire = forecast.wire
+    return {"net": options.net[0], "batch": options.batch, "ranks": ranks.size, "crowded": ranks.crowded,
+            "profile_seconds": forecast.profile.compute, "rows": list(rows.values()),
+            "wire": {"idle": wire.idle, "busy": wire.busy, "core": wire.core}}
+
+
+def show(figures, say):
+    """A table."""
+    wire = figures["wire"]
+    table = Table("", *COLUMNS, title=f"{figures['net']}, batch {figures['batch']} a rank, {figures['ranks']} ranks; "
+                  f"computing {1e3 * figures['profile_seconds']:.1f} ms; link {wire['idle']}, beside computing "
+                  f"{wire['busy']}, of which {1e9 * wire['core']:.2f} ns are taken from computing")
+    for row in figures["rows"]:
+        table.add_row(row["schedule"], *(f"{factor * row[key]:{form}}" if key in row else ""
+                                         for key, factor, form in COLUMNS.values()))
+    say(table)
+
+
+def summary(found):
+    """Of the errors of all rows: (how many, median, share within 15%)."""
+    errors = np.array([abs(row["error"]) for figures in found for row in figures["rows"] if "error" in row])
+    return len(errors), statistics.median(errors), float((errors <= 0.15).mean())
+
+
+def inside(argv):
+    """On the ranks of this job."""
+    with shared.job(parser(), argv) as (ranks, options):
+        ranks.agree(lambda: check_messages(options))
+        ranks.agree(lambda: shared.check_files(options, ranks.rank))
+        say = console(ranks.rank, width=150).print
+        figures = measure(ranks, options, say)
+        show(figures, say)
+        ranks.agree(lambda: shared.save(options, figures) if ranks.rank == 0 else None)
+
+
+def around(argv):
+    """On emulated hosts, for each of their numbers, rates and nets."""
+    from bench.cluster import Hosts
+
+    outer, rest = emulated().parse_known_args(argv)
+    parser().parse_args(rest)
+    shared.check_files(outer)
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for count in outer.hosts:
+            with Hosts(count, outer.rate[0]) as hosts:
+                for rate in outer.rate:
+                    hosts.shape(rate)
+                    for net in outer.net:
+                        print(f"{count} hosts, {shared.show_rate(rate)}", flush=True)
+                        file = Path(folder, "figures.json")
+                        status = hosts.run([*MODULE, "bench", "predict", "--net", net, *rest, "--json", str(file)],
+                                           OMP_NUM_THREADS="1")
+                        if status:
+                            raise SystemExit(status)
+                        found.append({"hosts": count, "rate": rate, **json.loads(file.read_text())})
+    for crowded in (False, True):
+        some = [figures for figures in found if figures["crowded"] == crowded and "error" in figures["rows"][0]]
+        if some:
+            rows, median, share = summary(some)
+            print(f"{'ranks that share cores' if crowded else 'a core for each rank'}: {rows} rows, median error"
+                  f" {median:.1%}, within 15% {share:.0%}")
+    shared.save(outer, found)
+
+
+def main(argv):
+    """Predict, print, and save."""
+    (around if any(word.startswith("--hosts") for word in argv) else inside)(argv)

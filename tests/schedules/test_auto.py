@@ -1,0 +1,90 @@
+"""The schedule that is chosen by a simulation: which one, when it is corrected, and that no number changes."""
+
+import numpy as np
+import pytest
+
+import nets
+from mpilayer import Batch, MomentumSGD, make_schedule
+from mpilayer.model.profile import Profile
+from mpilayer.mpi.link_model import LinkModel
+from mpilayer.schedules import auto
+from tests.ranks import on_ranks
+
+STEPS = auto.PROFILED + 2 * auto.TRIED + 3
+UNMEASURED = {"bucket": 0, "chunk": None, "progress": "poll"}
+
+
+def trained(ranks, schedule, steps=STEPS, link=None, taken=None, **settings):
+    """(a schedule after so many steps, what it said): `link` is what it takes for the link, and `taken` {schedule:
+    seconds} what it takes for the times of steps.
+    """
+    net, said = nets.build("alexnet-mini", classes=10, shape=(8, 8, 1)), []
+    made = make_schedule(schedule, net, ranks, MomentumSGD(net, 0.01, momentum=0.9), say=said.append,
+                         **{**UNMEASURED, **settings})
+    if link:
+        made.channel.settings = made.channel.settings._replace(link=link)
+    if taken:
+        made.channel.trace.period = lambda: taken[made.name]
+    for t in range(steps):
+        x, y = net.example(3, np.random.default_rng([t, ranks.rank]))
+        made.step(t, Batch(x, y, 3 * ranks.size))
+    made.drain()
+    made.channel.close()
+    return made, said
+
+
+@on_ranks(2, 3)
+def test_a_link_that_is_slow_chooses_what_hides_most_and_no_number_changes(ranks):
+    slow = LinkModel(1e-6, 1e-6)
+    made, said = trained(ranks, "auto", link=slow, reduction="ordered")
+    assert made.predicted["oneshot"][0] > made.predicted["planned"][0]
+    assert said[0].startswith("auto: ")
+    assert f"auto: {made.name} takes" in said[-1] or "from here on" in said[-1]
+    other, _ = trained(ranks, "oneshot", reduction="ordered")
+    assert made.net.weights_sha256() == other.net.weights_sha256()
+    assert len(set(ranks.gather((made.name, made.seen)))) == 1
+
+
+@on_ranks(2)
+def test_a_wire_that_halves_cannot_be_sent_by_leaves_split_out(ranks):
+    made, _ = trained(ranks, "auto", wire="topk")
+    assert set(made.predicted) == {"layerwise", "oneshot", "planned"}
+
+
+@on_ranks(2)
+def test_a_prediction_that_was_wrong_is_corrected_once(ranks):
+    """Whatever is chosen takes a second; the next best is tried, and stays if it takes less."""
+    for faster, end in ((0.5, "other"), (2.0, "first")):
+        taken = dict.fromkeys(auto.KINDS, faster)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(auto.Auto, "_follow", _noting(names := []))
+            made, said = trained(ranks, "auto", link=LinkModel(1e-6, 1e-6), taken=_Times(taken, names))
+        assert names[0] == "layerwise"
+        tried = names[1:3]
+        assert len(set(tried)) == 2, "the best by prediction, then another"
+        assert names[3:] == ([] if end == "other" else tried[:1])
+        assert made.name == names[-1], said
+
+
+class _Times(dict):
+    """The first schedule that is chosen takes a second, the others as long as was said."""
+
+    def __init__(self, times, names):
+        super().__init__(times)
+        self.names = names
+
+    def __getitem__(self, name):
+        return 1.0 if name == self.names[1] else super().__getitem__(name)
+
+
+def _noting(names, follow=auto.Auto._follow):
+    def noted(self, name, chunk):
+        names.append(name)
+        follow(self, name, chunk)
+
+    return noted
+
+
+def test_a_profile_is_scaled():
+    found = Profile({"a": 1.0}, 2.0, 3.0, {"a": 4.0})
+    assert found.scaled(2).compute == 2 * found.compute == 20
