@@ -30,8 +30,8 @@ def predict(schedule, work, wire, *, delay=0, period=1, factors=((),)):
     slowest = max(simulation.run(), key=lambda rank: rank.ends[-1][0])
     begin, end = slowest.ends[filling - 1], slowest.ends[-1]
     seconds, exposed = ((after - before) / (count - filling) for before, after in zip(begin, end, strict=True))
-    last = [key[1] for key in simulation.started if key[0] == count - 2]
-    return Prediction(seconds, exposed, last)
+    order = [key[1] for key in simulation.started if key[0] == filling + period - 1]
+    return Prediction(seconds, exposed, order)
 
 
 def spread(ranks, slow, jitter, steps, rng):

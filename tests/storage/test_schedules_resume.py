@@ -19,7 +19,8 @@ from tests.ranks import TOP, on_ranks
 
 STEPS, SIZE = 9, 13
 LATE = "delayed --delay 2 --clip 0.5 --reduction ordered"
-CASES = ["oneshot", "layerwise", "layerwise --apply completion", "planned --reduction ordered", "split", LATE,
+CASES = ["oneshot", "auto --reduction ordered", "layerwise", "layerwise --apply completion",
+         "planned --reduction ordered", "split", LATE,
          "delayed --delay 1 --delay-compensation 0.1 --momentum-correction --wire bfloat16 --reduction ordered",
          "delayed --delay 3 --wire bfloat16 --error-feedback --reduction ordered", "delayed --delay 1 --wire topk",
          "delayed --delay 2 --wire powersgd --optimizer adamw", "delayed --delay 1 --delay-warmup 6 --optimizer adamw",
