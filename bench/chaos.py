@@ -54,6 +54,11 @@ def differs(kind, final, calm):
     return abs(final["test_loss"] - calm["test_loss"]) > ROUNDING or final["steps"] != calm["steps"]
 
 
+def _last(run):
+    """The last lines of its log."""
+    return " / ".join(run.log.read_text().strip().splitlines()[-3:])
+
+
 def disturbed(kind, folder, ranks, words, dice, expected):
     """Found of one run."""
     run = Run(folder, ranks, words, dice)
@@ -61,9 +66,9 @@ def disturbed(kind, folder, ranks, words, dice, expected):
     begun, faults = time.monotonic(), []
     try:
         status = run.process.wait(LIMIT)
-        faults += [f"exit status {status}"] if status else []
+        faults += [f"exit status {status}: {_last(run)}"] if status else []
     except subprocess.TimeoutExpired:
-        faults.append(f"not at its end after {LIMIT} s; the last line: {run.log.read_text().strip().splitlines()[-1:]}")
+        faults.append(f"not at its end after {LIMIT} s: {_last(run)}")
         run.process.kill()
     said = run.log.read_text()
     if not faults and differs(kind, final_of(folder), expected):

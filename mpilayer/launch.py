@@ -247,11 +247,11 @@ def _reason(errors, death, status):
     """The error that a rank has printed, unless another one had died before: what others then say of it is no cause.
     Nothing if all that was on another host. Ranks that refuse their options end together, and none has died.
     """
-    died = death.pid is not None and f"rank {death.rank}, process {death.pid}, has died"
+    died = "; ".join(f"rank {rank}, process {pid}, has died" for rank, pid in death.first.items())
     if not errors:
-        return died or ""
+        return died
     moment, error = errors[-1]
-    symptom = SYMPTOM in error and not error.startswith(f"rank {death.rank} ")  # however late the death was noticed
+    symptom = SYMPTOM in error and not error.startswith(tuple(f"rank {rank} " for rank in death.first))  # however late the death was noticed
     first = died and status != WRONG_OPTIONS and (symptom or death.moment < moment + NOTICED)
     return f"{died}; then {error}" if first else error
 

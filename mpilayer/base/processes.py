@@ -45,12 +45,13 @@ def ranks_below(pid):
 class FirstDeath:
     """Watches the ranks that a launcher has started on this host, in a thread that ends when one of them does.
 
-    rank, pid   of the one that ended first; None as long as all live, and where that cannot be seen
-    moment      when it was seen, on the monotonic clock
+    first    {rank: pid} of the one that ended first, or of those that had when it was seen; empty as long as all live,
+             and where that cannot be seen
+    moment   when it was seen, on the monotonic clock
     """
 
     def __init__(self, launcher):
-        self.launcher, self.rank, self.pid, self.moment = launcher, None, None, None
+        self.launcher, self.first, self.moment = launcher, {}, None
         self.thread = threading.Thread(target=self._watch, daemon=True)
         if hasattr(os, "pidfd_open"):
             self.thread.start()
@@ -62,8 +63,8 @@ class FirstDeath:
             since = time.monotonic() - begun
             if since < STARTING:
                 self._look(poll, found)
-        for descriptor, _ in ended[:1]:
-            self.moment, (self.rank, self.pid) = time.monotonic(), found[descriptor]
+        if ended:
+            self.moment, self.first = time.monotonic(), dict(sorted(found[descriptor] for descriptor, _ in ended))
         for descriptor in found:
             os.close(descriptor)
 
