@@ -251,7 +251,8 @@ def _reason(errors, death, status):
     if not errors:
         return died
     moment, error = errors[-1]
-    symptom = SYMPTOM in error and not error.startswith(tuple(f"rank {rank} " for rank in death.first))  # however late the death was noticed
+    its_own = error.startswith(tuple(f"rank {rank} " for rank in death.first))
+    symptom = SYMPTOM in error and not its_own  # however late the death was noticed
     first = died and status != WRONG_OPTIONS and (symptom or death.moment < moment + NOTICED)
     return f"{died}; then {error}" if first else error
 

@@ -172,6 +172,6 @@ def test_mistakes_are_one_line(words, message, capsys):
 ], ids=["noticed late", "noticed early", "its own", "died of it", "died before"])
 def test_who_died_is_the_cause_of_what_others_say_of_mpi(error, seconds, caused):
     """The error came so many seconds after the death was noticed."""
-    death = SimpleNamespace(rank=0, pid=7, moment=100.0)
+    death = SimpleNamespace(first={0: 7}, moment=100.0)
     cause = "rank 0, process 7, has died; then " if caused else ""
     assert launch._reason([(100.0 + seconds, error)], death, 1) == cause + error
