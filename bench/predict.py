@@ -80,7 +80,7 @@ def measure(ranks, options, say):
     wire = forecast.wire
     return {"net": options.net[0], "batch": options.batch, "ranks": ranks.size, "crowded": ranks.crowded,
             "profile_seconds": forecast.profile.compute, "rows": list(rows.values()),
-            "wire": {"idle": wire.idle, "busy": wire.busy, "core": wire.core}}
+            "wire": {"idle": wire.idle, "busy": wire.busy, "core": wire.core, "credit": wire.credit}}
 
 
 def show(figures, say):
@@ -88,7 +88,7 @@ def show(figures, say):
     wire = figures["wire"]
     table = Table("", *COLUMNS, title=f"{figures['net']}, batch {figures['batch']} a rank, {figures['ranks']} ranks; "
                   f"computing {1e3 * figures['profile_seconds']:.1f} ms; link {wire['idle']}, beside computing "
-                  f"{wire['busy']}, of which {1e9 * wire['core']:.2f} ns are taken from computing")
+                  f"{wire['busy']}, which takes {wire['core']} from it; {wire['credit'] / 1e3:.0f} kB pass at once")
     for row in figures["rows"]:
         table.add_row(row["schedule"], *(f"{factor * row[key]:{form}}" if key in row else ""
                                          for key, factor, form in COLUMNS.values()))

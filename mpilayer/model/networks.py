@@ -104,7 +104,8 @@ def wire_of(network, ranks, per_node=1, look=LOOK, lanes=2, kind=Sums):
     """The Wire of a network; `look` is half the seconds between two looks of a rank that computes."""
     busy = kind(network, ranks, per_node, look)
     some = busy.best(TYPICAL)
-    return Wire(kind(network, ranks, per_node), busy, some.core / TYPICAL if ranks > 1 else 0.0, lanes)
+    core = LinkModel(0.0, some.core / TYPICAL if ranks > 1 else 0.0)
+    return Wire(kind(network, ranks, per_node), busy, core, lanes=lanes)
 
 
 def link_of(network, ranks, per_node=1):

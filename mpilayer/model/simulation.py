@@ -53,6 +53,7 @@ class Simulation:
         self.ranks, self.wire, self.in_order = [Rank(program) for program in programs], wire, in_order
         self.now, self.ready, self.posted, self.arrived, self.arriving = 0.0, [], Counter(), set(), []
         self.flying, self.share, self.count, self.started = deque(), 1.0, itertools.count(), []
+        self.credit, self.free = wire.credit, 0.0  # bytes that would pass at once, and of the message that has begun
 
     def run(self):
         """Until all programs have ended; the ranks."""
@@ -112,8 +113,9 @@ class Simulation:
     def _pass(self):
         """Let time pass until something happens."""
         computing = any(rank.computing for rank in self.ranks)
-        speed = self.wire.speed(self.flying[0].size) if self.flying else 1.0
-        whole = self.wire.occupied(self.flying[0].size, computing) if self.flying else math.inf
+        self._begin()
+        speed = self.wire.speed(self.flying[0].size, self.free) if self.flying else 1.0
+        whole = self.wire.occupied(self.flying[0].size, computing, self.free) if self.flying else math.inf
         until = [rank.left / speed for rank in self.ranks if rank.computing]
         until += [self.share * whole] if self.flying else []
         until += [self.arriving[0][0] - self.now] if self.arriving else []
@@ -133,3 +135,11 @@ class Simulation:
             heapq.heappush(self.arriving, (due, next(self.count), message))
         elif self.flying and whole:
             self.share -= seconds / whole
+        else:
+            self.credit = self.wire.refilled(self.credit, seconds)
+
+    def _begin(self):
+        """The first of the messages in flight begins to move."""
+        if self.flying and self.share == 1.0:
+            self.free = min(self.credit, self.flying[0].size)
+            self.credit -= self.free

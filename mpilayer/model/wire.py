@@ -5,6 +5,7 @@ from typing import NamedTuple
 from mpilayer.mpi.link_model import LinkModel
 
 MOST = 0.95  # of a core's time that messages take from computing
+NOTHING = LinkModel(0.0, 0.0)
 
 
 class Wire(NamedTuple):
@@ -12,30 +13,38 @@ class Wire(NamedTuple):
 
     idle     LinkModel, or what has its parts(): of a sum while all ranks wait for it
     busy     the same while any rank computes, and looks after messages now and then
-    core     seconds a byte of float32 for which a rank moves messages and adds numbers instead of computing
+    core     the same: for how long a rank moves a message and adds numbers instead of computing
+    credit   bytes of float32 that pass at once after a pause: buffers, or a link whose rate is limited by tokens
     """
 
     idle: LinkModel
     busy: LinkModel
-    core: float = 0.0
+    core: LinkModel = NOTHING
+    credit: float = 0.0
     lanes: int = 1
 
     @classmethod
     def of(cls, link, lanes):
         """As fast while ranks compute."""
-        return cls(link, link, link.core, lanes)
+        return cls(link, link, LinkModel(0.0, link.core), 0.0, lanes)
 
-    def occupied(self, size, computing):
-        """Seconds for which a message of so many bytes of float32 keeps the link from others."""
-        latency, transfer = (self.busy if computing else self.idle).parts(size)
-        return latency / self.lanes + transfer
+    def _parts(self, size, computing):
+        return (self.busy if computing else self.idle).parts(size)
 
-    def speed(self, size):
-        """Of computing while a message of so many bytes keeps the link, as a share of that without."""
-        occupied = self.occupied(size, True)
-        return 1 - min(MOST, self.core * size / occupied) if occupied else 1.0
+    def occupied(self, size, computing, free=0.0):
+        """Seconds for which a message of so many bytes of float32 keeps the link from others; some are `free`."""
+        latency, transfer = self._parts(size, computing)
+        return latency / self.lanes + transfer * (1 - free / size if size else 1)
+
+    def speed(self, size, free=0.0):
+        """Of computing meanwhile, as a share of that without messages."""
+        occupied = self.occupied(size, True, free)
+        return 1 - min(MOST, sum(self.core.parts(size)) / occupied) if occupied else 1.0
 
     def lag(self, size, computing):
         """Seconds from then until it has arrived."""
-        latency, _ = (self.busy if computing else self.idle).parts(size)
-        return latency * (1 - 1 / self.lanes)
+        return self._parts(size, computing)[0] * (1 - 1 / self.lanes)
+
+    def refilled(self, credit, seconds, size=1 << 20):
+        """What passes at once after a pause of so many seconds, if it was that before."""
+        return min(self.credit, credit + seconds * size / self.idle.parts(size)[1]) if self.credit else 0.0

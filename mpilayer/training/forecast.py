@@ -1,6 +1,7 @@
 """What a step will take by each schedule on these ranks: from a profile of computing, and of messages beside it."""
 
 import statistics
+import time
 
 import numpy as np
 
@@ -16,18 +17,23 @@ from mpilayer.mpi.link_model import LinkModel
 from mpilayer.mpi.ranks import Ranks
 from mpilayer.schedules.make import make_schedule
 
-LONG = 0.25  # seconds that the longest message takes at most
+LONG = 0.1  # seconds that the longest message takes at least, if there is one
+PAUSE = 0.02  # seconds before a message, after which the link is as after computing
+MOST_CREDIT = 0.5  # of what it carries in a pause
 FEW, MANY = 2, 16  # messages of the same bytes in all, beside computing
-ROUNDS = 5
+ROUNDS, STEPS, ENOUGH = 5, 20, 1.0  # readings; steps of a profile, of which so many seconds are enough
 
 
-def computing(net, batch, optimizer, steps=ROUNDS):
+def computing(net, batch, optimizer):
     """The Profile of a net on this rank: layer-wise steps by itself, so that what posting and settling take counts."""
     with Ranks(net_alone()) as alone:
-        trace = Trace(keep=steps)
+        trace = Trace(keep=STEPS)
         schedule = make_schedule("layerwise", net, alone, optimizer, trace=trace, progress="none", bucket=0, chunk=None)
-        for step in range(steps + 1):
+        begun = time.monotonic()
+        for step in range(STEPS + 1):
             schedule.step(step, batch)
+            if step >= ROUNDS and time.monotonic() > begun + ENOUGH:
+                break
         schedule.drain()
         schedule.channel.close()
     found = profile(net, trace.durations())
@@ -51,39 +57,42 @@ def of_all(ranks, found):
 
 
 def link(probe, largest):
-    """The LinkModel of messages while all ranks wait: its time a byte from two large ones, so that what the system
-    takes in at once does not count.
+    """(LinkModel of messages while all ranks wait, bytes that pass at once after a pause): its time a byte is that by
+    which two large ones differ.
     """
-    first, size, times = probe.seconds(SIZES[0]), SIZES[0], []
-    while size < largest and (not times or times[-1][1] < LONG):
-        size = min(largest, 2 * size)
-        times.append((size, probe.seconds(size)))
-    if len(times) < 3:
-        return LinkModel.between(SIZES[0], first, *(times or [(SIZES[0], first)])[-1])
-    (some, before), (most, after) = times[-3], times[-1]
-    return LinkModel(first, max(after - before, 0.1 * after) / (most - some))
+    first, sizes, times = probe.seconds(SIZES[0]), [], []
+    while not times or (sizes[-1] < largest and times[-1] < LONG):
+        sizes.append(min(largest, 2 * sizes[-1]) if sizes else min(largest, SIZES[1]))
+        times.append(probe.seconds(sizes[-1], PAUSE))
+    half = max(0, len(sizes) - 2)
+    per_byte = (times[-1] - times[half]) / max(1, sizes[-1] - sizes[half]) or times[-1] / sizes[-1]
+    credit = statistics.median(size - (seconds - first) / per_byte for size, seconds in zip(sizes[half:], times[half:],
+                                                                                         strict=True))
+    return LinkModel(first, per_byte), min(max(0.0, credit), MOST_CREDIT * PAUSE / per_byte)
 
 
-def beside(probe, ranks, settings, size):
-    """(LinkModel of messages while ranks compute, seconds a byte that they take from computing), with so many bytes."""
+def beside(probe, ranks, settings, size, credit):
+    """(LinkModel of messages while ranks compute, that of what they take from computing), with so many bytes."""
     compute, alone = probe.computation(ranks.bcast(2 * probe.seconds(size)))
     trials = {count: [probe.beside(size, count, settings, compute) for _ in range(ROUNDS)] for count in (FEW, MANY)}
     (few, slow_few), (many, slow_many) = (
         np.array([statistics.median(column) for column in zip(*trials[count], strict=True)]) for count in (FEW, MANY))
     latency = max(0.0, settings.lanes * (many - few) / (MANY - FEW))
-    busy = LinkModel(latency, max(few - FEW * latency / settings.lanes, 0.5 * few) / size)
-    return busy, max(0.0, (slow_few + slow_many) / 2 - alone) / size
+    busy = LinkModel(latency, max(few - FEW * latency / settings.lanes, 0.5 * few) / (size - min(credit, size / 2)))
+    each = max(0.0, (slow_many - slow_few) / (MANY - FEW))
+    return busy, LinkModel(each, max(0.0, slow_few - FEW * each - alone) / size)
 
 
 def measured_wire(ranks, settings, largest):
     """The Wire between these ranks, for sums of up to `largest` bytes; all of them call this together."""
     probe = Probe(ranks, settings)
-    idle = link(probe, largest)
+    idle, credit = link(probe, largest)
     size = min(largest, max(SIZES[1], int(0.1 / idle.per_byte)))
-    busy, core = beside(probe, ranks, settings, size)
+    busy, core = beside(probe, ranks, settings, size, credit)
     probe.close()
-    numbers = ranks.total(np.array([*idle, *busy, core])) / ranks.size
-    return Wire(LinkModel(*numbers[:2].tolist()), LinkModel(*numbers[2:4].tolist()), float(numbers[4]), settings.lanes)
+    numbers = [number for each in (idle, busy, core) for number in (each.latency, each.per_byte)]
+    *means, credit = (ranks.total(np.array([*numbers, credit])) / ranks.size).tolist()
+    return Wire(*(LinkModel(*means[at:at + 2]) for at in (0, 2, 4)), credit, settings.lanes)
 
 
 class Forecast:

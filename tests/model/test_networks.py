@@ -57,5 +57,5 @@ def test_more_ranks_and_more_bytes_never_take_less(name):
         times = [sum(kind(NETWORKS[name], 2**power).parts(MIB)) for power in range(1, 17)]
         assert all(less <= more * 1.0001 for less, more in itertools.pairwise(times)), kind
     link, wire = link_of(NETWORKS[name], 64), wire_of(NETWORKS[name], 64)
-    assert link.latency > 0 < wire.core
+    assert link.latency > 0 < wire.core.per_byte
     assert link.seconds(16 * MIB) == pytest.approx(sum(wire.idle.parts(16 * MIB)), rel=0.01)

@@ -29,10 +29,10 @@ def work(layers, pieces=1):
     return Work(profile, [SimpleNamespace(name=name) for name in names], messages)
 
 
-def link(latency=0.0, busy=1.0, core=0.0, lanes=1):
+def link(latency=0.0, busy=1.0, core=0.0, lanes=1, credit=0.0):
     """`busy` times as slow beside computing, of which `core` seconds are a core's for each that a message takes."""
     idle = LinkModel(latency, 1 / SECOND)
-    return Wire(idle, LinkModel(*(busy * each for each in idle)), core / SECOND, lanes)
+    return Wire(idle, LinkModel(*(busy * each for each in idle)), LinkModel(0.0, core / SECOND), credit, lanes)
 
 
 def step(schedule, layers, pieces=1, wire=None, **how):
@@ -94,6 +94,13 @@ def test_messages_slow_down_computing_and_are_slowed_down_by_it():
     wire = link(busy=3.0, core=1.5)
     assert step("layerwise", [(0.0, 4.0, 0.0), (0.0, 0.0, 3.0)], wire=wire).seconds == pytest.approx(8 + 1 / 3)
     assert step("layerwise", [(0.0, 8.0, 0.0), (0.0, 0.0, 3.0)], wire=wire).seconds == pytest.approx(8 + 4.5)
+
+
+def test_what_passes_at_once_after_a_pause_is_not_waited_for():
+    wire = link(credit=2 * SECOND)
+    assert step("oneshot", [(1.0, 2.0, 5.0)], wire=wire).seconds == pytest.approx(3 + 3)
+    assert step("oneshot", [(0.5, 0.5, 5.0)], wire=wire).seconds == pytest.approx(1 + 4), "of a pause of 1 s"
+    assert step("delayed", [(1.0, 1.0, 5.0)], delay=2, wire=wire).seconds == pytest.approx(5, rel=0.05)
 
 
 def test_the_slowest_rank_sets_the_pace_of_a_sum():
