@@ -77,12 +77,12 @@ class Probe:
 
         self.ranks.until(arrived, "the measurement at start-up")
 
-    def seconds(self, size, pause=0.0):
+    def seconds(self, size, pause=0.0, count=READINGS):
         """Median time of a sum of so many bytes of float32, everyone beginning together, after a pause of so many
         seconds; of the slowest rank.
         """
         engine, readings = self._engine(size, 1, 1), []
-        for _ in range(READINGS + 1):
+        for _ in range(count + 1):
             time.sleep(pause)
             self.ranks.meet()
             start = time.perf_counter()

@@ -11,11 +11,13 @@ class Work(NamedTuple):
 
     profile   Profile            layers   in the order of forward
     buckets   messages of a gradient (compression.buckets.Bucket)
+    copy      seconds in which a byte is copied
     """
 
     profile: object
     layers: list
     buckets: list
+    copy: float = 0.0
 
     @property
     def sizes(self):
@@ -40,8 +42,12 @@ class Program:
     """The base of all: `steps` training steps of a Work."""
 
     in_order = 0  # messages of a step, where none overtakes another
+    copied = 0, 0  # how often a layer's weights are copied before they are read, and after its gradient is there
 
     def __init__(self, work, delay=0, period=1):
+        size = {layer.name: layer.w.nbytes for layer in work.layers} if work.copy and any(self.copied) else {}
+        self.read, self.written = ({name: times * work.copy * size.get(name, 0) for name in work.profile.forward}
+                                   for times in self.copied)
         self.work, self.delay, self.period = work, delay, period
         self.sizes, self.needed, self.released = work.sizes, work.needed, work.released
         self.due = due(work.buckets, work.layers)
@@ -53,9 +59,9 @@ class Program:
             yield profile.head * factor
             for name, seconds in profile.forward.items():
                 yield from self.before(t, name)
-                yield seconds * factor
+                yield seconds * factor + self.read[name]
             for name, seconds in profile.backward.items():
-                yield seconds * factor
+                yield seconds * factor + self.written[name]
                 yield from self.after(t, name)
             yield profile.tail * factor
             yield from self.end(t)
@@ -125,6 +131,8 @@ class Split(Program):
 class Local(Program):
     """Every `period` steps the weights are averaged, which may be `delay` steps late."""
 
+    copied = 1, 1
+
     def before(self, t, name):
         """Those of the last period, if they are due now."""
         last = t - 1 - self.delay
@@ -138,6 +146,8 @@ class Local(Program):
 class Server(Program):
     """Gradients are pushed, and weights come back: two messages, of half a sum each; of whole layers."""
 
+    copied = 2, 2  # into messages and out of them, of a worker and of a server
+
     def message(self, t, number):
         """To the servers, then from them."""
         half = self.sizes[number] / 2
@@ -150,6 +160,8 @@ class Server(Program):
 
 class Gossip(Program):
     """Weights are exchanged with one other rank: what a sum of two ranks moves, of whole layers."""
+
+    copied = 3, 2
 
 
 PROGRAMS = {"oneshot": OneShot, "layerwise": Layerwise, "planned": Planned, "split": Split, "delayed": Layerwise,

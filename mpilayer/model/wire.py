@@ -1,8 +1,35 @@
 """How long messages take, while ranks wait for them and while they compute."""
 
+import bisect
 from typing import NamedTuple
 
 from mpilayer.mpi.link_model import LinkModel
+
+
+class Measured(NamedTuple):
+    """As a LinkModel, between sums of some `sizes` that took so many `seconds`, and beyond them."""
+
+    latency: float
+    sizes: tuple
+    seconds: tuple
+
+    @property
+    def per_byte(self):
+        """Of the largest, the mean."""
+        return (self.seconds[-1] - self.latency) / self.sizes[-1]
+
+    def parts(self, size):
+        """(latency, seconds of the transfer) of a sum of so many bytes."""
+        sizes, seconds = (0, *self.sizes), (self.latency, *self.seconds)
+        after = max(1, bisect.bisect_left(sizes, size))
+        if after == len(sizes):
+            return self.latency, seconds[-1] - self.latency + (size - sizes[-1]) * self.per_byte
+        slope = (seconds[after] - seconds[after - 1]) / (sizes[after] - sizes[after - 1])
+        return self.latency, seconds[after] + (size - sizes[after]) * slope - self.latency
+
+    def __str__(self):
+        return str(LinkModel(self.latency, self.per_byte))
+
 
 MOST = 0.95  # of a core's time that messages take from computing
 NOTHING = LinkModel(0.0, 0.0)

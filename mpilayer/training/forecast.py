@@ -1,5 +1,6 @@
 """What a step will take by each schedule on these ranks: from a profile of computing, and of messages beside it."""
 
+import itertools
 import statistics
 import time
 
@@ -12,15 +13,18 @@ from mpilayer.exchange.probe import SIZES, Probe
 from mpilayer.model.profile import Profile, profile
 from mpilayer.model.programs import PROGRAMS, WHOLE_LAYERS, Work
 from mpilayer.model.step import predict
-from mpilayer.model.wire import Wire
+from mpilayer.model.wire import Measured, Wire
 from mpilayer.mpi.link_model import LinkModel
 from mpilayer.mpi.ranks import Ranks
 from mpilayer.schedules.make import make_schedule
 
+LEAST = 0.3  # of the mean time a byte, what is left without latency and credit
+WHOLE = 4.0  # seconds that a message of all bytes may take
 LONG = 0.1  # seconds that the longest message takes at least, if there is one
 PAUSE = 0.02  # seconds before a message, after which the link is as after computing
 MOST_CREDIT = 0.5  # of what it carries in a pause
 FEW, MANY = 2, 16  # messages of the same bytes in all, beside computing
+COPIED = 1 << 26  # bytes
 ROUNDS, STEPS, ENOUGH = 5, 20, 1.0  # readings; steps of a profile, of which so many seconds are enough
 
 
@@ -57,18 +61,24 @@ def of_all(ranks, found):
 
 
 def link(probe, largest):
-    """(LinkModel of messages while all ranks wait, bytes that pass at once after a pause): its time a byte is that by
-    which two large ones differ.
+    """(Measured, of messages while all ranks wait; bytes that pass at once after a pause, from the time a byte by which
+    large ones differ). One of `largest` bytes is among them if that does not take too long.
     """
     first, sizes, times = probe.seconds(SIZES[0]), [], []
     while not times or (sizes[-1] < largest and times[-1] < LONG):
         sizes.append(min(largest, 2 * sizes[-1]) if sizes else min(largest, SIZES[1]))
         times.append(probe.seconds(sizes[-1], PAUSE))
-    half = max(0, len(sizes) - 2)
-    per_byte = (times[-1] - times[half]) / max(1, sizes[-1] - sizes[half]) or times[-1] / sizes[-1]
-    credit = statistics.median(size - (seconds - first) / per_byte for size, seconds in zip(sizes[half:], times[half:],
-                                                                                         strict=True))
-    return LinkModel(first, per_byte), min(max(0.0, credit), MOST_CREDIT * PAUSE / per_byte)
+    pairs = itertools.combinations(zip(sizes[-3:], times[-3:], strict=True), 2)
+    per_byte = max(statistics.median((after - before) / (more - less) for (less, before), (more, after) in pairs)
+                   if len(sizes) > 1 else 0.0, LEAST * times[-1] / sizes[-1])
+    credit = min(max(0.0, sizes[-1] - (times[-1] - first) / per_byte), MOST_CREDIT * PAUSE / per_byte)
+    if sizes[-1] < largest < WHOLE / per_byte:
+        sizes.append(largest)
+        times.append(max(times[-1], probe.seconds(largest, PAUSE, 2)))
+    least = 1.01 * first
+    for number, seconds in enumerate(times):
+        least = times[number] = max(least, seconds + credit * per_byte)
+    return Measured(first, tuple(sizes), tuple(times)), credit
 
 
 def beside(probe, ranks, settings, size, credit):
@@ -90,9 +100,20 @@ def measured_wire(ranks, settings, largest):
     size = min(largest, max(SIZES[1], int(0.1 / idle.per_byte)))
     busy, core = beside(probe, ranks, settings, size, credit)
     probe.close()
-    numbers = [number for each in (idle, busy, core) for number in (each.latency, each.per_byte)]
+    numbers = [number for each in (busy, core) for number in (each.latency, each.per_byte)]
     *means, credit = (ranks.total(np.array([*numbers, credit])) / ranks.size).tolist()
-    return Wire(*(LinkModel(*means[at:at + 2]) for at in (0, 2, 4)), credit, settings.lanes)
+    return Wire(ranks.bcast(idle), LinkModel(*means[:2]), LinkModel(*means[2:]), credit, settings.lanes)
+
+
+def copying():
+    """Seconds in which this rank copies a byte that no cache has."""
+    some, other = np.ones((2, COPIED), np.uint8)
+    times = []
+    for _ in range(ROUNDS):
+        begin = time.perf_counter()
+        other[:] = some
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times) / COPIED
 
 
 class Forecast:
@@ -107,7 +128,7 @@ class Forecast:
         ranks.meet()
         self.profile = of_all(ranks, computing(net, batch, optimizer))
         self.wire = measured_wire(ranks, settings, net.weights.nbytes)
-        self.ranks = ranks.size
+        self.ranks, self.copy = ranks.size, float(ranks.total(np.array([copying()]))[0] / ranks.size)
 
     def work(self, schedule, chunk):
         """The Work of a schedule, whose messages are cut at `chunk` bytes."""
@@ -115,7 +136,7 @@ class Forecast:
         compressor = COMPRESSORS[self.settings.wire](**dict(self.settings.wire_options))
         buckets = buckets_of(self.net, compressor, 0 if whole else self.settings.bucket, None if whole else chunk,
                              self.ranks)
-        return Work(self.profile, self.net.layers, buckets)
+        return Work(self.profile, self.net.layers, buckets, self.copy)
 
     def predict(self, schedule, **how):
         """The Prediction of a step; None for a schedule that there is no simulation of."""

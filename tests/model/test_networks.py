@@ -59,3 +59,9 @@ def test_more_ranks_and_more_bytes_never_take_less(name):
     link, wire = link_of(NETWORKS[name], 64), wire_of(NETWORKS[name], 64)
     assert link.latency > 0 < wire.core.per_byte
     assert link.seconds(16 * MIB) == pytest.approx(sum(wire.idle.parts(16 * MIB)), rel=0.01)
+
+
+def test_what_was_measured_is_interpolated_and_goes_on_at_the_mean_rate():
+    found = Measured(1.0, (10, 30), (2.0, 6.0))
+    assert [sum(found.parts(size)) for size in (0, 5, 10, 20, 30, 60)] == pytest.approx([1, 1.5, 2, 4, 6, 11])
+    assert found.parts(20)[0] == 1.0
