@@ -71,7 +71,9 @@ def link(probe, largest):
     pairs = itertools.combinations(zip(sizes[-3:], times[-3:], strict=True), 2)
     per_byte = max(statistics.median((after - before) / (more - less) for (less, before), (more, after) in pairs)
                    if len(sizes) > 1 else 0.0, LEAST * times[-1] / sizes[-1])
-    credit = min(max(0.0, sizes[-1] - (times[-1] - first) / per_byte), MOST_CREDIT * PAUSE / per_byte)
+    some = [pair for pair in zip(sizes, times, strict=True) if pair[0] <= SIZES[2]][-3:]  # a larger one's error is more
+    passed = statistics.median(size - (seconds - first) / per_byte for size, seconds in some)
+    credit = min(max(0.0, passed), MOST_CREDIT * PAUSE / per_byte)
     if sizes[-1] < largest < WHOLE / per_byte:
         sizes.append(largest)
         times.append(max(times[-1], probe.seconds(largest, PAUSE, 2)))

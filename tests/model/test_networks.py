@@ -5,6 +5,7 @@ import itertools
 import pytest
 
 from mpilayer.model.networks import ADDING, NETWORKS, Direct, Network, Sums, algorithms, link_of, wire_of
+from mpilayer.model.wire import Measured
 
 NET = Network(8e9, 1e-5, 0.0, "a gigabyte a second, for a test")
 MIB = 1 << 20
