@@ -11,9 +11,9 @@ from mpilayer.mpi.progress import PROGRESS
 from mpilayer.report import plots
 
 SIZES = [2**20, 2**22, 2**24, 2**26]
-LINE = "{:>10}  {:9} {:>9} {:>9}  {:>9} {:>9} {:>9} {:>9}  {:>7} {:>9} {:>7}"
+LINE = "{:>10}  {:9} {:>9} {:>9}  {:>9} {:>9} {:>9} {:>9}  {:>7} {:>9} {:>7} {:>7}"
 HEAD = LINE.format("bytes", "progress", "comm ms", "comp ms", "post ms", "comp ms", "wait ms", "all ms", "hidden",
-                   "slower by", "MPI ms")
+                   "slower by", "MPI ms", "looks")
 
 
 def row(size, name, communication, computation, overlap):
@@ -22,6 +22,7 @@ def row(size, name, communication, computation, overlap):
     return {"bytes": size, "progress": name, "communication_seconds": communication, "compute_seconds": computation,
             "post_seconds": overlap.post, "overlapped_compute_seconds": overlap.compute,
             "wait_seconds": overlap.exposed, "total_seconds": overlap.total, "mpi_seconds": overlap.mpi,
+            "looks": overlap.looks,
             "hidden": max(0.0, min(1.0, hidden)), "slowdown": overlap.compute / computation - 1}
 
 
@@ -43,7 +44,8 @@ def line(row):
     """A row of the table."""
     return LINE.format(row["bytes"], row["progress"], *(f"{1e3 * row[key]:.1f}" for key in (
         "communication_seconds", "compute_seconds", "post_seconds", "overlapped_compute_seconds", "wait_seconds",
-        "total_seconds")), f"{row['hidden']:.0%}", f"{row['slowdown']:.1%}", f"{1e3 * row['mpi_seconds']:.1f}")
+        "total_seconds")), f"{row['hidden']:.0%}", f"{row['slowdown']:.1%}", f"{1e3 * row['mpi_seconds']:.1f}",
+                       f"{row['looks']:.0f}")
 
 
 def draw(found, path):

@@ -163,7 +163,7 @@ def show_probe(ranks):
         table.add_row(name, *(f"{1e3 * seconds:.1f}" for seconds in (each.compute, each.exposed, each.total)))
     console = Console(highlight=False)
     console.print(f"a sum over {ranks.size} ranks takes {link} of float32: small layers fused up to"
-                  f" {probe.size(link.bucket)}, large ones split from {probe.size(link.chunk)}")
+                  f" {probe.in_words(link.bucket)}, large ones split from {probe.in_words(link.chunk)}")
     console.print(table)
     console.print(f"--progress auto takes {probe.best(overlaps)} here")
 

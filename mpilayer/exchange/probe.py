@@ -13,7 +13,7 @@ from mpilayer.base.errors import UserError
 from mpilayer.compression.codecs import CODECS, Float32
 from mpilayer.exchange.settings import AUTO, LANES, MOST_LANES, settings_of
 from mpilayer.mpi import engine
-from mpilayer.mpi.collectives import REDUCTIONS, Calls
+from mpilayer.mpi.collectives import REDUCTIONS, Calls, Native
 from mpilayer.mpi.engine import Engine
 from mpilayer.mpi.link_model import LinkModel
 from mpilayer.mpi.progress import MOVING, PROGRESS
@@ -35,13 +35,15 @@ def operands(rows=64):
 class Overlap(NamedTuple):
     """Seconds of a computation with messages in flight, means over the ranks: starting them, computing, then waiting.
 
-    mpi: of computing, what went into moving messages on the same thread.
+    mpi     of computing, what went into moving messages on the same thread
+    looks   of who moves them, for each message
     """
 
     post: float
     compute: float
     exposed: float
     mpi: float
+    looks: float
 
     @property
     def total(self):
@@ -163,7 +165,7 @@ class Probe:
         times.append(time.perf_counter())
         self._wait(engine)
         times.append(time.perf_counter())
-        return Overlap(*np.diff(times).tolist(), inside)
+        return Overlap(*np.diff(times).tolist(), inside, engine.looks / engine.ready.size)
 
 
 def _nothing():
@@ -184,7 +186,7 @@ def warm(settings, weights=NOTHING):
     codec.encode(gradients, buffer, gradients.copy() if feedback else None)
     codec.decode(buffer, gradients)
     kernels.sum_of_squares(gradients)
-    REDUCTIONS[settings.reduction].warm(buffer.dtype)
+    REDUCTIONS.get(settings.reduction, Native).warm(buffer.dtype)
     if not gpu.is_array(weights):
         kernels.dense(*operands())
 
@@ -203,7 +205,7 @@ def best(overlaps):
     return chosen
 
 
-def size(count):
+def in_words(count):
     """Bytes in words."""
     if count is None:
         return "any size"
@@ -212,7 +214,7 @@ def size(count):
 
 def _unmeasured(settings):
     """With what needs no measurement in place of "auto": one message, poll."""
-    plain = {"progress": "poll", "bucket": None, "chunk": None}
+    plain = {"progress": "poll", "bucket": None, "chunk": None, "reduction": "native"}
     return settings._replace(**{name: plain[name] for name in settings.auto})
 
 
@@ -241,12 +243,29 @@ def choose(ranks, settings, largest, say):
     return _safe(ranks, settings, say)
 
 
+def _by_nodes(ranks, settings, size, say):
+    """The Settings whose sums of so many bytes are faster: as MPI makes them, or within each node first."""
+    node, times = ranks.node.size, {}
+    if node == ranks.size or node == 1 or not ranks.all(node == ranks.most(node)):
+        return settings
+    for name in ("native", "levels"):
+        probe = Probe(ranks, settings._replace(reduction=name))
+        times[name] = ranks.bcast(probe.seconds(size))
+        probe.close()
+    chosen = "levels" if times["levels"] < GAIN * times["native"] else "native"
+    told = ", ".join(f"{name} {1e3 * seconds:.1f}" for name, seconds in times.items())
+    say(f"reduction {chosen}: a sum of {in_words(size)} takes, in ms: {told}")
+    return settings._replace(reduction=chosen)
+
+
 def _measured(ranks, settings, auto, largest, say):
     """With the link, and what is "auto", as measured on more ranks than one."""
+    if "reduction" in auto:
+        settings = _by_nodes(ranks, settings, min(largest, SIZES[2]), say)
     probe = Probe(ranks, settings)
     link = ranks.bcast(probe.link(largest))
-    settings = settings._replace(link=link, **{name: getattr(link, name) for name in auto - {"progress"}})
-    say(f"messages take {link} of float32; fused up to {size(settings.bucket)}, split from {size(settings.chunk)}")
+    settings = settings._replace(link=link, **{name: getattr(link, name) for name in auto - {"progress", "reduction"}})
+    say(f"messages take {link} of float32; fused up to {in_words(settings.bucket)}, split from {in_words(settings.chunk)}")
     if "progress" in auto:
         sent = typical(largest, link)
         alone, compute, overlaps = probe.overlap(sent, link.chunk)

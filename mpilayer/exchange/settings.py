@@ -44,7 +44,7 @@ class Settings(NamedTuple):
     @property
     def auto(self):
         """Names of the fields that are "auto"."""
-        return {name for name in AUTO if getattr(self, name) == "auto"}
+        return {name for name in (*AUTO, "reduction") if getattr(self, name) == "auto"}
 
     def measured_as(self, other):
         """These, with what was measured for other Settings where they say "auto"."""
@@ -74,7 +74,7 @@ def settings_of(given):
     own = {option.name: option for option in compressor.options}
     for name in given:
         one_of("keyword argument", name, sorted({*GIVEN, *own}))
-    one_of("reduction", given.get("reduction", "native"), REDUCTIONS)
+    one_of("reduction", given.get("reduction", "native"), ("auto", *REDUCTIONS))
     one_of("progress", given.get("progress", "poll"), ("auto", *PROGRESS))
     for name in ("bucket", "chunk"):
         _size(name, given.get(name))

@@ -12,6 +12,7 @@ import kernels
 from mpilayer.base.errors import UserError
 from mpilayer.mpi.engine import Operation
 
+NODE, ACROSS = "node", "across"  # the communicators of two levels
 MOST_INT = 2**31 - 1  # of C
 
 
@@ -23,7 +24,7 @@ class Calls:
     """
 
     def __init__(self, ranks):
-        self.MPI, self.duplicate, self.comms = ranks.MPI, ranks.duplicate, {}
+        self.MPI, self.ranks, self.comms = ranks.MPI, ranks, {}
         self.size, self.rank = ranks.size, ranks.rank
         self.library = ctypes.CDLL(self.MPI.__file__)  # the symbols of the MPI that mpi4py is linked with
         self.test = self.address("MPI_Test")
@@ -43,12 +44,23 @@ class Calls:
     def comm(self, lane):
         """The communicator of a lane; all ranks must ask for them in one order."""
         if lane not in self.comms:
-            self.comms[lane] = self.duplicate()
+            self.comms[lane] = self.ranks.duplicate()
         return self.comms[lane]
 
-    def operation(self, lane, collective, *arguments, op=None, work=()):
-        """An Operation that starts a collective, by its name in MPI; arguments as mpi4py has them, buffers as lists."""
-        comm = self.comm(lane)
+    def level(self, name, lane):
+        """The communicator of a lane among the ranks of a node, or among those that have one place in each node."""
+        if (name, lane) not in self.comms:
+            node = self.ranks.node
+            color = self.ranks.bcast(self.rank, node) if name == NODE else node.rank
+            self.comms[name, lane] = self.ranks.split(color)
+        return self.comms[name, lane]
+
+    def operation(self, lane, collective, *arguments, op=None, work=(), comm=None):
+        """An Operation that starts a collective, by its name in MPI; arguments as mpi4py has them, buffers as lists.
+
+        comm   in place of that of the lane
+        """
+        comm = comm or self.comm(lane)
         if self.persistent:
             options = {"op": op} if op else {}
             request = getattr(comm, f"{collective}_init")(*arguments, **options)
@@ -71,9 +83,16 @@ class Calls:
             self._bfloat16_sum.Free()
 
     def _flat(self, arguments, op):
-        """The arguments as C takes them, up to the communicator."""
+        """The arguments as C takes them, up to the communicator; a reduction has count and type once, after buffers."""
         flat, keep = [], []
-        for argument in arguments:
+        for number, argument in enumerate(arguments):
+            if isinstance(argument, np.ndarray):  # the counts of the buffer before
+                keep.append(_c_ints(argument))
+                flat[-2] = keep[-1].ctypes.data
+                continue
+            if op and number == 0 and argument is not self.MPI.IN_PLACE:
+                flat.append(argument[0].ctypes.data)
+                continue
             if argument is self.MPI.IN_PLACE:
                 flat += [int(argument)] if op else [int(argument), 0, self.MPI.BYTE.handle]
                 continue
@@ -125,6 +144,31 @@ class Native:
         """Of the sum of `buffer` (n,) float32, or uint16 with bfloat16's bits. Raises TypeError for other numbers."""
         arguments, op = self.arguments(buffer)
         return (self.calls.operation(lane, "Allreduce", *arguments, op=op),)
+
+
+class TwoLevels(Native):
+    """Within each node every rank sums a part; the ranks with the same part sum it over the nodes; each node puts them
+    together. So a node's link carries each number once, however many ranks it has. In an order of summation of its own.
+    """
+
+    def __init__(self, calls):
+        super().__init__(calls)
+        ranks = calls.ranks
+        if not ranks.all(ranks.node.size == ranks.most(ranks.node.size)):
+            raise UserError("reduction levels | nodes have different numbers of ranks | expected as many on each"
+                            " | try: reduction native, or other options of the launcher")
+
+    def operations(self, buffer, lane):
+        """Of the sum of `buffer` (n,) float32, or uint16 with bfloat16's bits. Raises TypeError for other numbers."""
+        calls, ((_, (_, kind)), op) = self.calls, self.arguments(buffer)
+        node, across = (calls.level(name, lane) for name in (NODE, ACROSS))
+        ends = np.arange(node.size + 1) * buffer.size // node.size
+        counts, starts = np.diff(ends), ends[:-1]
+        part = kernels.empty((int(counts[node.rank]) * buffer.itemsize // 4 + 1,)).view(buffer.dtype)[
+            :counts[node.rank]]
+        return (calls.operation(lane, "Reduce_scatter", [buffer, kind], [part, kind], counts, op=op, comm=node),
+                calls.operation(lane, "Allreduce", calls.MPI.IN_PLACE, [part, kind], op=op, comm=across),
+                calls.operation(lane, "Allgatherv", [part, kind], [buffer, counts, starts, kind], comm=node))
 
 
 class Ordered:
@@ -189,4 +233,4 @@ def _c_ints(numbers):
 
 
 # Where NCCL sums (staging.Nccl), MPI's requests are never started.
-REDUCTIONS = {"native": Native, "ordered": Ordered, "nccl": Native}
+REDUCTIONS = {"native": Native, "ordered": Ordered, "levels": TwoLevels, "nccl": Native}

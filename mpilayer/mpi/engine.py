@@ -171,6 +171,11 @@ class Engine:
         current = time.perf_counter_ns() - words[loop.BUSY_SINCE] if words[loop.STARTED] > words[loop.ARRIVED] else 0
         return (words[loop.BUSY_NS] + current) / 1e9
 
+    @property
+    def looks(self):
+        """How often somebody has looked while a message was in flight."""
+        return int(self.words[loop.LOOKS])
+
     def inside(self):
         """Seconds spent in this loop: MPI's own work, and sums."""
         return self.words[loop.INSIDE_NS] / 1e9

@@ -2,9 +2,10 @@
 
 Collectives must be started in one order on all ranks. That is the order of the messages' numbers, or by need: of the
 messages that are ready on every rank, the one that is needed first. How many are ready everywhere the ranks find out
-as they go, by a vote (the least of all ranks' counts, one number) that travels ahead of each message; from it every
-rank draws the same conclusion. At most `lanes` messages are in flight, since those share the link: what has not been
-started can be overtaken. A message may have one that follows it: that is ready when the first has arrived.
+as they go, by a vote (the least of all ranks' counts, one number) that travels ahead of each message until all of the
+step are ready; from it every rank draws the same conclusion. At most `lanes` messages are in flight, since those share
+the link: what has not been started can be overtaken. A message may have one that follows it: that is ready when the
+first has arrived.
 
 The loop needs neither Python nor its lock, so that a kernel can call it from inside (kernels.set_progress), as can a
 thread, or the training loop.
@@ -35,12 +36,12 @@ ARGUMENTS = 10  # of the longest MPI call, MPI_Ialltoallv
 # words of the state
 (LENGTH, LOCK, ERROR, STOP, LANES, MESSAGES, SLOTS, FIRST, STARTED, ARRIVED, BUSY_SINCE, BUSY_NS, INSIDE_NS, TEST, FLAG,
  BY_NEED, POSTED, AGREED, VOTING, VOTE, NEXT, DUE, FOLLOW, READY, BEGAN, ENDED, LANE, CALLS, FOLLOWED, RECORDER,
- RECORD, STEPS, LABEL, NUMBER, WORK_TO_DO) = range(35)
+ RECORD, STEPS, LABEL, NUMBER, LOOKS, WORK_TO_DO) = range(36)
 STATUS = WORK_TO_DO + SEMAPHORE_WORDS
 HEADER = 64  # the MPI status takes the rest
 # words of an Operation
 WORK, WORK_ARGUMENTS, START, REQUEST, START_ARGUMENTS = 0, 1, 6, 7, 8
-OPERATION_WORDS, MOST_OPERATIONS = START_ARGUMENTS + ARGUMENTS, 2  # of one, and of a message
+OPERATION_WORDS, MOST_OPERATIONS = START_ARGUMENTS + ARGUMENTS, 3  # of one, and of a message
 WAITING, READY_TO_GO, IN_FLIGHT, THERE = range(4)  # what READY says of a message
 LABEL_WORDS = 1 + flight.NAME_WORDS  # of a message: its bytes and its name
 
@@ -167,6 +168,12 @@ def _vote(words):
 
 
 @inner
+def _one_is_left(words):
+    """Whether all messages of the step have been started but the last one by number, of which nobody need vote."""
+    return words[AGREED] == words[STARTED] and words[STARTED] % words[MESSAGES] == words[MESSAGES] - 1
+
+
+@inner
 def _next_by_need(words):
     """The message whose turn it is, or -1 as long as that is not agreed."""
     if words[VOTING]:
@@ -175,6 +182,8 @@ def _next_by_need(words):
         words[VOTING], words[AGREED], words[NEXT] = 0, words[VOTE], -1
     if words[NEXT] < 0:
         words[NEXT] = _neediest(words)
+    if words[NEXT] < 0 and _one_is_left(words):
+        words[NEXT], words[AGREED] = words[MESSAGES] - 1, words[AGREED] + 1
     if words[NEXT] < 0 and words[POSTED] > words[AGREED]:  # something new, and all ranks will come to this point
         _vote(words)
     return words[NEXT]
@@ -196,7 +205,8 @@ def _start_next(words):
         words[BUSY_SINCE] = moment
     words[STARTED] += 1
     words[NEXT] = -1
-    if words[BY_NEED] and words[AGREED] > words[STARTED]:  # ahead of the message, not queued behind its data
+    end = (words[STARTED] // words[MESSAGES] + 1) * words[MESSAGES]  # of the step; there is nothing to ask when all is
+    if words[BY_NEED] and words[STARTED] < words[AGREED] < end:  # there. Ahead of the message, not behind its data
         _vote(words)
     return words[ERROR] == 0 and _begin(words, lane, place, 0)
 
@@ -208,6 +218,7 @@ def advance_all(words):
         return True
     if swap(words[LOCK], 1):
         return False
+    words[LOOKS] += words[STARTED] > words[ARRIVED]
     begin, more = now(), True
     while more and not words[ERROR]:
         more = False

@@ -79,7 +79,7 @@ def link(probe, largest):
         times.append(max(times[-1], probe.seconds(largest, PAUSE, 2)))
     least = 1.01 * first
     for number, seconds in enumerate(times):
-        least = times[number] = max(least, seconds + credit * per_byte)
+        least = times[number] = max(least, seconds + min(credit, sizes[number]) * per_byte)
     return Measured(first, tuple(sizes), tuple(times)), credit
 
 

@@ -45,9 +45,9 @@ def add_messages(p):
                    help="which code calls MPI during computation, so that messages advance; auto measures that")
     p.add_argument("--bucket", type=size_in_bytes, default="auto", help="bytes up to which small neighbours are fused")
     p.add_argument("--chunk", type=size_in_bytes, default="auto", help="bytes from which on a layer is split")
-    p.add_argument("--reduction", choices=REDUCTIONS, default="native",
-                   help="sums as MPI makes them, or in rank order: the same bits however layers are grouped, or among"
-                   " GPUs by NCCL")
+    p.add_argument("--reduction", choices=("auto", *REDUCTIONS), default="native",
+                   help="sums as MPI makes them, or in rank order: the same bits however layers are grouped, or within"
+                   " each node first, or among GPUs by NCCL; auto: as MPI makes them or by nodes, what is faster")
     WIRE.add(p)
 
 

@@ -322,7 +322,7 @@ def test_values_that_cannot_be(ranks):
 @on_ranks(1)
 def test_names_that_do_not_exist(ranks):
     for options, message in [({"wire": "zip"}, "wire 'zip' | expected one of float32, bfloat16"),
-                             ({"reduction": "fast"}, "reduction 'fast' | expected one of native, ordered"),
+                             ({"reduction": "fast"}, "reduction 'fast' | expected one of auto, native, ordered"),
                              ({"progress": "magic"}, "progress 'magic' | expected one of auto, none, poll"),
                              ({"order": "random"}, "order 'random' | expected one of backward, need, split"),
                              ({"speed": 1}, "keyword argument 'speed' | expected one of"),

@@ -69,3 +69,17 @@ def test_what_says_auto_is_measured_and_the_same_on_all_ranks(ranks):
     assert settings.progress in PROGRESS
     assert len(set(ranks.gather((settings.bucket, settings.chunk)))) == 1
     assert "messages take" in said
+
+
+@on_ranks(4)
+def test_sums_by_nodes_are_measured_where_there_are_nodes_of_several_ranks(ranks):
+    assert chosen(ranks, reduction="auto")[0].reduction == "native", "one node"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranks, "_node", ranks.split(ranks.rank // 2))
+        settings, said = chosen(ranks, reduction="auto")
+        assert set(ranks.gather(settings.reduction)) == {settings.reduction} <= {"native", "levels"}
+        assert "a sum of 98 KiB takes, in ms: native " in said
+        patch.setattr(probe, "GAIN", 1e9)
+        assert chosen(ranks, reduction="auto")[0].reduction == "levels"
+        patch.setattr(probe, "GAIN", 0)
+        assert chosen(ranks, reduction="auto")[0].reduction == "native"
