@@ -265,7 +265,8 @@ def _measured(ranks, settings, auto, largest, say):
     probe = Probe(ranks, settings)
     link = ranks.bcast(probe.link(largest))
     settings = settings._replace(link=link, **{name: getattr(link, name) for name in auto - {"progress", "reduction"}})
-    say(f"messages take {link} of float32; fused up to {in_words(settings.bucket)}, split from {in_words(settings.chunk)}")
+    say(f"messages take {link} of float32; fused up to {in_words(settings.bucket)}, split from"
+        f" {in_words(settings.chunk)}")
     if "progress" in auto:
         sent = typical(largest, link)
         alone, compute, overlaps = probe.overlap(sent, link.chunk)
