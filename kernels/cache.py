@@ -1,8 +1,8 @@
 """Where compiled kernels are kept, and what is done about a cache that is damaged, full, or may not be written to.
 
-Numba has no hook for this. When this module is imported, three methods of its cache are wrapped: what cannot be read
-counts as not there, and what cannot be written is compiled again by the next start. A place is added that Numba tries
-after all of its own.
+Numba has no hook for this. When this module is imported, four methods of its cache are replaced: what cannot be read
+counts as not there, what cannot be written is compiled again by the next start, and what is there is loaded without the
+compiler. A place is added that Numba tries after all of its own.
 """
 
 import functools
@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from numba.core import caching
+from numba.core.runtime import rtsys
 
 _told = set()
 
@@ -53,6 +54,13 @@ def _load_data(cache, name, load=caching.IndexDataCacheFile._load_data):
     except Exception as error:
         _remove(cache._data_path(name), error)
         raise FileNotFoundError from None
+
+
+def _load_overload(cache, signature, context):
+    """As Numba's, but for what only a compiler needs: that takes half a second, and compiling sees to it."""
+    rtsys.initialize(context)
+    with cache._guard_against_spurious_io_errors():
+        return cache._load_overload(signature, context)
 
 
 def _save_overload(cache, *entry, save=caching.Cache.save_overload):
@@ -96,5 +104,6 @@ class LastResort(caching.UserWideCacheLocator):
 
 caching.IndexDataCacheFile._load_index = _load_index
 caching.IndexDataCacheFile._load_data = _load_data
+caching.Cache.load_overload = _load_overload
 caching.Cache.save_overload = _save_overload
 caching.CacheImpl._locator_classes.append(LastResort)

@@ -81,7 +81,9 @@ def _squares(x, sums, first, last):
         part, totals[:] = x[block * BLOCK:(block + 1) * BLOCK], 0.0
         for start in range(0, part.size, ROW):
             _add_squares(part[start:start + ROW], totals)
-        sums[block] = totals.sum()
+        sums[block] = 0.0
+        for i in range(ROW):
+            sums[block] += totals[i]
         tick(BLOCK)
 
 
