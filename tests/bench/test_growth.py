@@ -9,7 +9,7 @@ from bench import growth
 from mpilayer.training import meter
 from tests.ranks import on_ranks
 
-SCHEDULES = "layerwise --check-replicas 1", "planned --reduction ordered", "ps --staleness 1", "local-sgd --period 2"
+SCHEDULES = "planned --reduction ordered --check-replicas 1", "ps --staleness 1"
 
 
 @on_ranks(8, seconds=120)
