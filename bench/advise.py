@@ -9,18 +9,19 @@ from rich.table import Table
 import nets
 from bench import options as shared
 from bench.compare import RATE
+from bench.forecast import computing
 from bench.rows import console
-from mpilayer.base.cli import positive
+from mpilayer.base.cli import positive, share
 from mpilayer.base.errors import UserError
 from mpilayer.compression import COMPRESSORS
 from mpilayer.exchange.messages import buckets_of
 from mpilayer.model.networks import NETWORKS, Direct, Network, link_of, wire_of
 from mpilayer.model.profile import Profile
 from mpilayer.model.programs import WHOLE_LAYERS, Work
-from mpilayer.model.step import predict
+from mpilayer.model.step import predict, spread
+from mpilayer.model.wire import NOTHING
 from mpilayer.report import plots
 from mpilayer.training.batch import Batch
-from mpilayer.training.forecast import computing
 from mpilayer.training.optim import MomentumSGD
 
 CANDIDATES = {  # name: (schedule, options of the simulation, staleness in steps, copies of the weights beside w and g)
@@ -36,6 +37,7 @@ CANDIDATES = {  # name: (schedule, options of the simulation, staleness in steps
 }
 EXACT = "oneshot", "layerwise", "planned", "split"
 RANKS = [2**power for power in range(1, 17)]
+DRAWN = 60  # steps whose jitter is drawn
 ALIKE, WORTH = 1.01, 1.1  # times as fast: as good as equal; worth that gradients are late
 
 
@@ -54,6 +56,12 @@ def parser():
     p.add_argument("--save-profile", type=Path, metavar="FILE", help="write the times of computing to this file")
     p.add_argument("--step-seconds", type=positive, metavar="S",
                    help="computing takes so long a step: the profile is scaled, as for a faster processor")
+    p.add_argument("--spare-core", action="store_true", help="messages are moved, and numbers added, by a core of their"
+                   " own, a GPU or the network (default: by the core that computes)")
+    p.add_argument("--slow", type=positive, default=1.0, metavar="FACTOR",
+                   help="one rank computes so many times as long (default: 1)")
+    p.add_argument("--jitter", type=share, default=0.0, metavar="SHARE", help="standard deviation of the computing of a"
+                   " step, from rank to rank and step to step, as a share of it (default: 0)")
     shared.add_json(p)
     plots.add_option(p, "efficiency against ranks")
     return p
@@ -80,16 +88,21 @@ def network_of(options):
                    found.source)
 
 
-def rows(net, profile, network, ranks, per_node):
-    """A dictionary for each schedule."""
+def rows(net, profile, network, options, ranks=None):
+    """A dictionary for each schedule, on --ranks or so many ranks."""
+    ranks = ranks or options.ranks
+    per_node = min(options.per_node, ranks)
+    factors = spread(ranks, options.slow, options.jitter, DRAWN, np.random.default_rng(0))
     link, sums = link_of(network, ranks, per_node), wire_of(network, ranks, per_node)
     wires = {"ps": wire_of(network, ranks, per_node, kind=Direct)}
+    if options.spare_core:
+        sums, wires = sums._replace(core=NOTHING), {name: wire._replace(core=NOTHING) for name, wire in wires.items()}
     cuts = {whole: buckets_of(net, COMPRESSORS["float32"](), 0 if whole else link.bucket, None if whole else link.chunk,
                               ranks) for whole in (False, True)}
     size, found = net.weights.nbytes, []
     for name, (schedule, how, staleness, copies) in CANDIDATES.items():
         work = Work(profile, net.layers, cuts[schedule in WHOLE_LAYERS])
-        step = predict(schedule, work, wires.get(schedule, sums), **how)
+        step = predict(schedule, work, wires.get(schedule, sums), factors=factors, **how)
         found.append({"schedule": name, "seconds": step.seconds, "exposed_seconds": step.exposed,
                       "efficiency": profile.compute / step.seconds, "staleness": staleness,
                       "memory": (3 + copies) * size})
@@ -109,7 +122,7 @@ def changes(net, profile, network, options, best):
     """The next larger batch, by doubling, for which another exact schedule is best; None."""
     for doubling in range(1, 8):
         factor = 2**doubling
-        found = rows(net, profile.scaled(factor), network, options.ranks, options.per_node)
+        found = rows(net, profile.scaled(factor), network, options)
         exact, _ = recommended(found)
         if exact["schedule"] != best:
             return options.batch * factor, f"{exact['schedule']} is best"
@@ -136,7 +149,7 @@ def draw(net, profile, network, options, path):
     figure = plots.figure(figsize=(6, 4))
     axes, points = figure.subplots(), {name: [] for name in CANDIDATES}
     for ranks in RANKS:
-        for row in rows(net, profile, network, ranks, min(options.per_node, ranks)):
+        for row in rows(net, profile, network, options, ranks):
             points[row["schedule"]].append((ranks, row["efficiency"]))
     for name, line in points.items():
         axes.semilogx(*zip(*line, strict=True), base=2, marker="o", markersize=3, label=name,
@@ -172,7 +185,7 @@ def main(argv):
         options.save_profile.write_text(json.dumps(profile))
     if options.step_seconds:
         profile = profile.scaled(options.step_seconds / profile.compute)
-    found = rows(net, profile, network, options.ranks, options.per_node)
+    found = rows(net, profile, network, options)
     show(options, network, profile, found, say)
     say(advice(net, profile, network, options, found))
     say(f"network: {network.source}")

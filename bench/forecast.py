@@ -30,7 +30,7 @@ ROUNDS, STEPS, ENOUGH = 5, 20, 1.0  # readings; steps of a profile, of which so 
 
 def computing(net, batch, optimizer):
     """The Profile of a net on this rank: layer-wise steps by itself, so that what posting and settling take counts."""
-    with Ranks(net_alone()) as alone:
+    with Ranks(this_rank()) as alone:
         trace = Trace(keep=STEPS)
         schedule = make_schedule("layerwise", net, alone, optimizer, trace=trace, progress="none", bucket=0, chunk=None)
         begun = time.monotonic()
@@ -44,8 +44,8 @@ def computing(net, batch, optimizer):
     return found.scaled(trace.period() / found.compute)
 
 
-def net_alone():
-    """A communicator of this rank."""
+def this_rank():
+    """A communicator of it."""
     from mpi4py import MPI
 
     return MPI.COMM_SELF

@@ -11,10 +11,10 @@ from rich.table import Table
 import nets
 from bench import compare
 from bench import options as shared
+from bench.forecast import Forecast
 from bench.rows import console
 from bench.schedules import MODULE
 from mpilayer.schedules import make
-from mpilayer.training.forecast import Forecast
 from mpilayer.training.optim import MomentumSGD
 from mpilayer.training.options import add_messages, check_messages, settings
 

@@ -1,5 +1,6 @@
 """What a rank does by each schedule, as the simulation has it: computing, posting, waiting."""
 
+import itertools
 from typing import NamedTuple
 
 from mpilayer.compression.buckets import due
@@ -53,8 +54,8 @@ class Program:
         self.due = due(work.buckets, work.layers)
 
     def steps(self, count, factors=None):
-        """An iterator of actions. `factors` is one of how many times as long each step computes."""
-        for t, factor in zip(range(count), factors or (1.0 for _ in range(count)), strict=False):
+        """An iterator of actions; a step computes as many times as long as the factors say, in turn."""
+        for t, factor in zip(range(count), itertools.cycle(factors or [1.0]), strict=False):
             profile = self.work.profile
             yield profile.head * factor
             for name, seconds in profile.forward.items():

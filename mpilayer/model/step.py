@@ -21,7 +21,7 @@ class Prediction(NamedTuple):
 def predict(schedule, work, wire, *, delay=0, period=1, factors=((),)):
     """The Prediction of a step by a schedule, a key of PROGRAMS: the mean over some steps of the slowest rank.
 
-    factors   for each rank that is simulated, how many times as long it computes in each step; () for once
+    factors   for each rank that is simulated, how many times as long its steps compute, in turn; () for once
     """
     program = PROGRAMS[schedule](work, delay, period)
     filling = period * (2 + FILLING * delay)

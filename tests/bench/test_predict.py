@@ -30,6 +30,23 @@ def test_advice_names_the_simplest_schedule_that_is_as_fast_as_any_exact_one(tmp
     assert "resnet-mini, batch 32" in capsys.readouterr().out
 
 
+def test_a_slow_rank_and_times_that_vary_cost_what_waits_for_all(tmp_path):
+    (tmp_path / "p.json").write_text(json.dumps(flat(nets.build("resnet-mini"))))
+    seconds = {}
+    for name, words in (("alike", []), ("slow", ["--slow", "2"]), ("vary", ["--jitter", "0.1"])):
+        advise.main(["--net", "resnet-mini", "--ranks", "64", "--rate", "100000gbit", "--profile",
+                     str(tmp_path / "p.json"), "--json", str(tmp_path / "f.json"), *words])
+        seconds[name] = {row["schedule"]: row["seconds"] for row in json.loads((tmp_path / "f.json").read_text())}
+    assert seconds["slow"]["oneshot"] == pytest.approx(2 * seconds["alike"]["oneshot"], rel=0.05)
+    assert seconds["vary"]["oneshot"] > 1.15 * seconds["alike"]["oneshot"]
+    assert seconds["vary"]["local-sgd"] < seconds["vary"]["oneshot"]
+
+
+def flat(net):
+    """A Profile in which every layer takes a millisecond."""
+    return [{layer.name: 1e-3 for layer in net.backward_layers}, 0.0, 0.0, {layer.name: 1e-3 for layer in net.layers}]
+
+
 def test_a_profile_that_is_none_is_an_error(tmp_path):
     (tmp_path / "p.json").write_text("{}")
     with pytest.raises(advise.UserError, match="expected what --save-profile has written"):
@@ -55,6 +72,7 @@ def test_a_slow_link_is_predicted_to_be_slow(tmp_path):
                           env=environment(), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     [figures] = json.loads((tmp_path / "f.json").read_text())
-    assert figures["wire"]["idle"][1] == pytest.approx(8 / 100e6, rel=0.3)
+    _, sizes, seconds = figures["wire"]["idle"]
+    assert seconds[-1] / sizes[-1] == pytest.approx(8 / 100e6, rel=0.3)
     least = 8 * nets.build("alexnet-mini").weights.nbytes / 100e6
     assert all(least * 0.7 < row["predicted_seconds"] < 2 * least for row in figures["rows"])
