@@ -4,7 +4,29 @@ import os
 
 import pytest
 
+from mpilayer.base import files
 from mpilayer.base.files import replaced, replacing
+
+NAMELESS = files._nameless
+
+
+@pytest.fixture(params=["with files without a name", "without"], autouse=True)
+def file_system(request, monkeypatch):
+    if request.param == "without":
+        monkeypatch.setattr(files, "_nameless", lambda folder: None)
+
+
+def test_a_text_that_is_being_written_has_no_name(tmp_path, monkeypatch):
+    """A process that is killed leaves nothing behind."""
+    monkeypatch.setattr(files, "_nameless", NAMELESS)
+    handle = NAMELESS(tmp_path)
+    assert handle is not None, "expected a temporary folder on a file system that has such files, as all common ones"
+    os.close(handle)
+    with replacing(tmp_path / "a.txt") as file:
+        file.write("new")
+        file.flush()
+        assert os.listdir(tmp_path) == []
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o644
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):
