@@ -13,6 +13,7 @@ from bench.forecast import computing
 from bench.rows import console
 from mpilayer.base.cli import positive, share
 from mpilayer.base.errors import UserError
+from mpilayer.base.files import replacing
 from mpilayer.compression import COMPRESSORS
 from mpilayer.exchange.messages import buckets_of
 from mpilayer.model.networks import NETWORKS, Direct, Network, link_of, wire_of
@@ -73,12 +74,25 @@ def measured(net, size):
     return computing(net, batch, MomentumSGD(net, RATE))
 
 
-def read(path):
-    """A Profile from its file. Raises UserError."""
+def read(path, net, name):
+    """A Profile of a net from its file. Raises UserError."""
     try:
-        return Profile(*json.loads(path.read_text()))
+        found = Profile(*json.loads(path.read_text()))
+        layers, there = {layer.name for layer in net.layers}, [set(found.forward), set(found.backward)]
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"--profile {path} | {error} | expected what --save-profile has written") from None
+    if there != [layers, layers]:
+        raise UserError(f"--profile {path} | is of another net | expected the layers of {name} | try: another --net")
+    return found
+
+
+def save_profile(path, profile):
+    """Write it. Raises UserError."""
+    try:
+        with replacing(path) as file:
+            json.dump(profile, file)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}) | try: another --save-profile") from None
 
 
 def network_of(options):
@@ -180,9 +194,9 @@ def main(argv):
     if options.ranks % options.per_node:
         raise UserError(f"--per-node {options.per_node} does not divide the {options.ranks} ranks")
     net, network, say = nets.build(options.net), network_of(options), console(width=150).print
-    profile = read(options.profile) if options.profile else measured(net, options.batch)
+    profile = read(options.profile, net, options.net) if options.profile else measured(net, options.batch)
     if options.save_profile:
-        options.save_profile.write_text(json.dumps(profile))
+        save_profile(options.save_profile, profile)
     if options.step_seconds:
         profile = profile.scaled(options.step_seconds / profile.compute)
     found = rows(net, profile, network, options)

@@ -11,7 +11,7 @@ from mpilayer.compression import COMPRESSORS
 from mpilayer.exchange.messages import buckets_of
 from mpilayer.exchange.probe import SIZES, Probe
 from mpilayer.model.profile import Profile, profile
-from mpilayer.model.programs import PROGRAMS, WHOLE_LAYERS, Work
+from mpilayer.model.programs import WHOLE_LAYERS, Work
 from mpilayer.model.step import predict
 from mpilayer.model.wire import Measured, Wire
 from mpilayer.mpi.link_model import LinkModel
@@ -132,16 +132,13 @@ class Forecast:
         self.wire = measured_wire(ranks, settings, net.weights.nbytes)
         self.ranks, self.copy = ranks.size, float(ranks.total(np.array([copying()]))[0] / ranks.size)
 
-    def work(self, schedule, chunk):
-        """The Work of a schedule, whose messages are cut at `chunk` bytes."""
+    def _work(self, schedule):
         whole = schedule in WHOLE_LAYERS
         compressor = COMPRESSORS[self.settings.wire](**dict(self.settings.wire_options))
-        buckets = buckets_of(self.net, compressor, 0 if whole else self.settings.bucket, None if whole else chunk,
-                             self.ranks)
+        bucket, chunk = (0, None) if whole else (self.settings.bucket, self.settings.chunk)
+        buckets = buckets_of(self.net, compressor, bucket, chunk, self.ranks)
         return Work(self.profile, self.net.layers, buckets, self.copy)
 
     def predict(self, schedule, **how):
-        """The Prediction of a step; None for a schedule that there is no simulation of."""
-        if schedule not in PROGRAMS:
-            return None
-        return predict(schedule, self.work(schedule, self.settings.chunk), self.wire, **how)
+        """The Prediction of a step by a schedule, a key of PROGRAMS."""
+        return predict(schedule, self._work(schedule), self.wire, **how)

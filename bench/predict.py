@@ -14,6 +14,8 @@ from bench import options as shared
 from bench.forecast import Forecast
 from bench.rows import console
 from bench.schedules import MODULE
+from mpilayer.base.errors import UserError
+from mpilayer.model.programs import PROGRAMS
 from mpilayer.schedules import make
 from mpilayer.training.optim import MomentumSGD
 from mpilayer.training.options import add_messages, check_messages, settings
@@ -54,21 +56,34 @@ def _how(keywords):
     return {name: value for name, value in keywords.items() if name in ("delay", "period")}
 
 
+def _candidates(ranks, options):
+    """{name: the main job's options} of the schedules. Raises UserError for what cannot be predicted."""
+    if ranks.size == 1:
+        raise UserError("one rank has nobody to talk to | try: mpiexec -n 2 python -m bench predict, or --hosts 2")
+    if len(options.net) > 1:
+        raise UserError(f"--net {','.join(options.net)} | expected one net | try: several with --hosts only")
+    found = {name: compare.options_of(name, [], ranks.size) for name in options.schedules}
+    for name, each in found.items():
+        if each.schedule not in PROGRAMS:
+            raise UserError(f"--schedules {name} | there is no simulation of {each.schedule}"
+                            f" | expected some of {', '.join(PROGRAMS)}")
+    return found
+
+
 def predicted(forecast, candidates):
-    """{name: Prediction or None} of {name: the main job's options}."""
+    """{name: Prediction} of {name: the main job's options}."""
     return {name: forecast.predict(options.schedule, **_how(make.CHOICE.keywords(options)))
             for name, options in candidates.items()}
 
 
 def measure(ranks, options, say):
     """All figures on the ranks of this job."""
-    words = []
-    candidates = {name: compare.options_of(name, words, ranks.size) for name in options.schedules}
+    candidates = ranks.agree(lambda: _candidates(ranks, options))
     workload = compare.Workload(ranks, nets.build(options.net[0]), options.batch)
     workload.prepare(settings(options), say)
     forecast = Forecast(ranks, workload.net, workload.batch, MomentumSGD(workload.net, compare.RATE), workload.settings)
     rows = {name: {"schedule": name, "predicted_seconds": found.seconds, "predicted_exposed_seconds": found.exposed}
-            for name, found in predicted(forecast, candidates).items() if found}
+            for name, found in predicted(forecast, candidates).items()}
     if options.validate:
         made = {name: compare.Candidate(workload, candidates[name]) for name in rows}
         readings = compare.take_turns(workload, made, options.rounds, options.steps, lambda text: None)

@@ -108,7 +108,7 @@ class Auto(Schedule):
         self.taken[self.name] = seconds
         self.channel.say(f"auto: {self.name} takes {1e3 * seconds:.1f} ms a step,"
                          f" {1e3 * self.predicted[self.name][0]:.1f} were predicted")
-        if len(self.taken) == 1:
+        if self.seen == PROFILED + TRIED:
             others = [(value, name) for name, value in self.predicted.items()
                       if name != self.name and value[0] < ALIKE * seconds]
             chosen = min(others)[1] if others else self.name

@@ -53,6 +53,25 @@ def test_a_profile_that_is_none_is_an_error(tmp_path):
         advise.main(["--profile", str(tmp_path / "p.json")])
 
 
+def test_a_profile_of_another_net_and_a_folder_that_is_not_there_are_errors(tmp_path):
+    (tmp_path / "p.json").write_text(json.dumps(flat(nets.build("alexnet-mini"))))
+    with pytest.raises(advise.UserError, match=r"is of another net \| expected the layers of resnet-mini"):
+        advise.main(["--net", "resnet-mini", "--profile", str(tmp_path / "p.json")])
+    with pytest.raises(advise.UserError, match=r"cannot write .* \| try: another --save-profile"):
+        advise.main(["--net", "alexnet-mini", "--profile", str(tmp_path / "p.json"), "--save-profile",
+                     str(tmp_path / "none" / "p.json")])
+
+
+@pytest.mark.parametrize(("count", "words", "message"), [
+    (1, [], "one rank has nobody to talk to"), (2, ["--net", "alexnet-mini,resnet-mini"], "expected one net"),
+    (2, ["--schedules", "partial"], "there is no simulation of partial")])
+def test_what_cannot_be_predicted_is_said(count, words, message):
+    done = mpiexec(count, "-m", "bench", "predict", *words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_two_ranks_are_predicted_and_measured(tmp_path):
     done = mpiexec(2, "-m", "bench", "predict", "--validate", "--net", "alexnet-mini", "--batch", 2, "--steps", 1,
                    "--rounds", 1, "--json", tmp_path / "f.json", seconds=120)

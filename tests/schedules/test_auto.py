@@ -66,6 +66,26 @@ def test_a_prediction_that_was_wrong_is_corrected_once(ranks):
         assert made.name == names[-1], said
 
 
+@on_ranks(2)
+def test_what_was_as_predicted_at_first_is_not_left_later(ranks):
+    """The correction is made once: what comes after it would not be measured any more."""
+    taken = iter([0.0, 1e9])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(auto.Auto, "_follow", _noting(names := []))
+        trained(ranks, "auto", link=LinkModel(1e-6, 1e-6), taken=_InTurn(taken))
+    assert len(names) == 2, "layerwise, and what was chosen from its profile"
+
+
+class _InTurn:
+    """The times of steps, whatever the schedule."""
+
+    def __init__(self, times):
+        self.times = times
+
+    def __getitem__(self, name):
+        return next(self.times)
+
+
 class _Times(dict):
     """The first schedule that is chosen takes a second, the others as long as was said."""
 
