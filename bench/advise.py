@@ -11,7 +11,7 @@ from bench import options as shared
 from bench.compare import RATE
 from bench.forecast import computing
 from bench.rows import console
-from mpilayer.base.cli import positive, share
+from mpilayer.base.cli import number, positive
 from mpilayer.base.errors import UserError
 from mpilayer.base.files import replacing
 from mpilayer.compression import COMPRESSORS
@@ -61,8 +61,9 @@ def parser():
                    " own, a GPU or the network (default: by the core that computes)")
     p.add_argument("--slow", type=positive, default=1.0, metavar="FACTOR",
                    help="one rank computes so many times as long (default: 1)")
-    p.add_argument("--jitter", type=share, default=0.0, metavar="SHARE", help="standard deviation of the computing of a"
-                   " step, from rank to rank and step to step, as a share of it (default: 0)")
+    p.add_argument("--jitter", type=number(float, 0, "a number from 0 to 1", 1), default=0.0, metavar="SHARE",
+                   help="standard deviation of the computing of a step, from rank to rank and step to step, as a share"
+                   " of it (default: 0)")
     shared.add_json(p)
     plots.add_option(p, "efficiency against ranks")
     return p
@@ -191,6 +192,8 @@ def main(argv):
     """Predict, print, and save."""
     options = parser().parse_args(argv)
     shared.check_files(options)
+    if options.ranks == 1:
+        raise UserError("--ranks 1 | one rank has nobody to talk to | expected 2 or more")
     if options.ranks % options.per_node:
         raise UserError(f"--per-node {options.per_node} does not divide the {options.ranks} ranks")
     net, network, say = nets.build(options.net), network_of(options), console(width=150).print

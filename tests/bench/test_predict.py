@@ -62,6 +62,14 @@ def test_a_profile_of_another_net_and_a_folder_that_is_not_there_are_errors(tmp_
                      str(tmp_path / "none" / "p.json")])
 
 
+@pytest.mark.parametrize(("words", "message"), [
+    (["--ranks", "1"], "one rank has nobody to talk to"), (["--per-node", "7"], "does not divide the 64 ranks"),
+    (["--jitter", "2"], "expected a number from 0 to 1"), (["--rate", "fast"], "expected a rate such as 500mbit")])
+def test_advice_that_makes_no_sense_is_refused(words, message):
+    with pytest.raises(advise.UserError, match=message):
+        advise.main(words)
+
+
 @pytest.mark.parametrize(("count", "words", "message"), [
     (1, [], "one rank has nobody to talk to"), (2, ["--net", "alexnet-mini,resnet-mini"], "expected one net"),
     (2, ["--schedules", "partial"], "there is no simulation of partial")])
