@@ -75,7 +75,7 @@ class Mailbox(Channel):
 
     def open(self, tags, answer=None):
         """Messages with tags below `tags` may come; answer(source, tag, probed) is called for each that is sent to this
-        rank's server. Raises UserError if MPI has not so many tags.
+        rank's server. Nothing moves before resume(). Raises UserError if MPI has not so many tags.
         """
         most = self.ranks.MPI.COMM_WORLD.Get_attr(self.ranks.MPI.TAG_UB)  # a shrunken one has none
         if tags > most + 1:
@@ -93,7 +93,6 @@ class Mailbox(Channel):
         at = MPI._addressof(waiting)
         operation = Operation((calls.address("MPI_Start"), at), at, keep=(calls, waiting))
         self.engine = Engine([[(operation,)]], 1, calls.test)
-        self.resume()
 
     def resume(self):
         """Messages move from here on."""

@@ -103,8 +103,8 @@ class Auto(Schedule):
 
     def _correct(self):
         """Compare with what the steps have taken; try the next best, or go back to the best."""
-        ranks = self.channel.ranks
-        seconds = float(ranks.bcast(ranks.total(np.array([self.channel.trace.period() or 0.0]))[0] / ranks.size))
+        queue = self.channel
+        seconds = queue.bcast(queue.total(np.array([queue.trace.period() or 0.0]))[0] / queue.ranks.size)
         self.taken[self.name] = seconds
         self.channel.say(f"auto: {self.name} takes {1e3 * seconds:.1f} ms a step,"
                          f" {1e3 * self.predicted[self.name][0]:.1f} were predicted")
