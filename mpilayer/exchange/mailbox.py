@@ -75,7 +75,7 @@ class Mailbox(Channel):
 
     def open(self, tags, answer=None):
         """Messages with tags below `tags` may come; answer(source, tag, probed) is called for each that is sent to this
-        rank's server. Nothing moves before resume(). Raises UserError if MPI has not so many tags.
+        rank's server. Nothing moves before the first message, or resume(). Raises UserError if MPI has not so many tags.
         """
         most = self.ranks.MPI.COMM_WORLD.Get_attr(self.ranks.MPI.TAG_UB)  # a shrunken one has none
         if tags > most + 1:
@@ -95,10 +95,11 @@ class Mailbox(Channel):
         self.engine = Engine([[(operation,)]], 1, calls.test)
 
     def resume(self):
-        """Messages move from here on."""
-        self.engine.mark(0, 0, ready=True)
-        self.engine.advance()
-        super().resume()
+        """Messages move from here on; nothing if they do."""
+        if self.engine.quiet:
+            self.engine.mark(0, 0, ready=True)
+            self.engine.advance()
+            super().resume()
 
     def pause(self):
         """Nothing moves from here on. Raises RuntimeError if something is in flight."""
@@ -121,6 +122,7 @@ class Mailbox(Channel):
 
     def watch(self, start, on_complete=lambda: None):
         """Call on_complete() when the request that start() makes has completed."""
+        self.resume()
         with self.engine.held():
             self.pending.append((start(), on_complete))
 

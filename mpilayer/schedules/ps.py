@@ -116,6 +116,7 @@ class ParameterServer(Schedule):
             bye = Message(0, CODECS["float32"])
             for owner in self.owners:
                 self.channel.send(bye, owner, self.server.goodbye, to_server=True)
+        self.channel.resume()  # a rank that only serves has sent nothing yet
         self.channel.wait(lambda: self.server.idle and not self.channel.pending, "all workers")
         self.server.begin_again()
         self._take_all()
