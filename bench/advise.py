@@ -51,7 +51,7 @@ def parser():
     p.add_argument("--per-node", type=shared.count, default=1, help="of which so many share a node (default: 1)")
     p.add_argument("--network", choices=NETWORKS, default="25gbit-ethernet", help="(default: 25gbit-ethernet)")
     p.add_argument("--rate", type=shared.rate, help="another rate of a node's link, as in 100gbit")
-    p.add_argument("--latency", type=positive, metavar="US", help="another latency, in microseconds")
+    p.add_argument("--latency", type=shared.seconds, help="another latency, as in 2us")
     p.add_argument("--profile", type=Path, metavar="FILE", help="times of computing that --save-profile has written"
                    " (default: measured here, on one core)")
     p.add_argument("--save-profile", type=Path, metavar="FILE", help="write the times of computing to this file")
@@ -99,7 +99,7 @@ def save_profile(path, profile):
 def network_of(options):
     """The Network that is asked for."""
     found = NETWORKS[options.network]
-    return Network(options.rate or found.rate, options.latency * 1e-6 if options.latency else found.latency, found.cpu,
+    return Network(options.rate or found.rate, options.latency or found.latency, found.cpu,
                    found.source)
 
 

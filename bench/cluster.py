@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from bench import options as shared
+from bench.relay import MTU, Relay
 from mpilayer.base.errors import UserError
 
 MOST = 200  # hosts that addresses are there for
@@ -37,15 +38,16 @@ def _check():
 
 
 class Hosts:
-    """`count` hosts whose links carry `rate` bits a second each way out; a context, after which they are gone.
+    """`count` hosts whose links carry `rate` bits a second each way out, with a latency in seconds one way beyond what
+    this machine has; a context, after which they are gone.
 
     Raises UserError if they cannot be made.
     """
 
-    def __init__(self, count, rate=float("inf")):
+    def __init__(self, count, rate=float("inf"), latency=0.0):
         if not 1 <= count <= MOST:
             raise UserError(f"--hosts {count}: expected 1 to {MOST}")
-        self.count, self.rate = count, rate
+        self.count, self.rate, self.relay = count, rate, Relay(latency)
         self.names = [f"mpl{os.getpid()}h{number}" for number in range(count)]
         self.bridge = f"mpl{os.getpid()}b"
 
@@ -64,20 +66,33 @@ class Hosts:
         self._remove()
 
     def _build(self):
+        for name in self.names:
+            _ip("netns", "add", name)
+        self._relayed() if self.relay.latency else self._bridged()
+        for number, name in enumerate(self.names):
+            _ip("-n", name, "addr", "add", f"{self.address(number)}/24", "dev", "eth0")
+            for device in ("eth0", "lo"):
+                _ip("-n", name, "link", "set", device, "up")
+
+    def _relayed(self):
+        """This process is between them."""
+        for number, name in enumerate(self.names):
+            _ip("link", "set", self.relay.interface(self.address(number)), "mtu", str(MTU), "netns", name,
+                "name", "eth0")
+        self.relay.start()
+
+    def _bridged(self):
         """A namespace for the bridge, so that nothing of it touches this machine's own network."""
         _ip("netns", "add", self.bridge)
         _ip("-n", self.bridge, "link", "add", "bridge", "type", "bridge")
         _ip("-n", self.bridge, "link", "set", "bridge", "up")
         for number, name in enumerate(self.names):
-            _ip("netns", "add", name)
             _ip("link", "add", "eth0", "netns", name, "type", "veth", "peer", "name", f"h{number}",
                 "netns", self.bridge)
             _ip("-n", self.bridge, "link", "set", f"h{number}", "master", "bridge", "up")
-            _ip("-n", name, "addr", "add", f"{self.address(number)}/24", "dev", "eth0")
-            for device in ("eth0", "lo"):
-                _ip("-n", name, "link", "set", device, "up")
 
     def _remove(self):
+        self.relay.close()
         for name in (*self.names, self.bridge):
             _ip("netns", "del", name, check=False)
 
@@ -165,10 +180,11 @@ def _sweep():
 
 def parser():
     """All options."""
-    p = argparse.ArgumentParser(prog="python -m bench cluster", description=__doc__)
+    p = shared.Parser(prog="python -m bench cluster", description=__doc__)
     p.add_argument("--hosts", type=shared.count, default=2, help="number of hosts (default: 2)")
     p.add_argument("--rate", type=shared.rate, default=float("inf"),
                    help="rate of each link, as in 500mbit (default: none, no limit)")
+    shared.add_latency(p)
     p.add_argument("--ranks", type=shared.count, help="ranks in all, as many on each host (default: one on each)")
     p.add_argument("--no-pin", action="store_true", help="let ranks use all cores (default: one core for each rank)")
     p.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND ...", help="what each rank runs")
@@ -182,7 +198,7 @@ def main(argv):
     words = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not words:
         raise UserError("no command | try: python -m bench cluster --rate 1gbit -- python -m mpilayer.train")
-    with Hosts(options.hosts, options.rate) as hosts:
+    with Hosts(options.hosts, options.rate, options.latency) as hosts:
         before = hosts.sent()
         status = hosts.run(words, options.ranks, not options.no_pin)
         left = [now - then for now, then in zip(hosts.sent(), before, strict=True)]

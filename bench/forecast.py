@@ -20,7 +20,7 @@ from mpilayer.schedules.make import make_schedule
 
 LEAST = 0.3  # of the mean time a byte, what is left without latency and credit
 WHOLE = 4.0  # seconds that a message of all bytes may take
-LONG = 0.1  # seconds that the longest message takes at least, if there is one
+LONG = 0.1  # seconds beyond latency that the longest message takes at least, if there is one
 PAUSE = 0.02  # seconds before a message, after which the link is as after computing
 MOST_CREDIT = 0.5  # of what it carries in a pause
 FEW, MANY = 2, 16  # messages of the same bytes in all, beside computing
@@ -65,7 +65,7 @@ def link(probe, largest):
     large ones differ). One of `largest` bytes is among them if that does not take too long.
     """
     first, sizes, times = probe.seconds(SIZES[0]), [], []
-    while not times or (sizes[-1] < largest and times[-1] < LONG):
+    while not times or (sizes[-1] < largest and times[-1] - first < LONG):
         sizes.append(min(largest, 2 * sizes[-1]) if sizes else min(largest, SIZES[1]))
         times.append(probe.seconds(sizes[-1], PAUSE))
     pairs = itertools.combinations(zip(sizes[-3:], times[-3:], strict=True), 2)
@@ -104,7 +104,23 @@ def measured_wire(ranks, settings, largest):
     probe.close()
     numbers = [number for each in (busy, core) for number in (each.latency, each.per_byte)]
     *means, credit = (ranks.total(np.array([*numbers, credit])) / ranks.size).tolist()
-    return Wire(ranks.bcast(idle), LinkModel(*means[:2]), LinkModel(*means[2:]), credit, settings.lanes)
+    return Wire(ranks.bcast(idle), LinkModel(*means[:2]), LinkModel(*means[2:]), credit, settings.lanes,
+                one_way(ranks))
+
+
+def one_way(ranks):
+    """Seconds of a small message from rank to rank: half of there and back between the first and the last."""
+    first, last, byte, times = 0, ranks.size - 1, np.zeros(1, np.uint8), []
+    for _ in range(ROUNDS):
+        ranks.meet()
+        begin = time.perf_counter()
+        for sender, receiver in ((first, last), (last, first)):
+            if ranks.rank == sender:
+                ranks.wait(ranks.comm.Isend(byte, receiver))
+            elif ranks.rank == receiver:
+                ranks.wait(ranks.comm.Irecv(byte, sender))
+        times.append(time.perf_counter() - begin)
+    return ranks.bcast(statistics.median(times)) / 2
 
 
 def copying():

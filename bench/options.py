@@ -18,6 +18,7 @@ from mpilayer.mpi import launcher
 from mpilayer.report import plots
 
 UNITS = {"gbit": (1e9, "Gbit/s"), "mbit": (1e6, "Mbit/s"), "kbit": (1e3, "kbit/s")}  # bits a second, in print
+SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 SPEC = "NAME:DELAY+OPTION=VALUE with options of mpilayer.train, as in delayed:1+momentum-correction, ps+staleness=2"
 
@@ -72,6 +73,27 @@ def rate(text):
     if text.lower() != "none" and not 0 < bits < math.inf:
         raise argparse.ArgumentTypeError(f"expected a rate such as 500mbit or 1gbit, or none, got {text!r}")
     return bits
+
+
+def seconds(text):
+    """Seconds, as in 50ms or 2us, for argparse."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s)", text.lower())
+    if not found or not float(found[1]):
+        raise argparse.ArgumentTypeError(f"expected a time such as 50ms or 2us, got {text!r}")
+    return float(found[1]) * SECONDS[found[2]]
+
+
+def add_links(p):
+    """--rate, of several runs, and --latency."""
+    p.add_argument("--rate", type=listed(rate), default=[float("inf")], metavar="A,B,...",
+                   help="with --hosts: rates of the links, as in 500mbit, one run for each (default: none, no limit)")
+    add_latency(p)
+
+
+def add_latency(p):
+    """--latency."""
+    p.add_argument("--latency", type=seconds, default=0.0, metavar="T", help="of each emulated link, one way, as 50ms;"
+                   " a thread of this process hands on the packets (default: what this machine has)")
 
 
 def show_rate(bits):

@@ -30,8 +30,7 @@ def emulated():
     p = shared.Parser(add_help=False)
     p.add_argument("--hosts", type=shared.listed(shared.count), metavar="A,B,...",
                    help="start ranks on emulated hosts, one on each, so many for each run (needs root)")
-    p.add_argument("--rate", type=shared.listed(shared.rate), default=[float("inf")], metavar="A,B,...",
-                   help="with --hosts: rates of the links, as in 500mbit, one run for each (default: none, no limit)")
+    shared.add_links(p)
     p.add_argument("--net", type=shared.some(nets.NETS), default=["alexnet-mini"], metavar="A,B,...",
                    help="nets to train; several with --hosts only (default: alexnet-mini)")
     shared.add_json(p)
@@ -137,17 +136,18 @@ def around(argv):
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for count in outer.hosts:
-            with Hosts(count, outer.rate[0]) as hosts:
+            with Hosts(count, outer.rate[0], outer.latency) as hosts:
                 for rate in outer.rate:
                     hosts.shape(rate)
                     for net in outer.net:
-                        print(f"{count} hosts, {shared.show_rate(rate)}", flush=True)
+                        print(f"{count} hosts, {shared.show_rate(rate)}, {1e3 * outer.latency:g} ms", flush=True)
                         file = Path(folder, "figures.json")
                         status = hosts.run([*MODULE, "bench", "predict", "--net", net, *rest, "--json", str(file)],
                                            OMP_NUM_THREADS="1")
                         if status:
                             raise SystemExit(status)
-                        found.append({"hosts": count, "rate": rate, **json.loads(file.read_text())})
+                        found.append({"hosts": count, "rate": rate, "latency": outer.latency,
+                                      **json.loads(file.read_text())})
     for crowded in (False, True):
         some = [figures for figures in found if figures["crowded"] == crowded and "error" in figures["rows"][0]]
         if some:

@@ -44,8 +44,7 @@ def emulated():
     p = shared.Parser(add_help=False)
     p.add_argument("--hosts", type=shared.count, help="start the ranks on this many emulated hosts (needs root)")
     p.add_argument("--ranks", type=shared.count, help="with --hosts: ranks in all (default: one on each)")
-    p.add_argument("--rate", type=shared.listed(shared.rate), default=[float("inf")], metavar="A,B,...",
-                   help="with --hosts: rates of the links, as in 500mbit, one run for each (default: none, no limit)")
+    shared.add_links(p)
     p.add_argument("--peer", choices=PEERS, help="with --hosts: measure PyTorch's DistributedDataParallel as well")
     shared.add_json(p)
     plots.add_option(p, "speed-ups against communication / computation")
@@ -163,14 +162,14 @@ def around(argv):
         if inner.batch == "balance":
             raise UserError("--peer needs a --batch that is a number: both must have the same | try: --batch 16")
     found = []
-    with Hosts(outer.hosts, outer.rate[0]) as hosts, tempfile.TemporaryDirectory() as folder:
+    with Hosts(outer.hosts, outer.rate[0], outer.latency) as hosts, tempfile.TemporaryDirectory() as folder:
         for rate in outer.rate:
             hosts.shape(rate)
             peers = [_peer(hosts, outer, inner, folder)]
             figures = _started(hosts, outer, [*MODULE, "bench", "schedules", *rest], folder)[0]
             peers.append(_peer(hosts, outer, inner, folder))
             figures["rows"] += _medians(peers)
-            found.append({"rate": rate, "hosts": outer.hosts, **figures})
+            found.append({"rate": rate, "latency": outer.latency, "hosts": outer.hosts, **figures})
             if outer.peer:
                 show(found[-1], console(width=150).print)
     shared.save(outer, found, draw)

@@ -86,7 +86,7 @@ class GradientQueue(HostChannel):
 
     def _start(self):
         lanes = self.settings.lanes if self.moves_while_computing else MOST_LANES
-        operations = [self.messages.operations(slot.payload, lanes) for slot in self.slots]
+        operations = [self.messages.operations(slot.payload, number, lanes) for number, slot in enumerate(self.slots)]
         self.engine = Engine(operations, lanes, self.calls.test, self.messages.due, self.calls.vote,
                              self.messages.follow, self.messages.labels, self.ranks.recorder)
 

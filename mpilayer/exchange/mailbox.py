@@ -75,7 +75,7 @@ class Mailbox(Channel):
 
     def open(self, tags, answer=None):
         """Messages with tags below `tags` may come; answer(source, tag, probed) is called for each that is sent to this
-        rank's server. Nothing moves before the first message, or resume(). Raises UserError if MPI has not so many tags.
+        rank's server. Nothing moves before the first message, or resume(). Raises UserError if MPI has fewer tags.
         """
         most = self.ranks.MPI.COMM_WORLD.Get_attr(self.ranks.MPI.TAG_UB)  # a shrunken one has none
         if tags > most + 1:

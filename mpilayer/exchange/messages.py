@@ -60,14 +60,15 @@ class Messages:
                 self.labels.append((f"{buckets[message].name} (gather)", self.labels[message][1]))
             self.follow = [*self.last, *[-1] * M]
 
-    def operations(self, payload, lanes):
-        """The Operations of each message, from the payload of a gradient buffer."""
+    def operations(self, payload, slot, lanes):
+        """The Operations of each message, from the payload of the gradient buffer of a slot."""
         M = len(self.buckets)
         if self.order != "split":
-            return [payload.operations(number, number % lanes) for number in range(M)]
-        operations = [None] * (2 * M)
+            return [payload.operations(number, (slot * M + number) % lanes) for number in range(M)]
+        operations, first = [None] * (2 * M), 2 * slot * M
         for number, last in enumerate(self.last):
-            operations[number], operations[last] = payload.halves(number, number % lanes, last % lanes)
+            both = (first + number) % lanes, (first + last) % lanes
+            operations[number], operations[last] = payload.halves(number, *both)
         return operations
 
     def carrying(self, name):

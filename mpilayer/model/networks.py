@@ -105,7 +105,8 @@ def wire_of(network, ranks, per_node=1, look=LOOK, lanes=2, kind=Sums):
     busy = kind(network, ranks, per_node, look)
     some = busy.best(TYPICAL)
     core = LinkModel(0.0, some.core / TYPICAL if ranks > 1 else 0.0)
-    return Wire(kind(network, ranks, per_node), busy, core, lanes=lanes)
+    direct = network.latency + look if ranks > 1 else 0.0
+    return Wire(kind(network, ranks, per_node), busy, core, lanes=lanes, direct=direct)
 
 
 def link_of(network, ranks, per_node=1):

@@ -122,7 +122,7 @@ class Split(Program):
     def message(self, t, number):
         """The first half, which the second follows."""
         half, last = self.sizes[number] / 2, self.gather[number]
-        return Message((t, number), half, (t, number), Message((t, last), half, (t, last)))
+        return Message((t, number), half, (t, number), Message((t, last), half, (t, last), part=0.5), part=0.5)
 
     def before(self, t, name):
         """The second halves must be there."""
@@ -152,7 +152,8 @@ class Server(Program):
     def message(self, t, number):
         """To the servers, then from them."""
         half = self.sizes[number] / 2
-        return Message((t, number), half, (t, 0), Message((t, number, "answer"), half, (t, 0)))
+        answer = Message((t, number, "answer"), half, (t, 0), part=None)
+        return Message((t, number), half, (t, 0), answer, part=None)
 
     def before(self, t, name):
         """The answers."""

@@ -13,12 +13,14 @@ class Message(NamedTuple):
     key    (step, number), which names it           size   bytes of float32
     due    of the messages that may go, the least goes first
     then   the Message that may go when this one has arrived, or None
+    part   of a sum's latency that it takes; None of what goes from rank to rank
     """
 
     key: tuple
     size: float
     due: Any = 0
     then: Any = None
+    part: Any = 1.0
 
 
 class Wait(NamedTuple):
@@ -114,8 +116,9 @@ class Simulation:
         """Let time pass until something happens."""
         computing = any(rank.computing for rank in self.ranks)
         self._begin()
-        speed = self.wire.speed(self.flying[0].size, self.free) if self.flying else 1.0
-        whole = self.wire.occupied(self.flying[0].size, computing, self.free) if self.flying else math.inf
+        first = self.flying[0] if self.flying else None
+        speed = self.wire.speed(first.size, self.free, first.part) if first else 1.0
+        whole = self.wire.occupied(first.size, computing, self.free, first.part) if first else math.inf
         until = [rank.left / speed for rank in self.ranks if rank.computing]
         until += [self.share * whole] if self.flying else []
         until += [self.arriving[0][0] - self.now] if self.arriving else []
@@ -131,7 +134,7 @@ class Simulation:
                 rank.waited += seconds
         if self.flying and self.share * whole <= seconds:
             message, self.share = self.flying.popleft(), 1.0
-            due = self.now + self.wire.lag(message.size, computing)
+            due = self.now + self.wire.lag(message.size, computing, message.part)
             heapq.heappush(self.arriving, (due, next(self.count), message))
         elif self.flying and whole:
             self.share -= seconds / whole

@@ -42,6 +42,7 @@ class Wire(NamedTuple):
     busy     the same while any rank computes, and looks after messages now and then
     core     the same: for how long a rank moves a message and adds numbers instead of computing
     credit   bytes of float32 that pass at once after a pause: buffers, or a link whose rate is limited by tokens
+    direct   seconds of a message of no bytes from rank to rank, of which any number may be in flight
     """
 
     idle: LinkModel
@@ -49,6 +50,7 @@ class Wire(NamedTuple):
     core: LinkModel = NOTHING
     credit: float = 0.0
     lanes: int = 1
+    direct: float = 0.0
 
     @classmethod
     def of(cls, link, lanes):
@@ -58,19 +60,21 @@ class Wire(NamedTuple):
     def _parts(self, size, computing):
         return (self.busy if computing else self.idle).parts(size)
 
-    def occupied(self, size, computing, free=0.0):
-        """Seconds for which a message of so many bytes of float32 keeps the link from others; some are `free`."""
+    def occupied(self, size, computing, free=0.0, part=1.0):
+        """Seconds for which a message of so many bytes of float32 keeps the link from others; some are `free`. It takes
+        a part of a sum's latency, or none if it goes from rank to rank.
+        """
         latency, transfer = self._parts(size, computing)
-        return latency / self.lanes + transfer * (1 - free / size if size else 1)
+        return (part or 0.0) * latency / self.lanes + transfer * (1 - free / size if size else 1)
 
-    def speed(self, size, free=0.0):
+    def speed(self, size, free=0.0, part=1.0):
         """Of computing meanwhile, as a share of that without messages."""
-        occupied = self.occupied(size, True, free)
+        occupied = self.occupied(size, True, free, part)
         return 1 - min(MOST, sum(self.core.parts(size)) / occupied) if occupied else 1.0
 
-    def lag(self, size, computing):
+    def lag(self, size, computing, part=1.0):
         """Seconds from then until it has arrived."""
-        return self._parts(size, computing)[0] * (1 - 1 / self.lanes)
+        return self.direct if part is None else part * self._parts(size, computing)[0] * (1 - 1 / self.lanes)
 
     def refilled(self, credit, seconds, size=1 << 20):
         """What passes at once after a pause of so many seconds, if it was that before."""

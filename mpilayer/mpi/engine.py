@@ -47,7 +47,7 @@ class Engine:
     """Messages 0 to M-1 of each step, in `slots` sets of buffers that steps use in turn.
 
     operations   for each slot, for each message, its Operations, at most two
-    lanes        how many messages may be in flight; a message's lane is its number mod that
+    lanes        how many messages may be in flight; that of message m of slot s is (s M + m) mod that
     test         address of MPI_Test
     due          for each message, when it is needed
     vote         with `due`: of an int64 array of one number, the Operation that replaces it by the least of all

@@ -195,7 +195,8 @@ def _start_next(words):
     message = _next_by_need(words) if words[BY_NEED] else words[STARTED] % words[MESSAGES]
     if message < 0 or words[ERROR]:
         return False
-    lane, place = message % words[LANES], _first_place(words) + message
+    place = _first_place(words) + message
+    lane = place % words[LANES]
     if words[words[LANE] + 2 * lane] or not _may_go(words, place):
         return False
     moment = now()

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +44,21 @@ def test_ranks_on_two_hosts_talk_over_the_links_and_leave_nothing_behind():
     sent = [int(count.replace(",", "")) for count in last.partition(": ")[2].split()]
     assert len(sent) == 2
     assert min(sent) > 4 * 10**6, "every number, or half of them twice"
+    assert "mpl" not in namespaces()
+
+
+@pytest.mark.skipif(not Path("/dev/net/tun").exists(), reason="this system has no /dev/net/tun")
+@needs_hosts
+def test_links_of_long_latency_carry_the_same_and_take_longer():
+    program = ("import time, numpy as np\nfrom mpi4py import MPI\nc = MPI.COMM_WORLD\n"
+               "x = np.ones(10**5, np.float32); c.Barrier(); begin = time.perf_counter()\n"
+               "for _ in range(5): c.Allreduce(MPI.IN_PLACE, x)\n"
+               "if c.rank == 0: print(time.perf_counter() - begin, x[-1])")
+    done = bench("cluster", "--hosts", 3, "--latency", "20ms", "--rate", "1gbit", "--", sys.executable, "-c", program)
+    assert done.returncode == 0, done.stderr
+    seconds, number = map(float, done.stdout.split()[:2])
+    assert number == 3.0**5
+    assert seconds > 5 * 2 * 0.02, "at least there and back, each time"
     assert "mpl" not in namespaces()
 
 
@@ -120,6 +136,7 @@ def test_pytorch_models_have_the_published_numbers_of_parameters():
     (["schedules", "--error-feedback"], "goes with --wire bfloat16"),
     (["allreduce"], "one rank has nobody to talk to"),
     (["overlap"], "one rank has nobody to talk to"),
+    (["cluster", "--latency", "fast", "--", "true"], "expected a time such as 50ms or 2us, got 'fast'"),
 ])
 def test_what_does_not_work_is_said_in_one_line(words, message):
     done = bench(*words)

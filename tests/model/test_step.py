@@ -87,6 +87,14 @@ def test_latencies_overlap_in_lanes_but_that_of_the_last_message():
     assert step("layerwise", [(0.0, 0.0, 4.0)], pieces=4, wire=wire).seconds == pytest.approx(4 * 2 + 1)
 
 
+def test_halves_share_a_sum_s_latency_and_those_from_rank_to_rank_have_their_own():
+    """2 s of a sum are 1 s of each half; messages to a server and back take 0.5 s each, all at the same time."""
+    wire = link(latency=2.0)
+    assert step("split", [(0.0, 0.0, 2.0)], wire=wire).seconds == pytest.approx(2 * 1 + 2)
+    layers = [(0.0, 0.0, 0.0)] * 4
+    assert step("ps", layers, wire=wire._replace(direct=0.5)).seconds == pytest.approx(2 * 0.5)
+
+
 def test_messages_slow_down_computing_and_are_slowed_down_by_it():
     """l1's message of 3 s takes 9 beside computing, which goes on at half its speed then: 4 s of l0's backward are 8 s,
     after which a ninth of the message is left; of 8 s, all of it is hidden.

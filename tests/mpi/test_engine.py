@@ -95,6 +95,16 @@ def test_slots_take_turns_from_the_first_one_used():
     assert mpi.started == [200, 201, 0, 1, 100, 101, 200, 201]
 
 
+def test_messages_of_two_steps_are_in_flight_together_though_a_step_has_but_one():
+    mpi, engine = simple(1, lanes=2, slots=2)
+    for slot in (0, 1):
+        engine.mark(slot, 0, ready=True)
+    engine.advance()
+    assert mpi.started == [0, 100]
+    finish(mpi, engine)
+    assert engine.quiet
+
+
 def test_the_second_operation_starts_after_the_first_has_completed_and_the_work_between_is_done():
     mpi = MadeUp()
     engine = mpi.engine([[mpi.operations(0, 10), mpi.operations(1, 11)]], lanes=2)
