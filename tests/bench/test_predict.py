@@ -31,10 +31,10 @@ def test_advice_names_the_simplest_schedule_that_is_as_fast_as_any_exact_one(tmp
 
 
 def test_a_slow_rank_and_times_that_vary_cost_what_waits_for_all(tmp_path):
-    (tmp_path / "p.json").write_text(json.dumps(flat(nets.build("resnet-mini"))))
+    (tmp_path / "p.json").write_text(json.dumps(flat(nets.build("alexnet-mini"))))
     seconds = {}
     for name, words in (("alike", []), ("slow", ["--slow", "2"]), ("vary", ["--jitter", "0.1"])):
-        advise.main(["--net", "resnet-mini", "--ranks", "64", "--rate", "100000gbit", "--profile",
+        advise.main(["--net", "alexnet-mini", "--ranks", "64", "--rate", "100000gbit", "--profile",
                      str(tmp_path / "p.json"), "--json", str(tmp_path / "f.json"), *words])
         seconds[name] = {row["schedule"]: row["seconds"] for row in json.loads((tmp_path / "f.json").read_text())}
     assert seconds["slow"]["oneshot"] == pytest.approx(2 * seconds["alike"]["oneshot"], rel=0.05)
