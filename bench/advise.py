@@ -99,8 +99,7 @@ def save_profile(path, profile):
 def network_of(options):
     """The Network that is asked for."""
     found = NETWORKS[options.network]
-    return Network(options.rate or found.rate, options.latency or found.latency, found.cpu,
-                   found.source)
+    return Network(options.rate or found.rate, options.latency or found.latency, found.cpu, found.source)
 
 
 def rows(net, profile, network, options, ranks=None):

@@ -90,6 +90,12 @@ def add_links(p):
     add_latency(p)
 
 
+def check_links(options):
+    """Raise UserError if links are described, but no --hosts are asked for whose links they would be."""
+    if options.hosts is None and (options.latency or options.rate != [float("inf")]):
+        raise UserError("--rate and --latency are of emulated links | try: with --hosts 2")
+
+
 def add_latency(p):
     """--latency."""
     p.add_argument("--latency", type=seconds, default=0.0, metavar="T", help="of each emulated link, one way, as 50ms;"

@@ -94,7 +94,8 @@ def measure(ranks, options, say):
     wire = forecast.wire
     return {"net": options.net[0], "batch": options.batch, "ranks": ranks.size, "crowded": ranks.crowded,
             "profile_seconds": forecast.profile.compute, "rows": list(rows.values()),
-            "wire": {"idle": wire.idle, "busy": wire.busy, "core": wire.core, "credit": wire.credit}}
+            "wire": {"idle": wire.idle, "busy": wire.busy, "core": wire.core, "credit": wire.credit,
+                     "direct": wire.direct}}
 
 
 def show(figures, say):
@@ -118,6 +119,7 @@ def summary(found):
 def inside(argv):
     """On the ranks of this job."""
     with shared.job(parser(), argv) as (ranks, options):
+        ranks.agree(lambda: shared.check_links(options))
         ranks.agree(lambda: check_messages(options))
         ranks.agree(lambda: shared.check_files(options, ranks.rank))
         say = console(ranks.rank, width=150).print
@@ -140,7 +142,8 @@ def around(argv):
                 for rate in outer.rate:
                     hosts.shape(rate)
                     for net in outer.net:
-                        print(f"{count} hosts, {shared.show_rate(rate)}, {1e3 * outer.latency:g} ms", flush=True)
+                        late = f", {1e3 * outer.latency:g} ms" if outer.latency else ""
+                        print(f"{count} hosts, {shared.show_rate(rate)}{late}", flush=True)
                         file = Path(folder, "figures.json")
                         status = hosts.run([*MODULE, "bench", "predict", "--net", net, *rest, "--json", str(file)],
                                            OMP_NUM_THREADS="1")

@@ -143,6 +143,7 @@ def draw(found, path):
 def inside(argv):
     """Measure on the ranks of this job."""
     with shared.job(parser(), argv) as (ranks, options):
+        ranks.agree(lambda: shared.check_links(options))
         candidates = ranks.agree(lambda: complete(options, argv, ranks))
         say = console(ranks.rank, width=150).print
         figures = measure(ranks, options, candidates, say)

@@ -136,6 +136,8 @@ def test_pytorch_models_have_the_published_numbers_of_parameters():
     (["schedules", "--error-feedback"], "goes with --wire bfloat16"),
     (["allreduce"], "one rank has nobody to talk to"),
     (["overlap"], "one rank has nobody to talk to"),
+    (["schedules", "--latency", "1ms"], "are of emulated links | try: with --hosts 2"),
+    (["predict", "--rate", "1gbit"], "are of emulated links | try: with --hosts 2"),
     (["cluster", "--latency", "fast", "--", "true"], "expected a time such as 50ms or 2us, got 'fast'"),
 ])
 def test_what_does_not_work_is_said_in_one_line(words, message):
