@@ -4,6 +4,7 @@ An array is NumPy's, or on the GPU CuPy's. Activations, what flows from layer to
 bfloat16, too; everything else is float32 on both.
 """
 
+import functools
 import importlib
 from types import SimpleNamespace
 
@@ -27,7 +28,12 @@ def implementation(package, operation, *arrays):
     """
     kinds = {gpu.is_array(array) for array in arrays if array is not None}
     require(len(kinds) == 1, operation, "the arrays must all be NumPy's, or all on the GPU")
-    return importlib.import_module(f"{package}.{'cuda' if kinds == {True} else 'cpu'}")
+    return _module(package, "cuda" if kinds == {True} else "cpu")
+
+
+@functools.cache
+def _module(package, name):
+    return importlib.import_module(f"{package}.{name}")
 
 
 def _show(value):

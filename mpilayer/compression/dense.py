@@ -15,7 +15,8 @@ class DensePayload(Payload):
         """Memory for what travels."""
         self.codec = self.compressor.codec
         self.buffer = self.codec.buffer(self.flat)
-        self.keeps = ("flat",) if self.buffer is self.flat else ("flat", "buffer")
+        self.copied = self.buffer is not self.flat
+        self.keeps = ("flat", "buffer") if self.copied else ("flat",)
         self.mirror = self.context.mirror(self.buffer)
 
     def _travelling(self, name):
@@ -23,12 +24,14 @@ class DensePayload(Payload):
 
     def encode(self, name):
         """Round, if asked for."""
-        residual = self.residual(name) if self.compressor.feedback else None
-        self.codec.encode(self.gradient[name], self._travelling(name), residual)
+        if self.copied:
+            residual = self.residual(name) if self.compressor.feedback else None
+            self.codec.encode(self.gradient[name], self._travelling(name), residual)
 
     def decode(self, name):
         """Back to float32."""
-        self.codec.decode(self._travelling(name), self.gradient[name])
+        if self.copied:
+            self.codec.decode(self._travelling(name), self.gradient[name])
 
     def _part(self, number):
         bucket = self.context.buckets[number]

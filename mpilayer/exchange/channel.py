@@ -6,6 +6,7 @@ import time
 from mpilayer.base.tracing import Trace
 from mpilayer.exchange.settings import Settings
 from mpilayer.mpi.progress import PROGRESS
+from mpilayer.mpi.ranks import nap
 
 NAP = 1e-4  # seconds
 
@@ -31,9 +32,10 @@ class Channel:
     say           a function that is called with a line of text when something was decided
     engine        what moves messages; None before something is opened
     description   how gradients of a GPU come to MPI, in words
+    engine_alone  whether the engine does all that `move` does
     """
 
-    description = ""
+    description, engine_alone = "", False
     keeps = ()
 
     def __init__(self, ranks, settings=None, trace=None, say=silent):
@@ -119,14 +121,19 @@ class Channel:
         """Return when arrived() is true, and count the time as exposed, or of another kind; messages move meanwhile,
         those of other channels too, for another rank may be waiting for them.
         """
+        seen = 0
+
         def moved():
+            nonlocal seen
             for channel in _running:
                 channel.move()
+            seen = self.engine.arrivals
             return arrived()
 
         if not moved():
             with self.trace.span(kind, f"wait {what}"):
-                self.ranks.until(moved, what)
+                alone = self.engine_alone and _running == [self]
+                self.ranks.until(moved, what, (lambda pause: self.engine.rest(pause, seen)) if alone else nap)
 
     def reached(self):
         """A function that tells whether all has been computed that was to be by now."""

@@ -8,6 +8,8 @@ from mpilayer.mpi.progress import MOVING
 class HostChannel(Channel):
     """What GradientQueue does differently for gradients on a GPU; it has `settings`, `engine` and `messages`."""
 
+    engine_alone = True
+
     @property
     def moves_while_computing(self):
         """Whether messages are started while kernels run, so that few need to be in flight at a time."""

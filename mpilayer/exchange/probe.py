@@ -73,11 +73,8 @@ class Probe:
         engine.advance()
 
     def _wait(self, engine):
-        def arrived():
-            engine.advance()
-            return engine.quiet
-
-        self.ranks.until(arrived, "the measurement at start-up")
+        self.ranks.until(lambda: engine.advance() or engine.quiet, "the measurement at start-up",
+                         lambda pause: engine.rest(pause, engine.arrivals))
 
     def seconds(self, size, pause=0.0, count=READINGS):
         """Median time of a sum of so many bytes of float32, everyone beginning together, after a pause of so many

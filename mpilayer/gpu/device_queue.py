@@ -10,7 +10,7 @@ class DeviceGradientQueue(GradientQueue):
     The core that launches kernels is free meanwhile, so it looks after messages all the time.
     """
 
-    transfer, moves_while_computing = None, True
+    transfer, moves_while_computing, engine_alone = None, True, False
 
     def attach(self):
         """Choose the way to MPI."""

@@ -11,17 +11,12 @@ The loop needs neither Python nor its lock, so that a kernel can call it from in
 thread, or the training loop.
 """
 
-import functools
-
-from numba import carray, cfunc, types
-
 from kernels import compiled
 from kernels.progress import now
 from mpilayer.mpi import flight_recorder as flight
 from mpilayer.mpi.intrinsics import (
     SEMAPHORE_WORDS,
     ask,
-    await_semaphore,
     count,
     load,
     raise_semaphore,
@@ -256,40 +251,6 @@ def release(words):
 
 
 @jit
-def watch(words, microseconds):
-    """Advance again and again until told to stop: a thread's work. Where nothing is in flight it sleeps until something
-    is posted: waking up now and then costs the thread that computes.
-    """
-    while not words[STOP]:
-        alone = advance_all(words)
-        idle = alone and words[STARTED] == words[ARRIVED] and not words[VOTING]
-        if not idle or await_semaphore(words.ctypes.data + 8 * WORK_TO_DO):
-            sleep(microseconds)
-
-
-@jit
 def wake(words):
     """There is something to do for who watches."""
     raise_semaphore(words.ctypes.data + 8 * WORK_TO_DO)
-
-
-@functools.cache
-def hook():
-    """The C function `void advance(int64 *table)` for several engines: [2 + engines, advance one, words of each]."""
-    @cfunc(types.void(types.CPointer(types.int64)), cache=True)
-    def advance(address):
-        table = carray(address, (carray(address, (1,))[0],))
-        for number in range(2, table.size):
-            ask(table[1], (table[number],))
-
-    return advance
-
-
-@functools.cache
-def advance_one():
-    """The C function `void advance(int64 *words)`."""
-    @cfunc(types.void(types.CPointer(types.int64)), cache=True)
-    def advance(address):
-        advance_all(carray(address, (carray(address, (1,))[0],)))
-
-    return advance

@@ -44,6 +44,16 @@ def sleep(typing, microseconds):
     return types.void(types.intp), generate
 
 
+@intrinsic
+def yield_core(typing):
+    """Give the core to whoever is ready to compute on it."""
+    def generate(context, builder, signature, values):
+        builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(I32, []), "sched_yield"), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
 SEMAPHORE_WORDS = 4  # of memory, at most
 
 

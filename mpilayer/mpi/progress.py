@@ -11,7 +11,7 @@ import numpy as np
 
 import kernels
 from mpilayer.base import env
-from mpilayer.mpi import engine_loop
+from mpilayer.mpi import engine_callers
 
 AT_ONCE = 128 << 10  # bytes that the system's buffers take in or give out while nobody looks
 LONGEST = 1000  # microseconds
@@ -58,9 +58,9 @@ def _hook_kernels():
     global _table
     kernels.set_progress(0)
     words = [engine.words.ctypes.data for engine in _in_kernels]
-    _table = np.array([2 + len(words), engine_loop.advance_one().address, *words], np.int64)
+    _table = np.array([2 + len(words), engine_callers.advance_one().address, *words], np.int64)
     if words:
-        kernels.set_progress(engine_loop.hook().address, _table.ctypes.data, _interval())
+        kernels.set_progress(engine_callers.hook().address, _table.ctypes.data, _interval())
 
 
 @contextlib.contextmanager

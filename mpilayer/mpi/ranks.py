@@ -26,13 +26,21 @@ from mpilayer.mpi.places import Places
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-CROWD, TURN = 8, 15e-6  # ranks on a core from which on sleeping beats yielding; seconds a rank holds a core to poll
+CROWD, TURN = 8, 15  # ranks on a core from which on sleeping beats yielding; microseconds that a rank polls
 LONG_NAP = 0.01  # seconds between looks at something that takes many
-BUSY, NAP = 0.5, 3e-4  # seconds after which a wait is a long one, and that a rank then leaves a core alone
+BUSY, NAP = 0.5, 300  # seconds after which a wait is a long one; microseconds that a rank then leaves a core alone
 NOTICED = 0.05  # seconds after which a wait is written into the flight recorder
 TIMEOUT = 600.0  # seconds
 MEETING = "a meeting of all ranks"
 COLORS, MOST_CORES = 2**31, 8192  # what MPI_Comm_split tells apart; of a machine that Linux can count
+
+
+def nap(microseconds: int) -> None:
+    """Let others have this core for so long; for 0 only if they want it."""
+    if microseconds:
+        time.sleep(1e-6 * microseconds)
+    else:
+        os.sched_yield()
 
 
 class Ranks(Meetings):
@@ -196,14 +204,15 @@ class Ranks(Meetings):
         """Return when an mpi4py request has completed; `what` names it, should the wait be long."""
         self.until(request.Test, what)
 
-    def until(self, done: Callable[[], Any], what: str = "") -> None:
+    def until(self, done: Callable[[], Any], what: str = "", rest: Callable[[int], Any] = nap) -> None:
         """Return when done() is true. Signals are handled meanwhile; a wait of more than MPILAYER_PATIENCE seconds is
-        reported once, on standard error, with `what`. Raises HangError.
+        reported once, on standard error, with `what`. `rest` is called between two looks, with the microseconds for
+        which others should have this core. Raises HangError.
         """
         start, told, noticed, due = time.monotonic(), False, False, self.timeout or math.inf
         while not done():
             waited = time.monotonic() - start
-            self._give_way(waited)
+            rest(self._turn(waited))
             noticed = noticed or self._notice(waited, what)
             told = told or self._complain(waited, what)
             if waited > due:
@@ -221,15 +230,12 @@ class Ranks(Meetings):
         self.recorder.waiting(what or MEETING)
         return True
 
-    def _give_way(self, waited):
-        """Let the ranks that share this core have it; where they are many, until they all had their turn."""
+    def _turn(self, waited):
+        """Microseconds after which the ranks that share this core, where they are many, all had their turn; else 0."""
         crowd = self.neighbours / self.cores
         if crowd > 1 and waited > BUSY:  # it is not a message that is late but a rank: it may need the core for long
-            time.sleep(crowd * NAP)
-        elif crowd > CROWD:
-            time.sleep(crowd * TURN)
-        elif crowd > 1:
-            os.sched_yield()
+            return round(crowd * NAP)
+        return round(crowd * TURN) if crowd > CROWD else 0
 
     def _complain(self, waited, what):
         if waited < self.patience:
