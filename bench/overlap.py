@@ -6,8 +6,8 @@ from mpilayer.compression.codecs import CODECS
 from mpilayer.exchange.probe import Probe
 from mpilayer.exchange.settings import Settings
 from mpilayer.gpu.device import ONLY_THERE
-from mpilayer.mpi.collectives import REDUCTIONS
 from mpilayer.mpi.progress import PROGRESS
+from mpilayer.mpi.reductions import REDUCTIONS
 from mpilayer.report import plots
 
 SIZES = [2**20, 2**22, 2**24, 2**26]

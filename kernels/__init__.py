@@ -37,7 +37,7 @@ from kernels.dense import dense, dense_dgrad, dense_wgrad
 from kernels.embedding import embedding, embedding_backward
 from kernels.gpu import set_precision
 from kernels.layernorm import layernorm, layernorm_backward
-from kernels.layout import empty
+from kernels.layout import empty, pages
 from kernels.loss import softmax_cross_entropy
 from kernels.matmul import matmul
 from kernels.norm import lrn, lrn_backward
@@ -56,13 +56,14 @@ from kernels.update import adamw_update, compensate_delay, momentum_update, sum_
 from kernels.wire import bfloat16_op_address, decode_bfloat16, encode_bfloat16, ordered_sum, ordered_sum_address
 
 __all__ = [
-    "add", "adamw_update", "attention", "attention_backward", "avgpool2d", "avgpool2d_backward", "batchnorm",
+    "adamw_update", "add", "attention", "attention_backward", "avgpool2d", "avgpool2d_backward", "batchnorm",
     "batchnorm_dgrad", "batchnorm_running", "batchnorm_statistics", "batchnorm_wgrad", "bfloat16_op_address",
     "bias_grad", "bias_relu_backward", "compensate_delay", "conv2d", "conv2d_dgrad", "conv2d_wgrad", "decode_bfloat16",
     "dense", "dense_dgrad", "dense_wgrad", "dropout", "dropout_backward", "embedding", "embedding_backward", "empty",
     "encode_bfloat16", "gelu", "gelu_backward", "global_avgpool", "global_avgpool_backward", "layernorm",
     "layernorm_backward", "lowrank_expand", "lowrank_orthonormalize", "lowrank_orthonormalize_address",
     "lowrank_project", "lrn", "lrn_backward", "matmul", "maxpool2d", "maxpool2d_backward", "momentum_update",
-    "num_threads", "ordered_sum", "ordered_sum_address", "pool2d_shape", "relu", "relu_backward", "set_num_threads",
-    "set_precision", "set_progress", "softmax_cross_entropy", "sum_of_squares", "topk_decode", "topk_encode",
+    "num_threads", "ordered_sum", "ordered_sum_address", "pages", "pool2d_shape", "relu", "relu_backward",
+    "set_num_threads", "set_precision", "set_progress", "softmax_cross_entropy", "sum_of_squares", "topk_decode",
+    "topk_encode",
 ]

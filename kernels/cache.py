@@ -1,11 +1,13 @@
 """Where compiled kernels are kept, and what is done about a cache that is damaged, full, or may not be written to.
 
-Numba has no hook for this. When this module is imported, four methods of its cache are replaced: what cannot be read
-counts as not there, what cannot be written is compiled again by the next start, and what is there is loaded without the
-compiler. A place is added that Numba tries after all of its own.
+Numba has no hook for this. When this module is imported, five methods of its cache are replaced: what cannot be read
+counts as not there, what cannot be written is compiled again by the next start, what is there is loaded without the
+compiler, and what was compiled before one of the files beside it was changed is out of date: compiled functions hold
+copies of those that they call. A place is added that Numba tries after all of its own.
 """
 
 import functools
+import hashlib
 import os
 import stat
 import sys
@@ -16,6 +18,7 @@ from numba.core import caching
 from numba.core.runtime import rtsys
 
 _told = set()
+_hash = caching._SourceFileBackedLocatorMixin.get_source_stamp  # of one file
 
 
 def _say(about, text):
@@ -34,6 +37,19 @@ def _remove(path, error):
     except OSError:
         pass
     _say(path, f"{path} is damaged ({type(error).__name__}): what was in it is compiled again")
+
+
+@functools.cache
+def _sources(folder):
+    """A hash of the sources in a folder, and of those here, which all may use."""
+    found = hashlib.sha256()
+    for path in sorted({*Path(folder).glob("*.py"), *Path(__file__).parent.glob("*.py")}):
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def _source_stamp(locator):
+    return _hash(locator), _sources(os.path.dirname(locator._py_file))
 
 
 def _load_index(cache, load=caching.IndexDataCacheFile._load_index):
@@ -102,6 +118,7 @@ class LastResort(caching.UserWideCacheLocator):
             super().ensure_cache_path()
 
 
+caching._SourceFileBackedLocatorMixin.get_source_stamp = _source_stamp
 caching.IndexDataCacheFile._load_index = _load_index
 caching.IndexDataCacheFile._load_data = _load_data
 caching.Cache.load_overload = _load_overload

@@ -1,12 +1,13 @@
 """How arrays lie in memory: cache lines, transposition, copies, distances between rows."""
 
+import mmap
 from math import prod
 
 import numpy as np
 
 from kernels import compiled
 
-LINE, SMALL = 64, 4096  # bytes
+LINE, SMALL, HUGE = 64, 4096, 2 << 20  # bytes
 LINE_FLOATS = LINE // 4
 
 jit, inner = compiled.decorators()
@@ -59,3 +60,14 @@ def empty(shape, dtype=np.float32):
     memory = np.empty(size + LINE, np.uint8)
     start = -memory.__array_interface__["data"][0] % LINE
     return memory[start:start + size].view(dtype).reshape(shape)
+
+
+def pages(size, dtype=np.float32):
+    """(size,) zeros in memory pages of their own, large ones if there are any: what others may come to share."""
+    length = size * np.dtype(dtype).itemsize
+    room = HUGE if length >= HUGE else 0
+    memory = mmap.mmap(-1, length + room or 1)
+    if room and hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    begin = np.frombuffer(memory, np.uint8).__array_interface__["data"][0]
+    return np.frombuffer(memory, dtype, size, -begin % HUGE if room else 0)

@@ -11,8 +11,8 @@ from bench import kernels, memory, step
 from kernels.rooms import rooms
 from mpilayer.compression import COMPRESSORS
 from mpilayer.data import AUGMENTS, SOURCES
-from mpilayer.mpi.collectives import REDUCTIONS
 from mpilayer.mpi.progress import PROGRESS
+from mpilayer.mpi.reductions import REDUCTIONS
 from mpilayer.schedules import SCHEDULES
 from mpilayer.schedules.layerwise import APPLY
 from mpilayer.train import NET

@@ -78,10 +78,11 @@ def ordered_sum(parts, out):
 def ordered_sum_address(dtype):
     """Address of a C function that does what ordered_sum does without Python, so without its global lock.
 
-        void f(int64 parts, int64 P, int64 n, int64 stride, int64 out)
+        void f(int64 parts, int64 P, int64 n, int64 stride, int64 out, int64 copies)
 
     parts and out are addresses of this computer's memory, not the GPU's; row p begins `stride` bytes, a multiple of the
-    item size, after row p - 1. Raises ValueError unless dtype is float32 or uint16.
+    item size, after row p - 1. The sum is written to so many rows from `out` on, as far apart; where these are rows of
+    the parts, it takes their place. Raises ValueError unless dtype is float32 or uint16.
     """
     from kernels.wire import cpu
 

@@ -168,11 +168,17 @@ def _sum_function(dtype):
     kind = from_dtype(dtype)
     shift = kind.bitwidth // 16
 
-    @cfunc(types.void(types.CPointer(kind), *[types.int64] * 3, types.CPointer(kind)), cache=True)
-    def total(parts, P, n, stride, out):
-        rows, into = carray(parts, (P, stride >> shift)), carray(out, (n,))
+    @cfunc(types.void(types.CPointer(kind), *[types.int64] * 3, types.CPointer(kind), types.int64), cache=True)
+    def total(parts, P, n, stride, out, copies):
+        rows, into = carray(parts, (P, stride >> shift)), carray(out, (copies, stride >> shift))
         for start in range(0, n, BLOCK):
-            _sum_block(rows, start, into[start:start + BLOCK])
+            end = min(start + BLOCK, n)
+            first = into[0, start:end]
+            _sum_block(rows, start, first)
+            for copy in range(1, copies):
+                other = into[copy, start:end]
+                for i in range(first.size):
+                    other[i] = first[i]
 
     return total
 
@@ -191,7 +197,7 @@ def _bfloat16_op():
 
 
 def ordered_sum_address(dtype):
-    """Address of `void f(parts, P, n, stride, out)`, as kernels.ordered_sum_address says."""
+    """Address of `void f(parts, P, n, stride, out, copies)`, as kernels.ordered_sum_address says."""
     return _sum_function(dtype).address
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 import kernels
-from kernels.gpu import address
+from kernels import gpu
 
 
 class Float32:
@@ -19,7 +19,7 @@ class Float32:
     @staticmethod
     def encode(numbers, wire, error=None):
         """Before they travel; nothing to do where both are the same memory."""
-        if address(wire) != address(numbers):
+        if gpu.address(wire) != gpu.address(numbers):
             wire[:] = numbers
 
     @staticmethod
@@ -38,7 +38,9 @@ class BFloat16:
     @staticmethod
     def buffer(numbers):
         """Half the bytes: (n,) uint16 with bfloat16's bits."""
-        return np.zeros_like(numbers, dtype=np.uint16)
+        if gpu.is_array(numbers):
+            return np.zeros_like(numbers, dtype=np.uint16)
+        return kernels.pages(numbers.size, np.uint16)
 
     @staticmethod
     def encode(numbers, wire, error=None):

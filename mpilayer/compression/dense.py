@@ -18,6 +18,7 @@ class DensePayload(Payload):
         self.copied = self.buffer is not self.flat
         self.keeps = ("flat", "buffer") if self.copied else ("flat",)
         self.mirror = self.context.mirror(self.buffer)
+        self.context.reduction.share(self.mirror)
 
     def _travelling(self, name):
         return self.buffer[slice(*self.context.offsets[name])]

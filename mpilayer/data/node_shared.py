@@ -1,13 +1,12 @@
 """Data in memory, one copy for all ranks of a node."""
 
-import contextlib
 import mmap
 import os
 
 import numpy as np
 
 from mpilayer.base.errors import UserError
-from mpilayer.mpi.node_file import open_together
+from mpilayer.mpi.node_file import memory
 
 
 def _locked(array):
@@ -27,13 +26,11 @@ def _loaded(load):
 
 def _memory(ranks, size):
     """So many bytes that all ranks of a node share; None if the shared memory of the node has no room for them."""
-    def make(path):
-        with open(path, "wb") as file, contextlib.suppress(OSError):
-            os.posix_fallocate(file.fileno(), 0, size)  # what is missing is noticed now, and not as a bus error later
-
-    descriptor = open_together(ranks, make)
+    descriptor = memory(ranks, size)
+    if descriptor is None:
+        return None
     try:
-        return mmap.mmap(descriptor, size) if os.fstat(descriptor).st_size == size else None
+        return mmap.mmap(descriptor, size)
     finally:
         os.close(descriptor)
 
@@ -57,10 +54,10 @@ def hold(load, ranks=None):
         return _locked(array)
     shape, kind = ranks.bcast(None if array is None else (array.shape, array.dtype.str), ranks.node)
     size = int(np.prod(shape)) * np.dtype(kind).itemsize
-    memory = _memory(ranks, size)
-    if memory is None:
+    shared = _memory(ranks, size)
+    if shared is None:
         return None
-    common = np.frombuffer(memory, kind).reshape(shape)
+    common = np.frombuffer(shared, kind).reshape(shape)
     if ranks.node.rank == 0:
         common[...] = array
     ranks.meet(ranks.node)

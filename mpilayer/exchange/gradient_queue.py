@@ -18,9 +18,10 @@ from mpilayer.exchange.messages import Messages, Slot, buckets_of
 from mpilayer.exchange.posting import Posting, by_name
 from mpilayer.exchange.settings import MOST_LANES, Settings
 from mpilayer.mpi import ulfm
-from mpilayer.mpi.collectives import REDUCTIONS, Calls
+from mpilayer.mpi.collectives import Calls
 from mpilayer.mpi.engine import Engine
 from mpilayer.mpi.ranks import Ranks
+from mpilayer.mpi.reductions import REDUCTIONS
 
 
 class GradientQueue(HostChannel):
@@ -47,12 +48,11 @@ class GradientQueue(HostChannel):
     def __init__(self, ranks: Ranks, parameters, *, delay: int | None = 0, order: str = "backward",
                  average: bool = False, settings: Settings | None = None, trace: Trace | None = None,
                  say: Callable = silent, **given):
-        settings = probe.resolved(ranks, settings, given, parameters.weights.nbytes, say)
+        settings = probe.resolved(ranks, settings, given, parameters.weights, say)
         super().__init__(ranks, settings, trace, say)
         self.parameters, self.layers = parameters, by_name(parameters.layers)
         self.scale = 1 / ranks.size if average else 1
         self.calls = Calls(self.ranks)
-        self.reduction = REDUCTIONS[settings.reduction](self.calls)
         self.compressor = COMPRESSORS[settings.wire](**dict(settings.wire_options))
         if delay is not None:
             self.open(delay=delay, order=order)
@@ -70,7 +70,8 @@ class GradientQueue(HostChannel):
         self.compressor.check(self.settings.reduction, order)
         self.attach()
         buckets = self.messages.buckets
-        context = PayloadContext(self.calls, self.reduction, self.layers, buckets, self.parameters.offsets,
+        reduction = REDUCTIONS[self.settings.reduction](self.calls)
+        context = PayloadContext(self.calls, reduction, self.layers, buckets, self.parameters.offsets,
                                  self.compressor.offsets(self.parameters), self.mirror)
         flat = map(self.parameters.gradient_buffer, range(delay + 1))
         self.slots = [Slot(self.compressor.open(context, gradient), buckets) for gradient in flat]

@@ -42,7 +42,7 @@ class Parameters(Mapping):
         for name, array in arrays.items():
             _check(name, array)
         self.offsets, size = offsets({name: array.size for name, array in reversed(arrays.items())})
-        self.weights, self._gradients = _zeros(size), [_zeros(size)]
+        self.weights, self._gradients = kernels.pages(size), [kernels.pages(size)]
         self._views = {name: self.weights[slice(*self.offsets[name])].reshape(array.shape)
                        for name, array in arrays.items()}
         for name, array in arrays.items():
@@ -80,14 +80,8 @@ class Parameters(Mapping):
     def gradient_buffer(self, slot: int) -> np.ndarray:
         """Gradient buffer number `slot`, laid out as `weights`; a new buffer is made when it is first asked for."""
         while len(self._gradients) <= slot:
-            self._gradients.append(_zeros(self.weights.size))
+            self._gradients.append(kernels.pages(self.weights.size))
         return self._gradients[slot]
-
-
-def _zeros(size):
-    memory = kernels.empty((size,))
-    memory[:] = 0
-    return memory
 
 
 def _check(name, array):

@@ -10,13 +10,16 @@ import numpy as np
 import kernels
 from kernels import gpu
 from mpilayer.base.errors import UserError
+from mpilayer.compression import COMPRESSORS
 from mpilayer.compression.codecs import CODECS, Float32
 from mpilayer.exchange.settings import AUTO, LANES, MOST_LANES, settings_of
-from mpilayer.mpi import engine
-from mpilayer.mpi.collectives import REDUCTIONS, Calls, Native
+from mpilayer.mpi import engine, levels
+from mpilayer.mpi.collectives import Calls
 from mpilayer.mpi.engine import Engine
+from mpilayer.mpi.levels import Levels
 from mpilayer.mpi.link_model import LinkModel
 from mpilayer.mpi.progress import MOVING, PROGRESS
+from mpilayer.mpi.reductions import REDUCTIONS
 
 SIZES = (4 << 10, 64 << 10, 1 << 20, 4 << 20, 16 << 20)  # bytes of float32
 ENOUGH = 0.05  # seconds after which no larger message is tried
@@ -61,8 +64,8 @@ class Probe:
 
     def _engine(self, size, pieces, lanes):
         """An engine with one slot of `size` bytes of float32 in so many messages."""
-        buffer = self.codec.buffer(kernels.empty((size // 4,)))
-        buffer[:] = 0
+        buffer = self.codec.buffer(kernels.pages(size // 4))
+        self.reduction.share(buffer)
         operations = [self.reduction.operations(part, number % lanes)
                       for number, part in enumerate(np.array_split(buffer, pieces))]
         return Engine([operations], lanes, self.calls.test)
@@ -183,7 +186,7 @@ def warm(settings, weights=NOTHING):
     codec.encode(gradients, buffer, gradients.copy() if feedback else None)
     codec.decode(buffer, gradients)
     kernels.sum_of_squares(gradients)
-    REDUCTIONS.get(settings.reduction, Native).warm(buffer.dtype)
+    REDUCTIONS.get(settings.reduction, Levels).warm(buffer.dtype)
     if not gpu.is_array(weights):
         kernels.dense(*operands())
 
@@ -209,10 +212,18 @@ def in_words(count):
     return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.0f} KiB"
 
 
-def _unmeasured(settings):
-    """With what needs no measurement in place of "auto": one message, poll."""
+def _unmeasured(ranks, settings, weights):
+    """With what needs no measurement in place of "auto": one message, poll, sums in memory that all ranks share."""
     plain = {"progress": "poll", "bucket": None, "chunk": None, "reduction": "native"}
+    if "reduction" in settings.auto and ranks.node.size == ranks.size and _may_share(ranks, settings, weights):
+        plain["reduction"] = "levels"
     return settings._replace(**{name: plain[name] for name in settings.auto})
+
+
+def _may_share(ranks, settings, weights):
+    """Whether the ranks of a node can sum gradients in common memory; all ranks call this together."""
+    able = not gpu.is_array(weights) and not COMPRESSORS[settings.wire].own_sums
+    return able and ranks.most(ranks.node.size) > 1 and not levels.missing(ranks)
 
 
 def _bears(ranks, progress):
@@ -229,22 +240,21 @@ def _safe(ranks, settings, say):
     return settings._replace(progress="poll")
 
 
-def choose(ranks, settings, largest, say):
-    """The Settings for a gradient of `largest` bytes, measured where they say "auto"; all ranks call this together."""
-    auto, settings = settings.auto, _unmeasured(settings)
+def choose(ranks, settings, weights, say):
+    """The Settings for gradients of these weights, measured where they say "auto"; all ranks call this together."""
+    auto, settings = settings.auto, _unmeasured(ranks, settings, weights)
     if ranks.size > 1:
         if not ranks.any(ranks.crowded):  # on any machine: all ranks measure, or none
-            settings = _measured(ranks, settings, auto, largest, say)
-        elif auto:
-            say(f"more ranks than cores: {', '.join(sorted(auto))} not measured; messages move between layers")
+            settings = _measured(ranks, settings, auto, weights, say)
+        elif auto - {"reduction"}:
+            say(f"more ranks than cores: {', '.join(sorted(auto - {'reduction'}))} not measured; messages move between"
+                " layers")
     return _safe(ranks, settings, say)
 
 
 def _by_nodes(ranks, settings, size, say):
     """The Settings whose sums of so many bytes are faster: as MPI makes them, or within each node first."""
-    node, times = ranks.node.size, {}
-    if node == ranks.size or node == 1 or not ranks.all(node == ranks.most(node)):
-        return settings
+    times = {}
     for name in ("native", "levels"):
         probe = Probe(ranks, settings._replace(reduction=name))
         times[name] = ranks.bcast(probe.seconds(size))
@@ -255,9 +265,10 @@ def _by_nodes(ranks, settings, size, say):
     return settings._replace(reduction=chosen)
 
 
-def _measured(ranks, settings, auto, largest, say):
+def _measured(ranks, settings, auto, weights, say):
     """With the link, and what is "auto", as measured on more ranks than one."""
-    if "reduction" in auto:
+    largest = weights.nbytes
+    if "reduction" in auto and settings.reduction == "native" and _may_share(ranks, settings, weights):
         settings = _by_nodes(ranks, settings, min(largest, SIZES[2]), say)
     probe = Probe(ranks, settings)
     link = ranks.bcast(probe.link(largest))
@@ -277,9 +288,9 @@ def _measured(ranks, settings, auto, largest, say):
     return settings
 
 
-def resolved(ranks, settings, given, largest, say):
-    """The Settings, or those of keyword arguments, measured where they say "auto" for gradients of `largest` bytes."""
+def resolved(ranks, settings, given, weights, say):
+    """The Settings, or those of keyword arguments, measured where they say "auto" for gradients of these weights."""
     if settings and given:
         raise UserError(f"settings and {', '.join(given)} | expected one or the other | try: settings._replace(...)")
     settings = settings or settings_of(AUTO | given)
-    return choose(ranks, settings, largest, say) if settings.auto else _safe(ranks, settings, say)
+    return choose(ranks, settings, weights, say) if settings.auto else _safe(ranks, settings, say)

@@ -4,11 +4,11 @@ from typing import Any, NamedTuple
 
 from mpilayer.base.errors import UserError
 from mpilayer.compression import COMPRESSORS
-from mpilayer.mpi.collectives import REDUCTIONS
 from mpilayer.mpi.link_model import LinkModel
 from mpilayer.mpi.progress import PROGRESS
+from mpilayer.mpi.reductions import REDUCTIONS
 
-AUTO = {"progress": "auto", "bucket": "auto", "chunk": "auto"}
+AUTO = dict.fromkeys(("progress", "bucket", "chunk", "reduction"), "auto")
 LANES = 2  # enough to hide the latency of one message behind the other
 MOST_LANES = 16  # where nothing starts the next message while a kernel runs
 
@@ -23,7 +23,9 @@ class Settings(NamedTuple):
     wire           what travels: a key of COMPRESSORS
     wire_options   {option of that compressor: its value}
     reduction      "native": summed by MPI_Allreduce; "ordered": summed in rank order, to the same bits however layers
-                   are grouped into messages; "nccl": among GPUs
+                   are grouped into messages; "levels": in memory that the ranks of a node share, in rank order, and by
+                   MPI_Allreduce between nodes; "nccl": among GPUs; "auto": levels where ranks share a node, between
+                   several nodes if it is faster there
     lanes          most messages in flight at a time
     cuda_aware     whether MPI may be given memory of a GPU
     link           LinkModel: what a sum over the ranks costs, once that was measured
@@ -44,7 +46,7 @@ class Settings(NamedTuple):
     @property
     def auto(self):
         """Names of the fields that are "auto"."""
-        return {name for name in (*AUTO, "reduction") if getattr(self, name) == "auto"}
+        return {name for name in AUTO if getattr(self, name) == "auto"}
 
     def measured_as(self, other):
         """These, with what was measured for other Settings where they say "auto"."""

@@ -12,7 +12,6 @@ import kernels
 from mpilayer.base.errors import UserError
 from mpilayer.mpi.engine import Operation
 
-NODE, ACROSS = "node", "across"  # the communicators of two levels
 MOST_INT = 2**31 - 1  # of C
 
 
@@ -29,7 +28,7 @@ class Calls:
         self.library = ctypes.CDLL(self.MPI.__file__)  # the symbols of the MPI that mpi4py is linked with
         self.test = self.address("MPI_Test")
         self.persistent = self.MPI.Get_version() >= (4, 0)
-        self.requests, self._bfloat16_sum = [], self.MPI.OP_NULL
+        self.made, self._bfloat16_sum = [], self.MPI.OP_NULL  # what must be freed, by all ranks in one order
 
     @property
     def cuda_aware(self):
@@ -47,13 +46,11 @@ class Calls:
             self.comms[lane] = self.ranks.duplicate()
         return self.comms[lane]
 
-    def level(self, name, lane):
-        """The communicator of a lane among the ranks of a node, or among those that have one place in each node."""
-        if (name, lane) not in self.comms:
-            node = self.ranks.node
-            color = self.ranks.bcast(self.rank, node) if name == NODE else node.rank
-            self.comms[name, lane] = self.ranks.split(color)
-        return self.comms[name, lane]
+    def across(self, lane):
+        """The communicator of a lane among the ranks that have one place in each node."""
+        if ("across", lane) not in self.comms:
+            self.comms["across", lane] = self.ranks.split(self.ranks.node.rank)
+        return self.comms["across", lane]
 
     def operation(self, lane, collective, *arguments, op=None, work=(), comm=None):
         """An Operation that starts a collective, by its name in MPI; arguments as mpi4py has them, buffers as lists.
@@ -64,7 +61,7 @@ class Calls:
         if self.persistent:
             options = {"op": op} if op else {}
             request = getattr(comm, f"{collective}_init")(*arguments, **options)
-            self.requests.append(request)
+            self.made.append(request)
             at = self.MPI._addressof(request)
             return Operation((self.address("MPI_Start"), at), at, work, (request, *arguments))
         request = np.array([self.MPI.REQUEST_NULL.handle], np.int64)
@@ -75,8 +72,8 @@ class Calls:
 
     def free(self):
         """Give up all that was made; nothing may be in flight."""
-        while self.requests:
-            self.requests.pop().Free()
+        while self.made:
+            self.made.pop().Free()
         while self.comms:
             self.comms.popitem()[1].Free()
         if self._bfloat16_sum:
@@ -121,11 +118,18 @@ class Calls:
         return self.MPI.Op.fromhandle(handle.value if wide else handle.value & 0xFFFFFFFF)
 
 
-class Native:
-    """One all-reduce, in the order of summation that the MPI picks for the size of the message."""
+class Reduction:
+    """How parts of arrays are summed; of each array it is told by `share` before."""
 
     def __init__(self, calls):
         self.calls = calls
+
+    def share(self, array):
+        """Parts of an array will be summed; all ranks call this together."""
+
+
+class Native(Reduction):
+    """One all-reduce, in the order of summation that the MPI picks for the size of the message."""
 
     @staticmethod
     def warm(dtype):
@@ -146,38 +150,14 @@ class Native:
         return (self.calls.operation(lane, "Allreduce", *arguments, op=op),)
 
 
-class TwoLevels(Native):
-    """Within each node every rank sums a part; the ranks with the same part sum it over the nodes; each node puts them
-    together. So a node's link carries each number once, however many ranks it has. In an order of summation of its own.
-    """
-
-    def __init__(self, calls):
-        super().__init__(calls)
-        ranks = calls.ranks
-        if not ranks.all(ranks.node.size == ranks.most(ranks.node.size)):
-            raise UserError("reduction levels | nodes have different numbers of ranks | expected as many on each"
-                            " | try: reduction native, or other options of the launcher")
-
-    def operations(self, buffer, lane):
-        """Of the sum of `buffer` (n,) float32, or uint16 with bfloat16's bits. Raises TypeError for other numbers."""
-        calls, ((_, (_, kind)), op) = self.calls, self.arguments(buffer)
-        node, across = (calls.level(name, lane) for name in (NODE, ACROSS))
-        ends = np.arange(node.size + 1) * buffer.size // node.size
-        counts, starts = np.diff(ends), ends[:-1]
-        part = kernels.empty((int(counts[node.rank]) * buffer.itemsize // 4 + 1,)).view(buffer.dtype)[
-            :counts[node.rank]]
-        return (calls.operation(lane, "Reduce_scatter", [buffer, kind], [part, kind], counts, op=op, comm=node),
-                calls.operation(lane, "Allreduce", calls.MPI.IN_PLACE, [part, kind], op=op, comm=across),
-                calls.operation(lane, "Allgatherv", [part, kind], [buffer, counts, starts, kind], comm=node))
-
-
-class Ordered:
+class Ordered(Reduction):
     """A reduce-scatter by Ialltoallv, a sum in rank order, an Iallgatherv: ((g_0 + g_1) + g_2) + ... for every number,
     however the layers are grouped into messages and on whatever rank it is added up.
     """
 
     def __init__(self, calls):
-        self.calls, self.scratch = calls, {}
+        super().__init__(calls)
+        self.scratch = {}
 
     @staticmethod
     def warm(dtype):
@@ -211,7 +191,7 @@ def scattered(calls, buffer, room, first, last):
     scatter = calls.operation(first, "Alltoallv", [buffer, counts, starts, kind],
                               [parts, np.full(P, mine), np.arange(P) * mine, kind])
     total = (kernels.ordered_sum_address(buffer.dtype), parts.ctypes.data, P, mine, mine * buffer.itemsize,
-             buffer[starts[calls.rank]:].ctypes.data)
+             buffer[starts[calls.rank]:].ctypes.data, 1)
     gather = calls.operation(last, "Allgatherv", calls.MPI.IN_PLACE, [buffer, counts, starts, kind], work=total)
     return scatter, gather._replace(keep=(*gather.keep, parts))
 
@@ -230,7 +210,3 @@ def _c_ints(numbers):
         raise UserError(f"a message of {np.max(numbers):,} numbers | expected at most {MOST_INT:,}, for MPI counts with"
                         " an int | try: a smaller chunk")
     return np.array(numbers, np.int32)
-
-
-# Where NCCL sums (staging.Nccl), MPI's requests are never started.
-REDUCTIONS = {"native": Native, "ordered": Ordered, "levels": TwoLevels, "nccl": Native}

@@ -19,15 +19,17 @@ class Operation(NamedTuple):
     """One MPI request of a message, and what to compute first; addresses of C functions and integers.
 
     start     (function that starts the request, its arguments)
-    request   address of the MPI_Request
-    work      (function, up to 5 arguments) or ()
+    request   address of the MPI_Request, or of what `test` takes for one
+    work      (function, up to 6 arguments) or ()
     keep      what must live as long as this
+    test      a function with MPI_Test's arguments, in its place; 0: MPI_Test
     """
 
     start: tuple
     request: int
     work: tuple = ()
     keep: tuple = ()
+    test: int = 0
 
 
 def warm():
@@ -70,9 +72,10 @@ class Engine:
             if word:
                 words[word] = start
         for word, value in {loop.LENGTH: words.size, loop.LANES: lanes, loop.MESSAGES: messages, loop.SLOTS: slots,
-                            loop.TEST: test, loop.NEXT: -1, loop.LOCK: _lock.ctypes.data}.items():
+                            loop.NEXT: -1, loop.LOCK: _lock.ctypes.data}.items():
             words[word] = value
         self.word = memoryview(words)  # one read of it takes a quarter of the time of one of an array
+        self._test = test
         self.ready, self.began, self.ended = (words[words[part]:][:places].reshape(slots, messages)
                                               for part in (loop.READY, loop.BEGAN, loop.ENDED))
         self.steps = words[words[loop.STEPS]:][:slots]
@@ -97,6 +100,7 @@ class Engine:
     def _record(self, at, operation):
         self.words[at:][:len(operation.work)] = operation.work
         self.words[at + loop.START], self.words[at + loop.REQUEST] = operation.start[0], operation.request
+        self.words[at + loop.TESTER] = operation.test or self._test
         self.words[at + loop.START_ARGUMENTS:][:len(operation.start) - 1] = operation.start[1:]
 
     def _by_need(self, due, vote, at):

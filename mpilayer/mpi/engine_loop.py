@@ -29,13 +29,13 @@ jit, inner = compiled.decorators()
 ARGUMENTS = 10  # of the longest MPI call, MPI_Ialltoallv
 
 # words of the state
-(LENGTH, LOCK, ERROR, STOP, LANES, MESSAGES, SLOTS, FIRST, STARTED, ARRIVED, BUSY_SINCE, BUSY_NS, INSIDE_NS, TEST, FLAG,
+(LENGTH, LOCK, ERROR, STOP, LANES, MESSAGES, SLOTS, FIRST, STARTED, ARRIVED, BUSY_SINCE, BUSY_NS, INSIDE_NS, FLAG,
  BY_NEED, POSTED, AGREED, VOTING, VOTE, NEXT, DUE, FOLLOW, READY, BEGAN, ENDED, LANE, CALLS, FOLLOWED, RECORDER,
- RECORD, STEPS, LABEL, NUMBER, LOOKS, WORK_TO_DO) = range(36)
+ RECORD, STEPS, LABEL, NUMBER, LOOKS, WORK_TO_DO) = range(35)
 STATUS = WORK_TO_DO + SEMAPHORE_WORDS
 HEADER = 64  # the MPI status takes the rest
 # words of an Operation
-WORK, WORK_ARGUMENTS, START, REQUEST, START_ARGUMENTS = 0, 1, 6, 7, 8
+WORK, WORK_ARGUMENTS, START, REQUEST, TESTER, START_ARGUMENTS = 0, 1, 7, 8, 9, 10
 OPERATION_WORDS, MOST_OPERATIONS = START_ARGUMENTS + ARGUMENTS, 3  # of one, and of a message
 WAITING, READY_TO_GO, IN_FLIGHT, THERE = range(4)  # what READY says of a message
 LABEL_WORDS = 1 + flight.NAME_WORDS  # of a message: its bytes and its name
@@ -88,7 +88,7 @@ def _begin(words, lane, place, operation):
     record = words[CALLS] + (place * MOST_OPERATIONS + operation) * OPERATION_WORDS
     if words[record + WORK]:
         a = record + WORK_ARGUMENTS
-        ask(words[record + WORK], (words[a], words[a + 1], words[a + 2], words[a + 3], words[a + 4]))
+        ask(words[record + WORK], (words[a], words[a + 1], words[a + 2], words[a + 3], words[a + 4], words[a + 5]))
     at = words[LANE] + 2 * lane
     words[at], words[at + 1] = place + 1, operation
     return _start(words, record)
@@ -110,10 +110,10 @@ def _arrive(words, place, moment):
 
 
 @inner
-def _completed(words, request):
-    """Whether MPI says so of the request at an address."""
-    base = words.ctypes.data
-    return _succeeded(words, ask(words[TEST], (request, base + 8 * FLAG, base + 8 * STATUS))) and words[FLAG] != 0
+def _completed(words, record):
+    """Whether the request of an Operation has completed."""
+    base, test, request = words.ctypes.data, words[record + TESTER], words[record + REQUEST]
+    return _succeeded(words, ask(test, (request, base + 8 * FLAG, base + 8 * STATUS))) and words[FLAG] != 0
 
 
 @inner
@@ -122,7 +122,7 @@ def _test(words, lane):
     at = words[LANE] + 2 * lane
     place, operation = words[at] - 1, words[at + 1]
     record = words[CALLS] + (place * MOST_OPERATIONS + operation) * OPERATION_WORDS
-    if place < 0 or not _completed(words, words[record + REQUEST]):
+    if place < 0 or not _completed(words, record):
         return False
     if operation + 1 < MOST_OPERATIONS and words[record + OPERATION_WORDS + START]:
         return _begin(words, lane, place, operation + 1)
@@ -172,7 +172,7 @@ def _one_is_left(words):
 def _next_by_need(words):
     """The message whose turn it is, or -1 as long as that is not agreed."""
     if words[VOTING]:
-        if not _completed(words, words[words[BY_NEED] + REQUEST]):
+        if not _completed(words, words[BY_NEED]):
             return -1
         words[VOTING], words[AGREED], words[NEXT] = 0, words[VOTE], -1
     if words[NEXT] < 0:

@@ -1,4 +1,4 @@
-"""A file that all ranks of a node have open, and nobody else."""
+"""A file that all ranks of a node have open, and nobody else; also one that lies in memory."""
 
 import contextlib
 import os
@@ -38,3 +38,38 @@ def open_together(ranks, make, flags=os.O_RDWR):
             return os.open(path, flags)
         finally:
             ranks.meet(ranks.node)
+
+
+def memory(ranks, size):
+    """The descriptor of a file of so many bytes in the node's memory; None if it has no room for them.
+
+    All ranks of the node call this together. Raises UserError, on all of them, if there can be no such file.
+    """
+    def make(path):
+        with open(path, "wb") as file, contextlib.suppress(OSError):
+            os.posix_fallocate(file.fileno(), 0, size)  # what is missing is noticed now, and not as a bus error later
+
+    descriptor = open_together(ranks, make)
+    if os.fstat(descriptor).st_size == size:
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def unnamed_memory(ranks, size):
+    """As `memory`, in place of memory of the ranks: of a file that no folder limits, and whose pages may be
+    large ones, where all ranks can open such files. All ranks call this together.
+    """
+    first = ranks.node.rank == 0
+    own = None
+    with contextlib.suppress(OSError, AttributeError):  # AttributeError: not on this system
+        own = os.memfd_create("mpilayer") if first else None
+    path = ranks.bcast(own and f"/proc/{os.getpid()}/fd/{own}", ranks.node)
+    with contextlib.suppress(OSError):
+        own = own or (path and os.open(path, os.O_RDWR))
+    everywhere = ranks.all(own)
+    if everywhere and first:
+        os.ftruncate(own, size)
+    elif own and not everywhere:
+        os.close(own)
+    return own if everywhere else memory(ranks, size)

@@ -56,7 +56,7 @@ def make_schedule(name: str | type[Schedule], net, ranks: Ranks, optimizer, *, s
     chosen = _own_options(kind, given, settings)
     kind.check(ranks.size, **chosen)
     check_fit(kind, name, optimizer, optimizer, settings.wire if settings else given.get("wire", "float32"))
-    settings = probe.resolved(ranks, settings, given, net.weights.nbytes, say)
+    settings = probe.resolved(ranks, settings, given, net.weights, say)
     trace = trace or compute_trace(net)
     channel = _channel(kind, net, ranks, settings, trace, say)
     optimizer.attach(trace, getattr(channel, "norm", None))

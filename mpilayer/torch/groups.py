@@ -62,8 +62,7 @@ class FlatGradients:
     def gradient_buffer(self, slot):
         """Gradient buffer number `slot`, (n,) float32; a new buffer is made when it is first asked for."""
         while len(self._slots) <= slot:
-            flat = kernels.empty((self._size,))
-            flat[:] = 0
+            flat = kernels.pages(self._size)
             self._slots.append(flat)
             for group in self.backward_layers:
                 group.bind(flat[slice(*self.offsets[group.name])])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mpilayer.base.cli import flag
 from mpilayer.base.errors import UserError
+from mpilayer.exchange.settings import AUTO
 from mpilayer.report.runs import RUN, record
 
 REPEATED = "slow", "log"  # options that may be given several times
@@ -75,7 +76,7 @@ def _repeated(record):
 def measured(settings):
     """What run.json says of Settings that were asked for as "auto"."""
     return {name: "none" if value is None else value
-            for name in ("progress", "bucket", "chunk") for value in [getattr(settings, name)]}
+            for name in AUTO for value in [getattr(settings, name)]}
 
 
 def differences(path, facts):

@@ -23,9 +23,9 @@ from mpilayer.compression import COMPRESSORS
 from mpilayer.data import AUGMENTS, DATA
 from mpilayer.exchange.settings import Settings
 from mpilayer.gpu import device
-from mpilayer.mpi.collectives import REDUCTIONS
 from mpilayer.mpi.progress import PROGRESS
 from mpilayer.mpi.ranks import TIMEOUT
+from mpilayer.mpi.reductions import REDUCTIONS
 from mpilayer.schedules import make
 from mpilayer.training import config, logs, recovery, resuming, slowed
 from mpilayer.training.optim import OPTIMIZERS
@@ -45,16 +45,17 @@ def add_messages(p):
                    help="which code calls MPI during computation, so that messages advance; auto measures that")
     p.add_argument("--bucket", type=size_in_bytes, default="auto", help="bytes up to which small neighbours are fused")
     p.add_argument("--chunk", type=size_in_bytes, default="auto", help="bytes from which on a layer is split")
-    p.add_argument("--reduction", choices=("auto", *REDUCTIONS), default="native",
-                   help="sums as MPI makes them, or in rank order: the same bits however layers are grouped, or within"
-                   " each node first, or among GPUs by NCCL; auto: as MPI makes them or by nodes, what is faster")
+    p.add_argument("--reduction", choices=("auto", *REDUCTIONS), default="auto",
+                   help="sums as MPI makes them, or in rank order: the same bits however layers are grouped, or in"
+                   " memory that the ranks of a node share, then among nodes, or among GPUs by NCCL; auto: levels where"
+                   " ranks share a node, among several nodes if that is faster")
     WIRE.add(p)
 
 
 def check_messages(options):
     """Complete the options of add_messages. Raises UserError for those that do not go together."""
     WIRE.complete(options, shown=False)
-    if COMPRESSORS[options.wire].own_sums and options.reduction != "native":
+    if COMPRESSORS[options.wire].own_sums and options.reduction not in ("auto", "native"):
         raise UserError(f"--wire {options.wire} goes with --reduction native: it has sums of its own")
 
 

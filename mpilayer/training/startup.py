@@ -73,4 +73,4 @@ def prepare(ranks, settings, net, batch, say, also=()):
             settings = settings._replace(cuda_aware=cuda_aware(ranks), progress=progress)
     else:
         warm(ranks, net, say, also)
-    return probe.choose(ranks, settings, net.weights.nbytes, say if ranks.rank == 0 else silent)
+    return probe.choose(ranks, settings, net.weights, say if ranks.rank == 0 else silent)

@@ -31,7 +31,7 @@ def settings(rng):
     found = {"progress": rng.choice(["none", "poll", "kernel", "thread"]), "bucket": rng.choice([0, 64, None]),
              "chunk": rng.choice([None, 64, 1000]), "delay": rng.choice([0, 0, 1, 2]),
              "order": rng.choice(["backward", "need", "split"]), "wire": rng.choice(["float32", "bfloat16", "topk"]),
-             "reduction": rng.choice(["native", "ordered"]), "average": rng.choice([True, False])}
+             "reduction": rng.choice(["native", "ordered", "levels"]), "average": rng.choice([True, False])}
     if rng.random() < 0.3:
         found[rng.choice([*found, "lanes", "top_share", "colour"])] = rng.choice(ODD)
     return found

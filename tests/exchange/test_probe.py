@@ -1,14 +1,17 @@
 """What is chosen at start-up where options say auto, whatever MPI and machine there are."""
 
+import numpy as np
 import pytest
 
 import kernels
+from mpilayer.base.errors import UserError
 from mpilayer.exchange import probe
-from mpilayer.exchange.settings import Settings
+from mpilayer.exchange.settings import AUTO, Settings
+from mpilayer.mpi import ulfm
+from mpilayer.mpi.collectives import Calls
+from mpilayer.mpi.levels import Levels
 from mpilayer.mpi.progress import PROGRESS
 from tests.ranks import on_ranks
-
-AUTO = {"progress": "auto", "bucket": "auto", "chunk": "auto"}
 
 
 class Single:
@@ -31,7 +34,7 @@ def chosen(ranks, crowded=False, level=None, **settings):
         patch.setattr(ranks, "crowded", crowded)
         if level == "single":
             patch.setattr(ranks, "MPI", Single(ranks.MPI))
-        return probe.choose(ranks, Settings(**settings), 100_000, said.append), " | ".join(said)
+        return probe.choose(ranks, Settings(**settings), np.zeros(25_000, np.float32), said.append), " | ".join(said)
 
 
 @on_ranks(1, 2)
@@ -59,7 +62,7 @@ def test_threads_are_not_tried_where_mpi_bears_none(ranks):
 @on_ranks(2)
 def test_one_crowded_machine_keeps_all_ranks_from_measuring(ranks):
     settings, said = chosen(ranks, crowded=ranks.rank == 1, **AUTO)
-    assert settings == Settings(progress="poll", bucket=None, chunk=None)
+    assert settings == Settings(progress="poll", bucket=None, chunk=None, reduction="levels")
     assert "not measured" in said
 
 
@@ -73,7 +76,7 @@ def test_what_says_auto_is_measured_and_the_same_on_all_ranks(ranks):
 
 @on_ranks(4)
 def test_sums_by_nodes_are_measured_where_there_are_nodes_of_several_ranks(ranks):
-    assert chosen(ranks, reduction="auto")[0].reduction == "native", "one node"
+    assert chosen(ranks, reduction="auto")[0].reduction == "levels", "one node"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranks, "_node", ranks.split(ranks.rank // 2))
         settings, said = chosen(ranks, reduction="auto")
@@ -83,3 +86,15 @@ def test_sums_by_nodes_are_measured_where_there_are_nodes_of_several_ranks(ranks
         assert chosen(ranks, reduction="auto")[0].reduction == "levels"
         patch.setattr(probe, "GAIN", 0)
         assert chosen(ranks, reduction="auto")[0].reduction == "native"
+
+
+@on_ranks(1, 2)
+def test_sums_are_left_to_mpi_where_common_memory_is_of_no_use(ranks):
+    several = ranks.size > 1
+    assert chosen(ranks, reduction="auto")[0].reduction == ("levels" if several else "native")
+    assert chosen(ranks, reduction="auto", wire="powersgd")[0].reduction == "native", "it has sums of its own"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ulfm, "missing", lambda MPI: None)  # ranks may die, and nobody in shared memory would be told
+        assert chosen(ranks, reduction="auto")[0].reduction == "native"
+        with pytest.raises(UserError, match=r"reduction levels \| who waits in shared memory .* would not be told so"):
+            Levels(Calls(ranks))

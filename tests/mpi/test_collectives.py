@@ -1,5 +1,6 @@
 """Sums over real ranks, through the engine: right, in the order promised, and honest about what is not finite."""
 
+import itertools
 import os
 from types import SimpleNamespace
 
@@ -11,8 +12,9 @@ from kernels.wire import ref
 from mpilayer.base.errors import UserError
 from mpilayer.compression.buckets import cut
 from mpilayer.exchange.messages import INT_NUMBERS
-from mpilayer.mpi.collectives import REDUCTIONS, Calls, Native
+from mpilayer.mpi.collectives import Calls, Native
 from mpilayer.mpi.engine import Engine
+from mpilayer.mpi.reductions import REDUCTIONS
 from tests.ranks import on_ranks
 
 SIZES = (1, 2, 17, 1001)
@@ -26,10 +28,13 @@ def total(ranks, name, mine, persistent=True):
     """The sum over the ranks of `mine`, of the MPI or in rank order."""
     calls = Calls(ranks)
     calls.persistent &= persistent
-    buffer = mine.copy()
-    engine = Engine([[REDUCTIONS[name](calls).operations(buffer, 0)]], 1, calls.test)
+    buffer, reduction = kernels.pages(mine.size, mine.dtype), REDUCTIONS[name](calls)
+    buffer[:] = mine
+    reduction.share(buffer)
+    engine = Engine([[reduction.operations(buffer, 0)]], 1, calls.test)
     engine.mark(0, 0, ready=True)
-    ranks.until(lambda: engine.advance() or engine.quiet)
+    ranks.until(lambda: engine.advance() or engine.quiet or engine.error)
+    assert not engine.error
     calls.free()
     return buffer
 
@@ -48,13 +53,13 @@ def test_sums_of_whole_numbers_are_exact_whatever_the_way(ranks):
 
 
 @on_ranks(3, 4)
-def test_ordered_gives_the_bits_of_a_loop_over_the_ranks(ranks):
-    for size in SIZES:
+def test_ordered_and_levels_on_a_node_give_the_bits_of_a_loop_over_the_ranks(ranks):
+    for name, size in itertools.product(("ordered", "levels"), SIZES):
         everyone = np.random.default_rng(size).standard_normal((ranks.size, size), np.float32)
         everyone[:, 0] = [1e8, 1, -1e8, 1][:ranks.size]  # of which the order of summation decides
-        np.testing.assert_array_equal(total(ranks, "ordered", everyone[ranks.rank]), ref.ordered_sum(everyone))
+        np.testing.assert_array_equal(total(ranks, name, everyone[ranks.rank]), ref.ordered_sum(everyone))
         rounded = ref.ordered_sum(ref.decode_bfloat16(bits(everyone)).astype(np.float32))
-        np.testing.assert_array_equal(total(ranks, "ordered", bits(everyone[ranks.rank])), bits(rounded))
+        np.testing.assert_array_equal(total(ranks, name, bits(everyone[ranks.rank])), bits(rounded))
 
 
 @on_ranks(2)
@@ -71,8 +76,16 @@ def test_nan_and_overflow_survive_the_trip(ranks):
 @on_ranks(2)
 def test_many_messages_of_both_kinds_at_once(ranks):
     """Twelve messages on three lanes, twice over the same memory."""
-    calls, parts = Calls(ranks), [kernels.empty((size,)) for size in (5, 1000, 70_000) * 4]
-    reduction = REDUCTIONS["ordered"](calls)
+    for name in ("ordered", "levels"):
+        many_messages(ranks, name)
+
+
+def many_messages(ranks, name):
+    calls, memory, sizes = Calls(ranks), kernels.pages(4 * 71_024), (5, 1000, 70_000) * 4
+    parts = [memory[start:start + size] for start, size in zip(itertools.accumulate((16, 1008, 70_000) * 4, initial=0),
+                                                               sizes, strict=False)]
+    reduction = REDUCTIONS[name](calls)
+    reduction.share(memory)
     engine = Engine([[reduction.operations(part, number % 3) for number, part in enumerate(parts)]], 3, calls.test)
     for step in (1, 2):
         for number, part in enumerate(parts):
@@ -82,6 +95,7 @@ def test_many_messages_of_both_kinds_at_once(ranks):
             engine.advance()
         ranks.until(lambda: engine.advance() or engine.quiet)  # each rank in its own time
         assert all((part == 2 * step * number + 1).all() for number, part in enumerate(parts))
+    calls.free()
 
 
 @on_ranks(2)

@@ -9,30 +9,20 @@ import numpy as np
 import pytest
 
 from mpilayer.base.errors import UserError
-from mpilayer.mpi.collectives import REDUCTIONS, Calls
-from mpilayer.mpi.engine import Engine
+from mpilayer.mpi.collectives import Calls
+from mpilayer.mpi.reductions import REDUCTIONS
+from tests.mpi.test_collectives import total
 from tests.ranks import TOP, environment, on_ranks
 
 PROGRAM = """
 import sys
 import numpy as np
 from mpilayer.mpi import job
-from tests.mpi.test_levels import total
+from tests.mpi.test_collectives import total
 with job.job() as ranks:
     buffer = np.ones(1 << 20, np.float32)
     assert (total(ranks, sys.argv[1], buffer) == ranks.size).all()
 """
-
-
-def total(ranks, name, buffer):
-    """The sum of a copy of it."""
-    calls, found = Calls(ranks), buffer.copy()
-    engine = Engine([[REDUCTIONS[name](calls).operations(found, 0)]], 1, calls.test)
-    engine.mark(0, 0, ready=True)
-    ranks.until(lambda: engine.advance() or engine.quiet or engine.error)
-    assert not engine.error
-    calls.free()
-    return found
 
 
 @on_ranks(4)

@@ -116,7 +116,7 @@ def test_servers_and_halves_have_the_bits_of_sums_in_rank_order(ranks):
         return Run(ranks, words, momentum=MOMENTUM, decay=DECAY, rate=rate, **settings).steps(
             STEPS).close().weights_sha256()
 
-    hashes = {bits("oneshot", reduction="ordered"), bits("ps"), bits("split"),
+    hashes = {bits("oneshot", reduction="ordered"), bits("layerwise", reduction="levels"), bits("ps"), bits("split"),
               bits("split", chunk=4096, progress="kernel"), bits("split", bucket=None, progress="thread")}
     assert len(hashes) == 1
 
