@@ -8,6 +8,7 @@ import numpy as np
 import kernels
 from bench import options as shared
 from bench.rows import counting
+from mpilayer.mpi import levels
 from mpilayer.mpi.collectives import Calls, Native, Ordered
 from mpilayer.mpi.engine import Engine
 from mpilayer.mpi.link_model import LinkModel
@@ -24,11 +25,12 @@ class Ways:
 
     def __init__(self, ranks, size):
         self.ranks, self.calls = ranks, Calls(ranks)
-        self.native, self.ordered = Native(self.calls), Ordered(self.calls)
+        self.native, self.own = Native(self.calls), {"ordered": Ordered(self.calls)}
+        if not levels.missing(ranks):
+            self.own["levels"] = levels.Levels(self.calls)
         self.functions = {}
         for wire, kind in (("float32", np.float32), ("bfloat16", np.uint16)):
-            buffer = kernels.empty((max(1, size // 4),)).view(kind)[:max(1, size // 4)]
-            buffer[:] = 0
+            buffer = kernels.pages(max(1, size // 4), kind)
             self._of(wire, buffer)
 
     def _of(self, wire, buffer):
@@ -38,14 +40,17 @@ class Ways:
         self.functions[f"non-blocking {wire}"] = lambda: self.ranks.wait(comm.Iallreduce(*arguments, op=op))
         if self.calls.persistent:
             self.functions[f"persistent {wire}"] = self._engine(self.native.operations(buffer, 0))
-        self.functions[f"ordered {wire}"] = self._engine(self.ordered.operations(buffer, 0))
+        for name, way in self.own.items():
+            way.share(buffer)
+            self.functions[f"{name} {wire}"] = self._engine(way.operations(buffer, 0))
 
     def _engine(self, operations):
         engine = Engine([[operations]], 1, self.calls.test)
 
         def once():
+            seen = engine.arrivals
             engine.mark(0, 0, ready=True)
-            self.ranks.until(lambda: engine.advance() or engine.quiet)
+            self.ranks.until(lambda: engine.advance() or engine.quiet, rest=lambda pause: engine.rest(pause, seen))
 
         return once
 

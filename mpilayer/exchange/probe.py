@@ -12,8 +12,10 @@ from kernels import gpu
 from mpilayer.base.errors import UserError
 from mpilayer.compression import COMPRESSORS
 from mpilayer.compression.codecs import CODECS, Float32
+from mpilayer.exchange.opening import REMEDY
 from mpilayer.exchange.settings import AUTO, LANES, MOST_LANES, settings_of
 from mpilayer.mpi import engine, levels
+from mpilayer.mpi.agreement import compare
 from mpilayer.mpi.collectives import Calls
 from mpilayer.mpi.engine import Engine
 from mpilayer.mpi.levels import Levels
@@ -293,4 +295,5 @@ def resolved(ranks, settings, given, weights, say):
     if settings and given:
         raise UserError(f"settings and {', '.join(given)} | expected one or the other | try: settings._replace(...)")
     settings = settings or settings_of(AUTO | given)
+    compare(ranks, settings._replace(link=None)._asdict(), REMEDY)  # what is measured must be the same on all ranks
     return choose(ranks, settings, weights, say) if settings.auto else _safe(ranks, settings, say)

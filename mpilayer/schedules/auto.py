@@ -91,12 +91,14 @@ class Auto(Schedule):
         return found
 
     def _possible(self):
-        """Names of the schedules that can send what travels."""
+        """Names of the schedules that can send what travels, and do what they are for."""
         settings, compressor = self.channel.settings, self.channel.compressor
         for name, kind in KINDS.items():
             try:
                 compressor.check(settings.reduction, kind.queue_options.get("order", "backward"))
             except UserError:
+                continue
+            if kind.queue_options.get("order") == "need" and not self.channel.moves_while_computing:
                 continue
             if not kind.wires or settings.wire in kind.wires:
                 yield name

@@ -12,7 +12,7 @@ class DelayedUpdates(Schedule):
     """What layer-wise schedules share: sums that are settled `delay` steps late, just before the layer is read."""
 
     kept_sums = replicated = True
-    keeps, sizes = ("policy", "weights_at_gradient"), {}  # sizes of messages, if they are not those of the settings
+    keeps, plan = ("policy", "weights_at_gradient"), {}  # arguments of the channel's open() that are chosen as it goes
 
     def __init__(self, net, queue, optimizer, policy):
         super().__init__(net, queue, optimizer)
@@ -21,7 +21,7 @@ class DelayedUpdates(Schedule):
 
     def open(self):
         """Prepare the queue for this delay; nothing may be in flight."""
-        self.channel.open(delay=self.delay, **self.queue_options, **self.sizes)
+        self.channel.open(delay=self.delay, **{**self.queue_options, **self.plan})
         compensated = self.optimizer.delay_compensation and self.delay
         copies = self.delay + 1 if compensated else 0
         self.weights_at_gradient = tuple(shards.copy(self.net)[0] for _ in range(copies))

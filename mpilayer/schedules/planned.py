@@ -12,6 +12,7 @@ from mpilayer.schedules.delayed import DelayedUpdates
 
 PARTS = (1, 2, 4)  # of a chunk that are tried
 LEAST = 64 << 10  # bytes, below which no chunk is cut further
+GAIN = 0.98  # overtaking must bring this much: what votes cost is not in the prediction
 
 
 def pieces(chunk):
@@ -33,8 +34,10 @@ class Planned(DelayedUpdates):
         meanwhile: of the messages that may go on every rank, the one goes whose layer the next forward reads first
         next forward, just before layer l reads w_l: Wait(messages of l) ; w_l -= lr * g_l / P
 
-    The order needs no measurement, for ranks vote on it as they go (mpilayer/mpi/engine_loop.py); the size of messages
-    does. It is simulated from a profile of the first steps; rank 0's plan is everyone's.
+    Which may go on every rank needs no measurement, for ranks vote on it as they go (mpilayer/mpi/engine_loop.py). The
+    size of messages does, and whether overtaking gains anything: both are simulated from a profile of the first steps,
+    and rank 0's plan is everyone's. Where messages are not started while a layer computes, nothing can overtake, and
+    they go as they come.
     """
 
     queue_options = {"order": "need"}
@@ -59,15 +62,16 @@ class Planned(DelayedUpdates):
         self.follow(*self.channel.ranks.bcast(self._best(profile_of(self.net, self.channel))))
         self.open()
         self.channel.say(f"plan: {1e3 * self.prediction.seconds:.1f} ms a step,"
-                         f" {1e3 * self.prediction.exposed:.1f} of it exposed")
+                         f" {1e3 * self.prediction.exposed:.1f} of it exposed; messages in the order of"
+                         f" {'forward' if self.plan['order'] == 'need' else 'backward'}")
 
-    def follow(self, chunk, prediction):
-        """From the next open() on, send pieces of that size; a Prediction says what a step takes then."""
-        self.sizes, self.prediction = {"chunk": chunk}, Prediction(*prediction)
+    def follow(self, chunk, prediction, order="need"):
+        """From the next open() on, send pieces of that size so; a Prediction says what a step takes then."""
+        self.plan, self.prediction = {"chunk": chunk, "order": order}, Prediction(*prediction)
 
     def state(self):
         """As of all schedules, with the plan."""
-        plan = [self.sizes["chunk"], self.prediction] if self.sizes else []
+        plan = [self.plan["chunk"], self.prediction, self.plan["order"]] if self.plan else []
         return super().state() | State(values={"plan": plan})
 
     def restore(self, values):
@@ -77,8 +81,17 @@ class Planned(DelayedUpdates):
         super().restore(values)
 
     def _best(self, computing):
-        """(size of a piece, Prediction) of the least seconds a step, from a Profile."""
+        """(size of a piece, Prediction, order) of the least seconds a step, from a Profile."""
+        chunk = self.channel.settings.chunk
+        as_they_come = chunk, self._predicted("layerwise", computing, chunk), "backward"
+        if not self.channel.moves_while_computing:
+            return as_they_come
+        by_need = ((piece, self._predicted("planned", computing, piece), "need") for piece in pieces(chunk))
+        best = min(by_need, key=lambda found: found[1].seconds)
+        return best if best[1].seconds < GAIN * as_they_come[1].seconds else as_they_come
+
+    def _predicted(self, schedule, computing, chunk):
+        """The Prediction of a step with pieces of that size."""
         settings = self.channel.settings
-        found = {chunk: predict("planned", Work(computing, self.net.layers, self.channel.cut(chunk=chunk)),
-                                Wire.of(settings.link, settings.lanes)) for chunk in pieces(settings.chunk)}
-        return min(found.items(), key=lambda item: item[1].seconds)
+        return predict(schedule, Work(computing, self.net.layers, self.channel.cut(chunk=chunk)),
+                       Wire.of(settings.link, settings.lanes))

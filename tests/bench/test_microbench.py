@@ -21,7 +21,7 @@ def bench(tmp_path, *words):
 def test_allreduce_lists_every_way_for_every_size(tmp_path):
     found, printed = bench(tmp_path, "allreduce", "--sizes", "4,4096,400000")
     rows = found["rows"]
-    ways = {(way, wire) for way in ("blocking", "non-blocking", "persistent", "ordered")
+    ways = {(way, wire) for way in ("blocking", "non-blocking", "persistent", "ordered", "levels")
             for wire in ("float32", "bfloat16")}
     for size in (4, 4096, 400_000):
         of_size = {(row["way"], row["wire"]): row for row in rows if row["bytes"] == size}

@@ -87,10 +87,13 @@ def test_sums_in_rank_order_do_not_depend_on_cuts(ranks, size, cut, rounded, see
 def test_the_c_function_sums_rows_a_stride_apart(dtype, size):
     rows = np.random.default_rng(size).standard_normal((3, size + 5), np.float32)
     rows = rows if dtype == np.float32 else encoded(rows.reshape(-1)).reshape(rows.shape)
-    out = np.empty(size, dtype)
-    function = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 5)(kernels.ordered_sum_address(dtype))
-    function(rows.ctypes.data, 3, size, rows.strides[0], out.ctypes.data)
-    np.testing.assert_array_equal(out, summed(np.ascontiguousarray(rows[:, :size])))
+    out, want, beyond = np.empty(size, dtype), summed(np.ascontiguousarray(rows[:, :size])), rows[:, size:].copy()
+    function = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 6)(kernels.ordered_sum_address(dtype))
+    function(rows.ctypes.data, 3, size, rows.strides[0], out.ctypes.data, 1)
+    np.testing.assert_array_equal(out, want)
+    function(rows.ctypes.data, 3, size, rows.strides[0], rows.ctypes.data, 3)  # in the place of what was added up
+    np.testing.assert_array_equal(rows[:, :size], np.tile(want, (3, 1)))
+    np.testing.assert_array_equal(rows[:, size:], beyond)
 
 
 @pytest.mark.parametrize("size", [0, 1, 4097])

@@ -11,7 +11,7 @@ from mpilayer.schedules import auto
 from tests.ranks import on_ranks
 
 STEPS = auto.PROFILED + 2 * auto.TRIED + 3
-UNMEASURED = {"bucket": 0, "chunk": None, "progress": "poll"}
+UNMEASURED = {"bucket": 0, "chunk": None, "progress": "kernel"}
 
 
 def trained(ranks, schedule, steps=STEPS, link=None, taken=None, **settings):
@@ -49,6 +49,17 @@ def test_a_link_that_is_slow_chooses_what_hides_most_and_no_number_changes(ranks
 def test_a_wire_that_halves_cannot_be_sent_by_leaves_split_out(ranks):
     made, _ = trained(ranks, "auto", wire="topk")
     assert set(made.predicted) == {"layerwise", "oneshot", "planned"}
+    made, _ = trained(ranks, "auto", wire="topk", progress="poll")
+    assert set(made.predicted) == {"layerwise", "oneshot"}, "nothing overtakes where nothing starts meanwhile"
+
+
+@on_ranks(2)
+def test_a_plan_lets_messages_overtake_where_that_gains_something(ranks):
+    cases = (("kernel", 2e-8, "need"), ("kernel", 1e-12, "backward"), ("poll", 2e-8, "backward"))
+    for progress, per_byte, order in cases:
+        made, said = trained(ranks, "planned", link=LinkModel(1e-6, per_byte), progress=progress)
+        assert made.plan["order"] == made.channel.messages.order == order, (progress, per_byte)
+        assert f"messages in the order of {'forward' if order == 'need' else 'backward'}" in said[-1]
 
 
 @on_ranks(2)

@@ -82,7 +82,7 @@ def test_a_run_is_repeated_to_the_bit_and_what_is_not_as_it_was_is_said(tmp_path
     assert first.returncode == 0, first.stderr
     record = json.loads((tmp_path / "first" / RUN).read_text())
     assert record["given"].items() >= {"steps": "30", "seed": "5", "schedule": "delayed", "lr": "0.02"}.items()
-    assert record["measured"].keys() == {"progress", "bucket", "chunk"}
+    assert record["measured"].keys() == {"progress", "bucket", "chunk", "reduction"}
     assert "auto" not in record["measured"].values()
     again = train(3, "--config", tmp_path / "first" / RUN, "--out", tmp_path / "again")
     assert again.returncode == 0, again.stderr

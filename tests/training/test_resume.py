@@ -23,7 +23,7 @@ from mpilayer.training.options import read_options
 from nets.state_dict import take
 from tests.ranks import TOP, _launcher, environment, mpiexec, train
 
-EPOCHS = "3"
+EPOCHS = "20"  # the second signal must find it at work
 
 
 def last(folder):
