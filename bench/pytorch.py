@@ -22,7 +22,8 @@ def parser():
     p.add_argument("--net", choices=("alexnet", "googlenet", "resnet50", "gpt"), default="alexnet",
                    help="model (default: alexnet)")
     p.add_argument("--batch", type=shared.count, default=16, help="samples on each rank (default: 16)")
-    p.add_argument("--hosts", type=shared.count, default=2, help="emulated hosts, a rank on each (default: 2)")
+    p.add_argument("--hosts", type=shared.count, default=2, help="emulated hosts (default: 2)")
+    p.add_argument("--ranks", type=shared.count, help="ranks in all, as many on each host (default: one on each)")
     p.add_argument("--rate", type=shared.rate, default=1e9, help="of their links (default: 1gbit)")
     p.add_argument("--engines", type=shared.listed(str), default=ENGINES.split(","), metavar="A,B,...",
                    help="ddp, heat (pip install --no-deps heat==1.8.0 scipy), and schedules of mpilayer.torch, such"
@@ -65,13 +66,15 @@ def main(argv):
                 words = {"net": options.net, "batch": options.batch, "steps": options.steps, "engine": engine,
                          "address": hosts.address(0), "json": file}
                 status = hosts.run([sys.executable, "-m", "bench.torch_engine", *(
-                    word for name, value in words.items() for word in (f"--{name}", str(value)))], OMP_NUM_THREADS="1")
+                    word for name, value in words.items() for word in (f"--{name}", str(value)))],
+                    options.ranks, OMP_NUM_THREADS="1")
                 if status:
                     raise SystemExit(status)
                 found.append(json.loads(file.read_text()))
                 say(f"round {number + 1}/{options.rounds}  {engine:12} {1e3 * found[-1]['iteration_seconds']:9.0f} ms")
     rows = list(rows_of(readings))
-    say(f"{options.net}, batch {options.batch} a rank, {options.hosts} hosts, {1e-9 * options.rate:g} Gbit/s")
+    say(f"{options.net}, batch {options.batch} a rank, {options.ranks or options.hosts} ranks, {options.hosts} hosts,"
+        f" {1e-9 * options.rate:g} Gbit/s")
     say(HEAD, style="bold")
     for row in rows:
         say(line(row))

@@ -17,6 +17,8 @@ from pathlib import Path
 from numba.core import caching
 from numba.core.runtime import rtsys
 
+HERE = os.path.dirname(__file__)  # whose functions all may use
+
 _told = set()
 _hash = caching._SourceFileBackedLocatorMixin.get_source_stamp  # of one file
 
@@ -41,15 +43,15 @@ def _remove(path, error):
 
 @functools.cache
 def _sources(folder):
-    """A hash of the sources in a folder, and of those here, which all may use."""
+    """A hash of the sources in a folder."""
     found = hashlib.sha256()
-    for path in sorted({*Path(folder).glob("*.py"), *Path(__file__).parent.glob("*.py")}):
+    for path in sorted(Path(folder).glob("*.py")):
         found.update(path.read_bytes())
     return found.hexdigest()
 
 
 def _source_stamp(locator):
-    return _hash(locator), _sources(os.path.dirname(locator._py_file))
+    return _hash(locator), _sources(os.path.dirname(locator._py_file)), _sources(HERE)
 
 
 def _load_index(cache, load=caching.IndexDataCacheFile._load_index):

@@ -26,7 +26,7 @@ from mpilayer.mpi.places import Places
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-CROWD, TURN = 8, 30  # ranks on a core from which on sleeping beats yielding; microseconds that a rank polls
+CROWD, TURN = 8, 45  # ranks on a core from which on sleeping beats yielding; microseconds that a rank polls
 LONG_NAP = 0.01  # seconds between looks at something that takes many
 BUSY, NAP = 0.5, 300  # seconds after which a wait is a long one; microseconds that a rank then leaves a core alone
 NOTICED = 0.05  # seconds after which a wait is written into the flight recorder
