@@ -7,6 +7,7 @@ it has.
 """
 
 import functools
+import os
 
 import numpy as np
 from numba import cfunc, types
@@ -19,6 +20,7 @@ from mpilayer.mpi.collectives import Native
 from mpilayer.mpi.common_memory import CommonMemory
 from mpilayer.mpi.engine import Operation
 from mpilayer.mpi.intrinsics import count, load, store
+from mpilayer.mpi.node_file import unnamed_memory
 
 LINE = 64  # bytes: where parts begin, and counters
 COUNTERS = 1 << 10  # lines of them that are made at a time
@@ -55,6 +57,10 @@ def missing(ranks):
         return "nodes have different numbers of ranks | expected as many on each"
     if ulfm.missing(ranks.MPI) is None:
         return "who waits in shared memory for a rank that has died would not be told so"
+    descriptor = unnamed_memory(ranks, LINE)
+    if descriptor is None:
+        return "the ranks of a node cannot share memory"
+    os.close(descriptor)
     return None
 
 

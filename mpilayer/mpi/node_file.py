@@ -56,20 +56,51 @@ def memory(ranks, size):
     return None
 
 
-def unnamed_memory(ranks, size):
-    """As `memory`, in place of memory of the ranks: of a file that no folder limits, and whose pages may be
-    large ones, where all ranks can open such files. All ranks call this together.
+def _same_file(descriptor):
+    """What tells an open file from all others of this machine."""
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino
+
+
+def _unnamed(ranks):
+    """The descriptor of an empty file in memory that the node's first rank has made and the others have opened, None
+    where that is not possible: in containers a process may have another number, or its files not be for others.
     """
-    first = ranks.node.rank == 0
-    own = None
-    with contextlib.suppress(OSError, AttributeError):  # AttributeError: not on this system
-        own = os.memfd_create("mpilayer") if first else None
-    path = ranks.bcast(own and f"/proc/{os.getpid()}/fd/{own}", ranks.node)
+    own, place = None, None
+    with contextlib.suppress(OSError, AttributeError):  # AttributeError: there are no such files on this system
+        if ranks.node.rank == 0:
+            own = os.memfd_create("mpilayer")
+            place = f"/proc/{os.getpid()}/fd/{own}", _same_file(own)
+    place = ranks.bcast(place, ranks.node)
+    if own is not None or place is None:
+        return own
     with contextlib.suppress(OSError):
-        own = own or (path and os.open(path, os.O_RDWR))
-    everywhere = ranks.all(own)
-    if everywhere and first:
-        os.ftruncate(own, size)
-    elif own and not everywhere:
-        os.close(own)
-    return own if everywhere else memory(ranks, size)
+        own = os.open(place[0], os.O_RDWR)
+        if _same_file(own) != place[1]:
+            os.close(own)
+            return None
+    return own
+
+
+def unnamed_memory(ranks, size):
+    """As `memory`, in place of memory of the ranks: of a file that no folder limits, and whose pages may be large, if
+    all ranks can open such files. None, on all ranks, if some cannot share memory. All ranks call this together.
+    """
+    own = _unnamed(ranks)
+    if ranks.all(own is not None):
+        if ranks.node.rank == 0:
+            os.ftruncate(own, size)
+        return own
+    _close(own)
+    own = None
+    with contextlib.suppress(OSError, UserError):
+        own = memory(ranks, size)
+    if ranks.all(own is not None):
+        return own
+    _close(own)
+    return None
+
+
+def _close(descriptor):
+    if descriptor is not None:
+        os.close(descriptor)

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import tempfile
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import kernels
 from kernels.layout import HUGE
 from mpilayer.base.errors import AgreedError
+from mpilayer.mpi import levels
 from mpilayer.mpi.common_memory import CommonMemory
 from tests.ranks import on_ranks
 
@@ -70,3 +72,22 @@ def test_ranks_that_cannot_open_each_others_memory_use_a_file_or_say_that_there_
         patch.setattr(os, "posix_fallocate", refused)
         with pytest.raises(AgreedError, match=r"no room for 20,000 bytes of each rank .*--shm-size"):
             CommonMemory(ranks, array)
+        assert levels.missing(ranks) == "the ranks of a node cannot share memory"
+
+
+@on_ranks(2, 3)
+def test_a_process_that_is_another_for_others_is_not_taken_for_the_first_rank(ranks):
+    """As in containers that each have process numbers of their own: the file opened by its number is another one."""
+    array, (other, path) = kernels.pages(5000), tempfile.mkstemp()
+    os.unlink(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: "self")
+        patch.setattr(os, "memfd_create", lambda name, make=os.memfd_create: os.dup2(make(name), other))
+        common = CommonMemory(ranks, array)
+        array[:] = ranks.rank
+        ranks.meet()
+        for number in range(ranks.size):
+            assert (row(common, number, 5000) == number).all()
+        assert ranks.rank == 0 or os.fstat(other).st_size == 0
+        ranks.meet()
+        common.Free()
