@@ -62,14 +62,15 @@ def _same_file(descriptor):
     return found.st_dev, found.st_ino
 
 
-def _unnamed(ranks):
-    """The descriptor of an empty file in memory that the node's first rank has made and the others have opened, None
+def _unnamed(ranks, size):
+    """The descriptor of a file of so many bytes in memory that the node's first rank has made and the others have opened, None
     where that is not possible: in containers a process may have another number, or its files not be for others.
     """
     own, place = None, None
     with contextlib.suppress(OSError, AttributeError):  # AttributeError: there are no such files on this system
         if ranks.node.rank == 0:
             own = os.memfd_create("mpilayer")
+            os.ftruncate(own, size)
             place = f"/proc/{os.getpid()}/fd/{own}", _same_file(own)
     place = ranks.bcast(place, ranks.node)
     if own is not None or place is None:
@@ -86,10 +87,8 @@ def unnamed_memory(ranks, size):
     """As `memory`, in place of memory of the ranks: of a file that no folder limits, and whose pages may be large, if
     all ranks can open such files. None, on all ranks, if some cannot share memory. All ranks call this together.
     """
-    own = _unnamed(ranks)
+    own = _unnamed(ranks, size)
     if ranks.all(own is not None):
-        if ranks.node.rank == 0:
-            os.ftruncate(own, size)
         return own
     _close(own)
     own = None
