@@ -63,8 +63,8 @@ def _same_file(descriptor):
 
 
 def _unnamed(ranks, size):
-    """The descriptor of a file of so many bytes in memory that the node's first rank has made and the others have opened, None
-    where that is not possible: in containers a process may have another number, or its files not be for others.
+    """The descriptor of a file of so many bytes in memory, which the node's first rank has made and the others have
+    opened; None where that is not possible: in containers a process may have another number for others.
     """
     own, place = None, None
     with contextlib.suppress(OSError, AttributeError):  # AttributeError: there are no such files on this system
