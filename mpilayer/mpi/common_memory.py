@@ -69,7 +69,8 @@ class CommonMemory:
     @staticmethod
     def _check(array):
         if is_array(array) or not _has_pages_of_its_own(array):
-            raise UserError("reduction levels | expected gradients in this computer's memory | try: reduction native")
+            raise UserError("reduction levels | expected gradients in this computer's memory, made by kernels.pages"
+                            " | try: reduction native")
 
     def _check_room(self, descriptor):
         if descriptor is None:

@@ -84,6 +84,17 @@ def test_damaged_files_are_made_anew_with_one_line_each(place):
         assert (again.stdout, again.stderr) == ("5.0 1\n", ""), "what was made anew is whole"
 
 
+def test_what_a_changed_source_beside_it_had_a_part_in_is_compiled_again(place):
+    """Compiled code holds a copy of what it calls, so that of another file is not its own business alone."""
+    (place / "program.py").write_text(PROGRAM.replace("@inner\ndef half(x):\n    return x / 2\n",
+                                                      "from beside import half\n"))
+    beside = "from kernels import compiled\n@compiled.part()\ndef half(x):\n    return x / 2\n"
+    (place / "beside.py").write_text(beside)
+    assert [run(place).stdout, run(place).stdout] == ["5.0 0\n", "5.0 1\n"]
+    (place / "beside.py").write_text(beside.replace("x / 2", "x / 4"))
+    assert run(place).stdout == "2.5 0\n"
+
+
 def test_a_file_that_names_what_is_no_longer_there_is_made_anew(place):
     run(place)
     for file in files(place):
