@@ -60,7 +60,8 @@ class Slurm:
         (folder / "munge.key").write_bytes(os.urandom(1024))
         (folder / "munge.key").chmod(0o600)
         self.path = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin"
-        self.env = environment(SLURM_CONF=str(folder / "slurm.conf"), PATH=self.path)
+        # Over UCX, MPICH sends at its start up to what Slurm's PMI-2 reads at once, or more: docs/clusters.md.
+        self.env = environment(SLURM_CONF=str(folder / "slurm.conf"), PATH=self.path, MPIR_CVAR_CH4_NETMOD="ofi")
 
     def __enter__(self):
         files = {"key-file": "munge.key", "socket": "munge.sock", "pid-file": "munge.pid", "log-file": "munge.log",
