@@ -22,6 +22,7 @@ COMMANDS = {
     "torch": ("bench.pytorch", "a PyTorch model: mpilayer.torch next to DistributedDataParallel (needs root)"),
     "growth": ("bench.growth", "what the library asks of MPI beside gradients, as ranks become many"),
     "predict": ("bench.predict", "predict the time of a step by each schedule, and compare with what is measured"),
+    "replay": ("bench.replay", "predictions next to those of another simulator, SimGrid's SMPI"),
     "advise": ("bench.advise", "which schedule for a cluster: predicted times, efficiency and a recommendation"),
     "cluster": ("bench.cluster", "run a command on emulated hosts with slow links (needs root)"),
     "gpu": ("bench.gpu", "compile, check and time everything on a GPU, and print a table"),

@@ -16,11 +16,13 @@ from bench.rows import console
 from bench.schedules import MODULE
 from mpilayer.base.errors import UserError
 from mpilayer.model.programs import PROGRAMS
+from mpilayer.report import plots
 from mpilayer.schedules import make
 from mpilayer.training.optim import MomentumSGD
 from mpilayer.training.options import add_messages, check_messages, settings
 
 SCHEDULES = "oneshot,layerwise,planned,split,delayed:1,local-sgd,ps"
+BASELINE = "oneshot"  # of the figure
 COLUMNS = {"predicted ms": ("predicted_seconds", 1e3, ".1f"), "waiting": ("predicted_exposed_seconds", 1e3, ".1f"),
            "measured ms": ("measured_seconds", 1e3, ".1f"), "error": ("error", 1, "+.1%")}
 
@@ -34,6 +36,7 @@ def emulated():
     p.add_argument("--net", type=shared.some(nets.NETS), default=["alexnet-mini"], metavar="A,B,...",
                    help="nets to train; several with --hosts only (default: alexnet-mini)")
     shared.add_json(p)
+    plots.add_option(p, "with --hosts and --validate, speed-up over oneshot against communication / computation")
     return p
 
 
@@ -116,11 +119,40 @@ def summary(found):
     return len(errors), statistics.median(errors), float((errors <= 0.15).mean())
 
 
+def draw(found, path):
+    """A panel for each number of hosts and net: predicted lines over the rates, and measured points."""
+    panels = list(dict.fromkeys((figures["hosts"], figures["net"]) for figures in found))
+    figure = plots.figure(figsize=(3.6 * len(panels), 3.2))
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        lines = {}
+        for figures in found:
+            rows = {row["schedule"]: row for row in figures["rows"]}
+            first = rows[BASELINE]
+            ratio = first["communication_seconds"] / first["compute_seconds"]
+            for name, row in rows.items() if (figures["hosts"], figures["net"]) == panel else ():
+                gains = (first[key] / row[key] for key in ("predicted_seconds", "measured_seconds"))
+                lines.setdefault(name, []).append((ratio, *gains))
+        for number, (name, points) in enumerate(lines.items()):
+            x, predicted, measured = zip(*sorted(points), strict=True)
+            axes.plot(x, predicted, label=name, **plots.style(number))
+            axes.plot(x, measured, "o", markersize=3, color=plots.style(number)["color"])
+        axes.set_title(f"{panel[1]}, {panel[0]} hosts (lines: predicted)", loc="left", fontsize=8)
+        plots.finish(axes, "communication / computation", "times as fast as oneshot")
+    plots.save(figure, path)
+
+
+def _check_plot(options):
+    if options.plot and not (options.hosts and options.validate and BASELINE in options.schedules):
+        raise UserError(f"--plot shows what was measured at several rates, next to {BASELINE} | try: with --hosts,"
+                        f" --validate, and {BASELINE} among --schedules")
+
+
 def inside(argv):
     """On the ranks of this job."""
     with shared.job(parser(), argv) as (ranks, options):
         ranks.agree(lambda: shared.check_links(options))
         ranks.agree(lambda: check_messages(options))
+        ranks.agree(lambda: _check_plot(options))
         ranks.agree(lambda: shared.check_files(options, ranks.rank))
         say = console(ranks.rank, width=150).print
         figures = measure(ranks, options, say)
@@ -133,7 +165,7 @@ def around(argv):
     from bench.cluster import Hosts
 
     outer, rest = emulated().parse_known_args(argv)
-    parser().parse_args(rest)
+    _check_plot(parser().parse_args(argv))
     shared.check_files(outer)
     found = []
     with tempfile.TemporaryDirectory() as folder:
@@ -157,7 +189,7 @@ def around(argv):
             rows, median, share = summary(some)
             print(f"{'ranks that share cores' if crowded else 'a core for each rank'}: {rows} rows, median error"
                   f" {median:.1%}, within 15% {share:.0%}")
-    shared.save(outer, found)
+    shared.save(outer, found, draw)
 
 
 def main(argv):

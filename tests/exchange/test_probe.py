@@ -98,3 +98,20 @@ def test_sums_are_left_to_mpi_where_common_memory_is_of_no_use(ranks):
         assert chosen(ranks, reduction="auto")[0].reduction == "native"
         with pytest.raises(UserError, match=r"reduction levels \| who waits in shared memory .* would not be told so"):
             Levels(Calls(ranks))
+
+
+@on_ranks(2)
+def test_computing_takes_as_long_as_asked_though_few_rows_take_longer_each(ranks):
+    rows, found = [], {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe, "operands", lambda count=64: rows.append(count) or (range(count), None))
+        patch.setattr(kernels, "dense", lambda x, w: found.update(seconds=found.get("seconds", 0) + took(len(x))))
+        patch.setattr(probe, "_timed", lambda function: found.update(seconds=0) or function() or found["seconds"])
+        for seconds in (1e-4, 1e-2, 1.0):
+            assert probe.Probe(ranks, Settings()).computation(seconds)[1] == pytest.approx(seconds, rel=0.1)
+    assert max(rows) <= probe.LONGEST
+
+
+def took(rows):
+    """Seconds of a dense layer that is twice as fast with many rows as with 64."""
+    return 1e-6 * (rows if rows > 256 else 2 * rows)
