@@ -1,5 +1,6 @@
 """Schedules in turn on the ranks of this job, on one net and one batch: the times of their steps."""
 
+import resource
 import statistics
 import time
 from collections import defaultdict
@@ -22,6 +23,7 @@ FILLING = 3  # steps for each step of delay, until waiting shows what the link c
 RATE = 1e-6  # learning rate: so low that all schedules compute on nearly the same weights
 ALONE = {"compute": "computing alone", "communication": "communication alone"}
 SENT = "wire", "wire_options", "reduction"  # of Settings: what travels
+COUNTERS = "bytes_on_wire", "system_seconds", "switches", "interrupt_seconds"
 START, CORRECTIONS = 16, 3  # to find the balanced batch: what is tried first, and how often that is corrected
 
 
@@ -39,6 +41,15 @@ SERVER = Reading(float("nan"), float("nan"), float("nan"))  # of a rank that mak
 def sent():
     """Bytes that have left this host, but for those to itself."""
     return sum(count.bytes_sent for name, count in psutil.net_io_counters(pernic=True).items() if name != "lo")
+
+
+def counters():
+    """So far: bytes sent as above, seconds of this process in the system, involuntary switches of it, seconds of
+    one of this machine's cores in soft interrupts, where TCP works. Only differences mean something.
+    """
+    used, times = resource.getrusage(resource.RUSAGE_SELF), psutil.cpu_times()
+    interrupts = getattr(times, "softirq", 0.0) / psutil.cpu_count()
+    return np.array([sent(), used.ru_stime, used.ru_nivcsw, interrupts])
 
 
 def options_of(text, words, ranks):
@@ -148,7 +159,7 @@ class Candidate:
         self.serves = ranks.rank >= ranks.size - make.CHOICE.parts[options.schedule].servers(**keywords)
         self.period = self.schedule.period
         self.filling = self.period + FILLING * self.schedule.delay
-        self.steps, self.bytes = 0, []
+        self.steps, self.counted = 0, []
 
     def turn(self, count):
         """So many readings, after the steps that fill the pipeline: of a step, or the mean of a period of steps."""
@@ -156,11 +167,11 @@ class Candidate:
         filling += 0 if self.steps else self.schedule.measured
         self.workload.net.write_gradients_to(0)
         self.channel.resume()
-        left = sent()
+        before = counters()
         self._steps(filling)
         readings = [self._steps(steps) for steps in self.workload.portions(count, self.period)]
         self.schedule.drain()
-        self.bytes.append((sent() - left) / (filling + count * self.period))
+        self.counted.append((counters() - before) / (filling + count * self.period))
         self.channel.pause()
         return readings
 
@@ -223,19 +234,19 @@ def rows(workload, candidates, readings):
     """A dictionary for each candidate, on every rank; METRICS.md has the formulas."""
     means, paces = {}, {}
     for name, found in readings.items():
-        left = candidates[name].bytes if name in candidates else [0]
-        mine = [*(statistics.median(column) for column in zip(*found, strict=True)), statistics.mean(left)]
+        counted = candidates[name].counted if name in candidates else [[0.0]]
+        mine = [*(statistics.median(column) for column in zip(*found, strict=True)), *np.mean(counted, 0)]
         everyone = np.array(workload.ranks.gather(mine))
         means[name] = [np.nanmax(everyone[:, 0]), *np.nanmean(everyone[:, 1:], 0)]
         paces[name] = np.nansum(len(workload.batch.x) / everyone[:, 0])
     compute, communication = (means.pop(name)[0] for name in ALONE)
     first = paces[next(iter(means))]
-    for name, (seconds, exposed, mpi, left) in means.items():
+    for name, (seconds, exposed, mpi, *counted) in means.items():
         row = {"schedule": name, "iteration_seconds": seconds, "images_per_second": paces[name],
                "alone_images_per_second": paces["compute"],
                "compute_seconds": compute, "communication_seconds": communication, "exposed_seconds": exposed,
                "mpi_seconds": mpi, "speedup": paces[name] / first,
-               "efficiency": paces[name] / paces["compute"], "bytes_on_wire": left}
+               "efficiency": paces[name] / paces["compute"], **dict(zip(COUNTERS, counted, strict=True))}
         if bound := candidates[name].bound(compute, communication):
             row |= {"bound_seconds": bound, "bound_share": bound / seconds}
         if (late := candidates[name].staleness()) is not None:

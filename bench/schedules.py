@@ -26,6 +26,7 @@ COLUMNS = {  # heading: (key of a row, factor, format)
     "ms": ("iteration_seconds", 1e3, ".1f"), "images/s": ("images_per_second", 1, ".1f"),
     "compute": ("compute_seconds", 1e3, ".1f"), "comm": ("communication_seconds", 1e3, ".1f"),
     "exposed": ("exposed_seconds", 1e3, ".1f"), "in MPI": ("mpi_seconds", 1e3, ".1f"),
+    "system": ("system_seconds", 1e3, ".1f"),
     "bound": ("bound_seconds", 1e3, ".1f"), "of bound": ("bound_share", 1, ".0%"),
     "speed-up": ("speedup", 1, ".2f"), "efficiency": ("efficiency", 1, ".2f"),
     "late": ("staleness", 1, ".1f"), "MB sent": ("bytes_on_wire", 1e-6, ".1f")}

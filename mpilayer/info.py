@@ -148,13 +148,13 @@ def show_probe(ranks):
     from rich.console import Console
     from rich.table import Table
 
-    from mpilayer.exchange import probe
+    from mpilayer.exchange import automatic, probe
     from mpilayer.exchange.settings import Settings
 
     probe.kernels.dense(*probe.operands())  # compiled, or loaded, before ranks wait for each other
     found = probe.Probe(ranks, Settings())
     link = ranks.bcast(found.link(probe.SIZES[-1]))
-    alone, compute, overlaps = found.overlap(probe.typical(probe.SIZES[-1], link), link.chunk)
+    alone, compute, overlaps = found.overlap(automatic.typical(probe.SIZES[-1], link), link.chunk)
     if ranks.rank > 0:
         return
     table = Table("--progress", "computing, ms", "then waiting, ms", "in all, ms",
@@ -163,9 +163,9 @@ def show_probe(ranks):
         table.add_row(name, *(f"{1e3 * seconds:.1f}" for seconds in (each.compute, each.exposed, each.total)))
     console = Console(highlight=False)
     console.print(f"a sum over {ranks.size} ranks takes {link} of float32: small layers fused up to"
-                  f" {probe.in_words(link.bucket)}, large ones split from {probe.in_words(link.chunk)}")
+                  f" {automatic.in_words(link.bucket)}, large ones split from {automatic.in_words(link.chunk)}")
     console.print(table)
-    console.print(f"--progress auto takes {probe.best(overlaps)} here")
+    console.print(f"--progress auto takes {automatic.best(overlaps)} here")
 
 
 def parser():

@@ -23,7 +23,6 @@ from mpilayer.storage.weights_file import read_weights
 from mpilayer.training import config, startup
 from mpilayer.training import options as all_options
 from mpilayer.training.compute import compute_of
-from mpilayer.training.display import Display
 from mpilayer.training.logs import Log
 from mpilayer.training.meter import Stragglers
 from mpilayer.training.net_choice import NET, made_for
@@ -33,6 +32,7 @@ from mpilayer.training.record import RunRecord
 from mpilayer.training.recovery import Recovery, check_trainer
 from mpilayer.training.replicas import EQUAL, ReplicaCheck, layer_digests, same_start, versions, who_has
 from mpilayer.training.resuming import Resuming
+from mpilayer.training.silent import Silent
 from mpilayer.training.slowed import slowed
 from mpilayer.training.trainer import Trainer, steps_in
 from nets import state_dict
@@ -212,11 +212,20 @@ def stand_in(ranks, options, recovery, say):
     return Begun(data, net, record, Resuming(ranks, options, CHOICES, net, data, say, loaded), settings)
 
 
+def display_of(ranks, options):
+    """What rank 0 shows."""
+    if ranks.rank > 0:
+        return Silent()
+    from mpilayer.training.display import Display
+
+    return Display(ranks, batch=options.batch, quiet=options.quiet)
+
+
 def lead(ranks, options, begun, recovery):
     """(Trainer, what run.json says of the end or None) of a run that is not interrupted by deaths."""
     data, net, record, resuming, settings = begun
     names = (options.log or ()) if ranks.rank == 0 else ()
-    with (Display(ranks, batch=options.batch, quiet=options.quiet) as display,
+    with (display_of(ranks, options) as display,
           Log(names, options.out, resuming.run.get("step", 0), len(resuming.run.get("resumed", ()))) as log):
         with device.room("gradients and what an optimizer keeps"):
             trainer = make_trainer(

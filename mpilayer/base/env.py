@@ -14,14 +14,19 @@ def _seconds(text):
     return False
 
 
+def _whole_or_auto(least, most):
+    valid, expected = whole(least, most)
+    return lambda text: text == "auto" or valid(text), f"auto, or {expected}"
+
+
 VARIABLES = {
     **kernels.env.VARIABLES,
     "MPILAYER_CUDA_AWARE": Variable("1", "0 to sum gradients of GPUs here even if the MPI says that it can do so there",
                                     *SWITCH),
     "MPILAYER_PATIENCE": Variable("60", "seconds a rank waits for the others before it says so, once a wait", _seconds,
                                   "a positive number of seconds"),
-    "MPILAYER_PROGRESS_US": Variable("200", "least microseconds between calls that move messages while ranks compute",
-                                     *whole(1, 1_000_000)),
+    "MPILAYER_PROGRESS_US": Variable("auto", "least microseconds between calls that move messages while ranks compute;"
+                                     " auto: by the link and the number of ranks", *_whole_or_auto(1, 1_000_000)),
     "NUMBA_CACHE_DIR": Variable("", "where compiled kernels are kept; default: next to the sources, else the user's"
                                 " cache"),
 }

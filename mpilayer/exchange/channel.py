@@ -54,7 +54,7 @@ class Channel:
         if self.settings.progress != "thread":  # else it is not this thread's time
             self.trace.moving = self.engine.inside
         self._between_layers = self._context.enter_context(PROGRESS[self.settings.progress](
-            self.engine, self.settings.link.per_byte))
+            self.engine, self.settings.link, self.ranks.size))
         _running.append(self)
         self._context.callback(_running.remove, self)
 

@@ -11,7 +11,7 @@ from mpilayer.base.errors import UserError
 from mpilayer.base.tracing import Trace
 from mpilayer.compression import COMPRESSORS
 from mpilayer.compression.payload import PayloadContext
-from mpilayer.exchange import opening, probe
+from mpilayer.exchange import automatic, opening
 from mpilayer.exchange.channel import silent
 from mpilayer.exchange.host_channel import HostChannel
 from mpilayer.exchange.messages import Messages, Slot, buckets_of
@@ -48,7 +48,7 @@ class GradientQueue(HostChannel):
     def __init__(self, ranks: Ranks, parameters, *, delay: int | None = 0, order: str = "backward",
                  average: bool = False, settings: Settings | None = None, trace: Trace | None = None,
                  say: Callable = silent, **given):
-        settings = probe.resolved(ranks, settings, given, parameters.weights, say)
+        settings = automatic.resolved(ranks, settings, given, parameters.weights, say)
         super().__init__(ranks, settings, trace, say)
         self.parameters, self.layers = parameters, by_name(parameters.layers)
         self.scale = 1 / ranks.size if average else 1

@@ -1,4 +1,4 @@
-"""What this MPI, these nodes and these cores need: measured at start-up, for options that say `auto`."""
+"""What messages cost between these ranks, and what of it computing hides, by each way of progress: measured."""
 
 import math
 import statistics
@@ -9,13 +9,9 @@ import numpy as np
 
 import kernels
 from kernels import gpu
-from mpilayer.base.errors import UserError
-from mpilayer.compression import COMPRESSORS
 from mpilayer.compression.codecs import CODECS, Float32
-from mpilayer.exchange.opening import REMEDY
-from mpilayer.exchange.settings import AUTO, LANES, MOST_LANES, settings_of
-from mpilayer.mpi import engine, levels
-from mpilayer.mpi.agreement import compare
+from mpilayer.exchange.settings import LANES, MOST_LANES
+from mpilayer.mpi import engine
 from mpilayer.mpi.collectives import Calls
 from mpilayer.mpi.engine import Engine
 from mpilayer.mpi.levels import Levels
@@ -29,7 +25,6 @@ READINGS = 5
 LONGEST = 4096  # rows of the dense layer that computes
 MOST_PIECES = 64
 NOTHING = np.zeros(1, np.float32)
-GAIN = 0.97  # a way of progress must bring this much to be preferred to a simpler one
 
 
 def operands(rows=64):
@@ -119,7 +114,7 @@ class Probe:
         engine = self._engine(size, pieces, LANES)
         alone = statistics.median(self._trial(engine, _nothing).total for _ in range(rounds))
         compute, seconds = self.computation(self.ranks.bcast(alone))
-        ways = {name: way for name, way in PROGRESS.items() if self.ranks.all(_bears(self.ranks, name))}
+        ways = {name: way for name, way in PROGRESS.items() if self.ranks.all(bears(self.ranks, name))}
         found = {name: [] for name in ways}
         for _ in range(rounds):
             for name, way in ways.items():
@@ -153,7 +148,7 @@ class Probe:
         compute(function to be called between kernels) takes longer than the messages do.
         """
         engine = self._engine(size, pieces, settings.lanes)
-        with PROGRESS[settings.progress](engine, settings.link.per_byte) as move:
+        with PROGRESS[settings.progress](engine, settings.link, self.ranks.size) as move:
             trial = self._trial(engine, lambda: compute(move))
         return engine.busy(), trial.compute + trial.post
 
@@ -194,107 +189,7 @@ def warm(settings, weights=NOTHING):
         kernels.dense(*operands())
 
 
-def typical(largest, link):
-    """Bytes of a sum that takes long enough to be measured, but not more than `largest`."""
-    return min(largest, max(SIZES[0], int(ENOUGH / link.per_byte)))
-
-
-def best(overlaps):
-    """The simplest way of progress of which none is clearly faster."""
-    chosen, *others = overlaps
-    for name in others:
-        if overlaps[name].total < GAIN * overlaps[chosen].total:
-            chosen = name
-    return chosen
-
-
-def in_words(count):
-    """Bytes in words."""
-    if count is None:
-        return "any size"
-    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.0f} KiB"
-
-
-def _unmeasured(ranks, settings, weights):
-    """With what needs no measurement in place of "auto": one message, poll, sums in memory that all ranks share."""
-    plain = {"progress": "poll", "bucket": None, "chunk": None, "reduction": "native"}
-    if "reduction" in settings.auto and ranks.node.size == ranks.size and _may_share(ranks, settings, weights):
-        plain["reduction"] = "levels"
-    return settings._replace(**{name: plain[name] for name in settings.auto})
-
-
-def _may_share(ranks, settings, weights):
-    """Whether the ranks of a node can sum gradients in common memory; all ranks call this together."""
-    able = not gpu.is_array(weights) and not COMPRESSORS[settings.wire].own_sums
-    return able and ranks.most(ranks.node.size) > 1 and not levels.missing(ranks)
-
-
-def _bears(ranks, progress):
+def bears(ranks, progress):
     """Whether this rank's MPI bears the threads that would call it."""
     threads = progress == "thread" or (progress == "kernel" and kernels.num_threads() > 1)
     return not threads or ranks.MPI.Query_thread() >= ranks.MPI.THREAD_SERIALIZED
-
-
-def _safe(ranks, settings, say):
-    """With "poll" where MPI does not bear the way of progress that was asked for."""
-    if _bears(ranks, settings.progress):
-        return settings
-    say(f"progress poll instead of {settings.progress}: this MPI must not be called by other threads")
-    return settings._replace(progress="poll")
-
-
-def choose(ranks, settings, weights, say):
-    """The Settings for gradients of these weights, measured where they say "auto"; all ranks call this together."""
-    auto, settings = settings.auto, _unmeasured(ranks, settings, weights)
-    if ranks.size > 1:
-        if not ranks.any(ranks.crowded):  # on any machine: all ranks measure, or none
-            settings = _measured(ranks, settings, auto, weights, say)
-        elif auto - {"reduction"}:
-            say(f"more ranks than cores: {', '.join(sorted(auto - {'reduction'}))} not measured; messages move between"
-                " layers")
-    return _safe(ranks, settings, say)
-
-
-def _by_nodes(ranks, settings, size, say):
-    """The Settings whose sums of so many bytes are faster: as MPI makes them, or within each node first."""
-    times = {}
-    for name in ("native", "levels"):
-        probe = Probe(ranks, settings._replace(reduction=name))
-        times[name] = ranks.bcast(probe.seconds(size))
-        probe.close()
-    chosen = "levels" if times["levels"] < GAIN * times["native"] else "native"
-    told = ", ".join(f"{name} {1e3 * seconds:.1f}" for name, seconds in times.items())
-    say(f"reduction {chosen}: a sum of {in_words(size)} takes, in ms: {told}")
-    return settings._replace(reduction=chosen)
-
-
-def _measured(ranks, settings, auto, weights, say):
-    """With the link, and what is "auto", as measured on more ranks than one."""
-    largest = weights.nbytes
-    if "reduction" in auto and settings.reduction == "native" and _may_share(ranks, settings, weights):
-        settings = _by_nodes(ranks, settings, min(largest, SIZES[2]), say)
-    probe = Probe(ranks, settings)
-    link = ranks.bcast(probe.link(largest))
-    settings = settings._replace(link=link, **{name: getattr(link, name) for name in auto - {"progress", "reduction"}})
-    say(f"messages take {link} of float32; fused up to {in_words(settings.bucket)}, split from"
-        f" {in_words(settings.chunk)}")
-    if "progress" in auto:
-        sent = typical(largest, link)
-        alone, compute, overlaps = probe.overlap(sent, link.chunk)
-        chosen = best(overlaps)
-        core = max(0.0, overlaps[chosen].post + overlaps[chosen].compute - compute) / sent
-        settings = settings._replace(progress=chosen, link=link._replace(core=core))
-        times = ", ".join(f"{name} {1e3 * each.total:.0f}" for name, each in overlaps.items())
-        say(f"progress {settings.progress}: {1e3 * alone:.0f} ms of communication and {1e3 * compute:.0f} ms of"
-            f" computing take together, in ms: {times}")
-    probe.close()
-    return settings
-
-
-def resolved(ranks, settings, given, weights, say):
-    """The Settings, or those of keyword arguments, measured where they say "auto" for gradients of these weights."""
-    if settings and given:
-        raise UserError(f"settings and {', '.join(given)} | expected one or the other | try: settings._replace(...)")
-    settings = settings or settings_of(AUTO | given)
-    compare(ranks, settings._replace(link=None)._asdict(), REMEDY)  # what is measured must be the same on all ranks
-    return choose(ranks, settings, weights, say) if settings.auto else _safe(ranks, settings, say)

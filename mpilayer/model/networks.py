@@ -7,12 +7,11 @@ import math
 from typing import NamedTuple
 
 from mpilayer.model.wire import Wire
-from mpilayer.mpi.link_model import LinkModel
+from mpilayer.mpi.link_model import LOOK, LinkModel
 
 ADDING = 1e-10  # seconds a byte of float32 that is added to another, by one core from memory
 MESSAGE = 5e-7  # seconds of a core for each message that it sends or takes in
 TYPICAL = 4 << 20  # bytes of a message
-LOOK = 1e-4  # half the seconds between two looks of kernels (MPILAYER_PROGRESS_US)
 MEMORY = 1e10  # bytes a second that a core reads or writes of what other cores of its node have
 
 
@@ -100,11 +99,16 @@ class Direct(Sums):
             ADDING + 4 * self.network.cpu + 2 / MEMORY) + 2 * (self.ranks - 1) * MESSAGE)
 
 
-def wire_of(network, ranks, per_node=1, look=LOOK, lanes=2, kind=Sums):
-    """The Wire of a network; `look` is half the seconds between two looks of a rank that computes."""
+def wire_of(network, ranks, per_node=1, lanes=2, kind=Sums):
+    """The Wire of a network, on which ranks that compute look after messages as often as mpilayer/mpi/progress.py has
+    it: what comes waits for half of that time.
+    """
+    interval = link_of(network, ranks, per_node).interval(ranks)
+    look = interval / 2
     busy = kind(network, ranks, per_node, look)
     some = busy.best(TYPICAL)
-    core = LinkModel(0.0, some.core / TYPICAL if ranks > 1 else 0.0)
+    looking = LOOK / interval * sum(busy.parts(TYPICAL))
+    core = LinkModel(0.0, (some.core + looking) / TYPICAL if ranks > 1 else 0.0)
     direct = network.latency + look if ranks > 1 else 0.0
     return Wire(kind(network, ranks, per_node), busy, core, lanes=lanes, direct=direct)
 

@@ -151,8 +151,9 @@ class Native(Reduction):
 
 
 class Ordered(Reduction):
-    """A reduce-scatter by Ialltoallv, a sum in rank order, an Iallgatherv: ((g_0 + g_1) + g_2) + ... for every number,
-    however the layers are grouped into messages and on whatever rank it is added up.
+    """Every rank sends every other one its part, sums in rank order what comes, and sends the sum to all: two rounds.
+    ((g_0 + g_1) + g_2) + ... for every number, however the layers are grouped into messages and on whatever rank it is
+    added up.
     """
 
     def __init__(self, calls):
@@ -191,9 +192,10 @@ def scattered(calls, buffer, room, first, last):
     scatter = calls.operation(first, "Alltoallv", [buffer, counts, starts, kind],
                               [parts, np.full(P, mine), np.arange(P) * mine, kind])
     total = (kernels.ordered_sum_address(buffer.dtype), parts.ctypes.data, P, mine, mine * buffer.itemsize,
-             buffer[starts[calls.rank]:].ctypes.data, 1)
-    gather = calls.operation(last, "Allgatherv", calls.MPI.IN_PLACE, [buffer, counts, starts, kind], work=total)
-    return scatter, gather._replace(keep=(*gather.keep, parts))
+             parts.ctypes.data, 1)
+    gather = calls.operation(last, "Alltoallv", [parts, np.full(P, mine), np.zeros(P, int), kind],
+                             [buffer, counts, starts, kind], work=total)  # an all-gather in one round
+    return scatter, gather
 
 
 def _datatype(MPI, buffer):

@@ -7,7 +7,7 @@ from mpilayer.base.cli import Choice
 from mpilayer.base.errors import UserError
 from mpilayer.base.tracing import Trace, Watched
 from mpilayer.compression import COMPRESSORS
-from mpilayer.exchange import probe
+from mpilayer.exchange import automatic
 from mpilayer.exchange.channel import silent
 from mpilayer.exchange.gradient_queue import GradientQueue
 from mpilayer.exchange.settings import GIVEN, Settings, one_of
@@ -56,7 +56,7 @@ def make_schedule(name: str | type[Schedule], net, ranks: Ranks, optimizer, *, s
     chosen = _own_options(kind, given, settings)
     kind.check(ranks.size, **chosen)
     check_fit(kind, name, optimizer, optimizer, settings.wire if settings else given.get("wire", "float32"))
-    settings = probe.resolved(ranks, settings, given, net.weights, say)
+    settings = automatic.resolved(ranks, settings, given, net.weights, say)
     trace = trace or compute_trace(net)
     channel = _channel(kind, net, ranks, settings, trace, say)
     optimizer.attach(trace, getattr(channel, "norm", None))

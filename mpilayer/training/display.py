@@ -23,11 +23,11 @@ class PipedConsole(Console):
 
 
 class Display:
-    """Everything shown while training; silent on the other ranks and with --quiet."""
+    """Everything shown while training, on rank 0; nothing with --quiet."""
 
     def __init__(self, ranks, *, batch, quiet=False):
         self.ranks, self.batch, self.next_look = ranks, batch, 0.0
-        console = PipedConsole(quiet=quiet or ranks.rank > 0, highlight=False,
+        console = PipedConsole(quiet=quiet, highlight=False,
                                force_terminal=launcher_on_terminal() or None)
         self.bar = Progress(TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"),
                             TimeRemainingColumn(), console=console, transient=True, disable=console.quiet)

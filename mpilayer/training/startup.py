@@ -5,7 +5,7 @@ import threading
 import numpy as np
 
 from kernels import gpu
-from mpilayer.exchange import probe
+from mpilayer.exchange import automatic, probe
 from mpilayer.exchange.channel import silent
 from mpilayer.gpu import device
 from mpilayer.training.batch import Batch
@@ -73,4 +73,4 @@ def prepare(ranks, settings, net, batch, say, also=()):
             settings = settings._replace(cuda_aware=cuda_aware(ranks), progress=progress)
     else:
         warm(ranks, net, say, also)
-    return probe.choose(ranks, settings, net.weights, say if ranks.rank == 0 else silent)
+    return automatic.choose(ranks, settings, net.weights, say if ranks.rank == 0 else silent)

@@ -8,7 +8,8 @@ from mpilayer.base.errors import UserError
 
 @pytest.mark.parametrize(("name", "text"), [
     ("MPILAYER_PATIENCE", "0.5"), ("MPILAYER_PATIENCE", "1e9"), ("MPILAYER_PROGRESS_US", "1"),
-    ("MPILAYER_PROGRESS_US", "1000000"), ("KERNELS_NUM_THREADS", "2"), ("KERNELS_WINOGRAD", "off"),
+    ("MPILAYER_PROGRESS_US", "1000000"), ("MPILAYER_PROGRESS_US", "auto"),
+    ("KERNELS_NUM_THREADS", "2"), ("KERNELS_WINOGRAD", "off"),
     ("MPILAYER_CUDA_AWARE", "0")])
 def test_what_a_variable_may_be(monkeypatch, name, text):
     monkeypatch.setenv(name, text)

@@ -11,6 +11,7 @@ import pytest
 import kernels
 from mpilayer.mpi.collectives import Calls, Native
 from mpilayer.mpi.engine import Engine, Operation
+from mpilayer.mpi.link_model import LinkModel
 from mpilayer.mpi.progress import PROGRESS
 from tests.ranks import on_ranks
 
@@ -324,6 +325,28 @@ def test_kernels_move_messages_without_python(ranks):
         for _ in itertools.takewhile(lambda _: not engine.quiet, range(300)):
             kernels.dense(x, w)
         assert engine.quiet
+
+
+@on_ranks(2)
+def test_kernels_look_as_often_as_the_messages_so_far_ask_for(ranks):
+    asked, link = [], LinkModel(0.0, 8e-9)
+    calls, _, operations = messages_of(ranks, 4, 100000)
+    engine = Engine([operations], 1, calls.test)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "set_progress", lambda address, argument=0, often=None: asked.append(often))
+        with PROGRESS["kernel"](engine, link, ranks.size):
+            ranks.meet()
+            for message in range(4):
+                engine.mark(0, message, ready=True)
+            ranks.until(lambda: engine.advance() or engine.quiet)
+        with PROGRESS["kernel"](engine, link, ranks.size):
+            pass
+        patch.setenv("MPILAYER_PROGRESS_US", "77")
+        with PROGRESS["kernel"](engine, link, ranks.size):
+            pass
+    lasting = engine.busy() / 4
+    found = [often for often in asked if often]
+    assert found == [round(1e6 * link.interval(2)), round(1e6 * link.interval(2, lasting)), 77]
 
 
 @on_ranks(2)
