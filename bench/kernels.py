@@ -28,7 +28,7 @@ HEAD = {"net": "net", "layer": "layer", "pass": "pass", "shape": "x * w / stride
 
 def blank(array):
     """Memory for another one like it."""
-    return np.empty_like(array) if gpu.is_array(array) else kernels.empty(array.shape)
+    return np.empty_like(array) if gpu.is_array(array) else kernels.empty(array.shape, array.dtype)
 
 
 def ours(case, x, w, dy):
@@ -59,11 +59,21 @@ def open_torch():
         libc.mallopt(m_mmap_max, 0)
 
 
+def _tensor(array, like):
+    """The same numbers as a tensor of PyTorch, here or on the GPU; bfloat16 if `like` is."""
+    import torch
+
+    if not gpu.is_array(array) and array.dtype.name == "bfloat16":  # which NumPy's ways to PyTorch do not know
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    short = like.dtype.name == "bfloat16" and not gpu.is_array(like)
+    return torch.from_dlpack(array).bfloat16() if short else torch.from_dlpack(array)
+
+
 def _torch_dense(x, w, dy):
     """{pass: {layout of the weights: function}}."""
     import torch
 
-    x, w_ck, dy = map(torch.from_dlpack, (x, w, dy))
+    x, w_ck, dy = (_tensor(array, x) for array in (x, w, dy))
     w_kc = w_ck.t().contiguous()
     return {"forward": {"CK": lambda: x @ w_ck, "KC": lambda: torch.nn.functional.linear(x, w_kc)},
             "dgrad": {"CK": lambda: dy @ w_ck.t(), "KC": lambda: dy @ w_kc},
@@ -75,7 +85,7 @@ def _torch_conv(case, x, w, dy):
     import torch
 
     axes = (0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)
-    nchw = [torch.from_dlpack(array).permute(order) for array, order in zip((x, w, dy), axes, strict=True)]
+    nchw = [_tensor(array, x).permute(order) for array, order in zip((x, w, dy), axes, strict=True)]
     stride, padding, dilation, none = ([value, value] for value in (case.stride, case.padding, 1, 0))
 
     def functions(layout):
@@ -129,6 +139,8 @@ def measure(chosen, options, most):
         rng = np.random.default_rng(0)
         room = [kernels.empty(sizes) for sizes in case.shapes(options.batch)]
         arrays = [rng.standard_normal(out=array, dtype=np.float32) for array in room]
+        if options.precision == "bfloat16":
+            arrays[::2] = (array.astype(gpu.bfloat16()) for array in arrays[::2])  # weights are float32
         mine = ours(case, *arrays)
         theirs = PEERS[options.peer][1](case, *arrays) if options.peer else dict.fromkeys(passes, {})
         for name in passes:
@@ -175,8 +187,8 @@ def summary(rows, peer):
 
 def report(chosen, options):
     """Measure, and print each row as it comes; return them all."""
-    most, total = peak() * options.threads, sum(len(passes) for _, passes in chosen)
-    head = (f"{shared.threads(options)}, batch {options.batch}, "
+    most, total = peak(options.precision) * options.threads, sum(len(passes) for _, passes in chosen)
+    head = (f"{options.precision}, {shared.threads(options)}, batch {options.batch}, "
             f"peak {most:.1f} GFLOP/s, copy {copy_bandwidth():.1f} GB/s", LINE.format(**HEAD))
     rows, say = show(head, measure(chosen, options, most), total, line)
     if options.peer:
@@ -193,6 +205,8 @@ def parser():
     p.add_argument("--layer", default="", metavar="PART", help="only layers named so in part")
     shared.add(p, PEERS, rounds=9)
     p.add_argument("--batch", type=shared.count, default=16, help="images (default: 16)")
+    p.add_argument("--precision", choices=("float32", "bfloat16"), default="float32",
+                   help="of what flows from layer to layer (default: float32)")
     return p
 
 

@@ -106,14 +106,14 @@ def _multiply(tile, a, b, c, same):
                         wide * 4, same.size, same.ctypes.data, same.ctypes.data, 0, 0, b.ctypes.data, 0, 0))
 
 
-def peak():
-    """GFLOP/s of this core's multiply-add units: the register tile, fed from L1."""
-    tile = micro.tile()
+def peak(precision="float32"):
+    """GFLOP/s of this core's multiply-add units, in float32 or bfloat16: the register tile, fed from L1."""
+    tile, each = (micro.pairs_tile(), 2) if precision == "bfloat16" else (micro.tile(), 1)
     tall, wide = tile.rows, tile.columns
     a, b, c = (np.zeros(shape, np.float32) for shape in ((tall, DEPTH), (DEPTH, wide), (tall, wide)))
     same = np.zeros(PASSES, np.intp)
     seconds = alternate({"tile": lambda: _multiply(tile, a, b, c, same)}, rounds=5, seconds=0.3)["tile"]
-    return 2 * tall * wide * DEPTH * PASSES / seconds / 1e9
+    return 2 * each * tall * wide * DEPTH * PASSES / seconds / 1e9
 
 
 def _last_level_cache():

@@ -1,7 +1,7 @@
 """What every public signature checks before any memory is touched; each failure names the operation.
 
 An array is NumPy's, or on the GPU CuPy's. Activations, what flows from layer to layer, are float32, on the GPU
-bfloat16, too; everything else is float32 on both.
+bfloat16, too, and in some rooms on the CPU; everything else is float32 on both.
 """
 
 import functools
@@ -14,6 +14,7 @@ from kernels import gpu
 from kernels.layout import empty
 
 ACTIVATION = "float32, or on the GPU bfloat16"  # in the place of a dtype
+EITHER = "float32 or bfloat16"  # the same
 
 
 def is_array(value):
@@ -56,13 +57,14 @@ def _is(value, dtype):
     """Whether it is an array of that dtype."""
     if not is_array(value):
         return False
-    if dtype is ACTIVATION:
-        return value.dtype == np.float32 or (gpu.is_array(value) and value.dtype.name == "bfloat16")
+    if dtype in (ACTIVATION, EITHER):
+        short = value.dtype.name == "bfloat16" and (dtype is EITHER or gpu.is_array(value))
+        return short or value.dtype == np.float32
     return value.dtype == dtype
 
 
 def _dtype_name(dtype):
-    return "float32" if dtype is ACTIVATION else np.dtype(dtype)
+    return "float32" if dtype is ACTIVATION else dtype if dtype is EITHER else np.dtype(dtype)
 
 
 def _contiguous(value):
@@ -76,7 +78,7 @@ def _contiguous(value):
 def _unlocked(array):
     """The same memory for kernels, which only read it: Numba would compile them once more for read-only arrays."""
     memory = array.__array_interface__ | {"data": (array.ctypes.data, False)}
-    return np.asarray(SimpleNamespace(__array_interface__=memory, array=array))
+    return np.asarray(SimpleNamespace(__array_interface__=memory, array=array)).view(array.dtype)
 
 
 def array(operation, name, value, dtype=np.float32):

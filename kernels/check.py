@@ -1,7 +1,8 @@
 """`python -m kernels.check [ROOM ...]`: every pass of every case against NumPy in float64; exit status 1 if one is off.
 
-A ROOM is a name of ours or the path of a folder like them. `--backend cuda` checks the GPU's kernels, in `--precision`
-float32, tf32 (products only) or bfloat16.
+A ROOM is a name of ours or the path of a folder like them. `--backend cuda` checks the GPU's kernels. `--precision` is
+float32, bfloat16 (of activations; of this processor's kernels, convolutions and dense layers), or of products on the
+GPU tf32.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kernels import gpu, vectors
-from kernels.check_target import HOST, CheckTarget, on_gpu
+from kernels.check_target import HOST, CheckTarget, here, on_gpu
 from kernels.rooms import package, part, rooms
 
 LINE = "{room:10}  {case:29}  {part:22}  {error:>7}  {bound:>7}  {verdict}"
@@ -43,9 +44,14 @@ class Backend(NamedTuple):
     precision: str
 
 
-def numba():
-    """Numba's kernels, on this processor."""
-    return Backend(HOST, vectors.isa(), "cpu")
+SHORT = "conv2d", "dense"  # whose kernels on this processor take bfloat16
+
+
+def numba(precision="float32"):
+    """Numba's kernels, on this processor, in float32 or bfloat16 (activations)."""
+    if precision == "float32":
+        return Backend(HOST, vectors.isa(), "cpu")
+    return Backend(here(gpu.bfloat16()), f"{vectors.isa()} bfloat16", "cpu")
 
 
 def cuda(precision):
@@ -94,7 +100,7 @@ def parser():
     p.add_argument("--isa", choices=vectors.ISAS, help="instruction set (default: KERNELS_ISA, or the best there is)")
     p.add_argument("--backend", choices=["numba", "cuda"], default="numba", help="whose kernels (default: numba)")
     p.add_argument("--precision", choices=("float32", "tf32", "bfloat16"), default="float32",
-                   help="of cuda's: of products of float32, or of activations (default: float32)")
+                   help="tf32 of cuda's products, bfloat16 of activations (default: float32)")
     return p
 
 
@@ -107,14 +113,17 @@ def main(argv):
         if reason := gpu.missing():
             p.error(f"--backend cuda: {reason}")
         return run(chosen, cuda(options.precision))
-    if options.precision != "float32":
-        p.error(f"--precision {options.precision} goes with --backend cuda")
+    if options.precision == "tf32":
+        p.error("--precision tf32 goes with --backend cuda")
+    if options.precision == "bfloat16" and not set(options.rooms) <= set(SHORT):
+        p.error(f"--precision bfloat16 | on this processor there are kernels for it of {', '.join(SHORT)}")
     if options.isa:
         best, order = vectors.best(), list(vectors.ISAS)
         if order.index(options.isa) < order.index(best):
             p.error(f"--isa {options.isa}: this processor has {best} at most")
         os.environ["KERNELS_ISA"] = options.isa
-    return run(chosen)
+    chosen = list(SHORT) if options.precision == "bfloat16" and not options.rooms else chosen
+    return run(chosen, numba(options.precision))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ def _same(array):
 class CheckTarget(NamedTuple):
     """Where kernels are checked: functions of a NumPy array.
 
-    x         the array as activations are there: on the GPU, perhaps bfloat16
-    w         the array as weights, and all else, are there: on the GPU, of the same dtype
+    x         the array as activations are there: perhaps bfloat16
+    w         the array as weights, and all else, are there: of the same dtype
     rounded   what x keeps of it, a float32 NumPy array: the reference begins with the same numbers
     """
 
@@ -26,6 +26,11 @@ class CheckTarget(NamedTuple):
 
 
 HOST = CheckTarget()
+
+
+def here(dtype):
+    """This processor, with activations of that dtype: float32 or bfloat16."""
+    return CheckTarget(lambda array: array.astype(dtype), rounded=lambda array: array.astype(dtype).astype(np.float32))
 
 
 def on_gpu(dtype=np.float32):

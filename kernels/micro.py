@@ -11,6 +11,9 @@ Building Block", 2019).
 
 One C function holds a variant for each number of rows and of vectors, so remainders run at speed. It is compiled once
 and called through its address: a kernel that uses it stays small and compiles fast.
+
+There is such a function for each kind of operands. Where they are bfloat16, an element of 4 bytes is a pair of numbers,
+of k and k + 1: depth and strides count pairs, sums are float32 as ever, and C is float32, or bfloat16 if asked for.
 """
 
 import functools
@@ -24,16 +27,70 @@ from numba.extending import intrinsic
 
 from kernels import compiled
 from kernels.progress import tick
-from kernels.vectors import F32, I32, I64, ISAS, Vectors, call, integer, isa
+from kernels.vectors import BFLOATS, F32, I32, I64, ISAS, Vectors, call, has, integer, isa
 
-ACCUMULATE, RELU = 1, 2
+ACCUMULATE, RELU, BFLOAT16 = 1, 2, 4  # the last: what is stored
 ARGUMENTS = 18
 ZERO = np.zeros(1, np.intp)
 WORK = 64  # products a nanosecond, about
 
 
-def _variant(module, lanes, rows, vectors, masked):
-    """LLVM function of the micro-kernel for a tile of rows x vectors; `masked` if the last vector is a partial one."""
+class Floats:
+    """Elements are float32."""
+
+    @staticmethod
+    def operand(bld, vector):
+        """What `add` takes, of a vector of elements."""
+        return vector
+
+    @staticmethod
+    def add(bld, left, right, total):
+        """total + left * right."""
+        return bld.intrinsic("llvm.fma.*", bld.vector, left, right, total)
+
+
+class Pairs:
+    """Elements are pairs of bfloat16, which AVX512_BF16 multiplies and adds up at once; for it, what is below 2^-126 is
+    zero.
+    """
+
+    @staticmethod
+    def operand(bld, vector):
+        """The same bits."""
+        return bld.bitcast(vector, BFLOATS)
+
+    @staticmethod
+    def add(bld, left, right, total):
+        """total + left[0] * right[0] + left[1] * right[1]."""
+        return bld.intrinsic("llvm.x86.avx512bf16.dpbf16ps.512", bld.vector, total, left, right)
+
+
+class WidenedPairs:
+    """The same for any processor: two float32 are made of each pair."""
+
+    @staticmethod
+    def operand(bld, vector):
+        """(the first of each pair, the second), whose bits are the upper half of a float32's."""
+        bits = bld.bitcast(vector, ir.VectorType(I32, bld.lanes))
+        return (bld.bitcast(bld.shl(bits, ir.Constant(bits.type, [16] * bld.lanes)), bld.vector),
+                bld.bitcast(bld.and_(bits, ir.Constant(bits.type, [0xFFFF0000] * bld.lanes)), bld.vector))
+
+    @staticmethod
+    def add(bld, left, right, total):
+        """total + left[0] * right[0] + left[1] * right[1]."""
+        for pair in zip(left, right, strict=True):
+            total = bld.intrinsic("llvm.fma.*", bld.vector, *pair, total)
+        return total
+
+
+PRODUCTS = Floats, Pairs, WidenedPairs
+
+
+def _variant(module, lanes, rows, vectors, masked, product):
+    """LLVM function of the micro-kernel for a tile of rows x vectors; `masked` if the last vector is a partial one.
+
+    product   one of PRODUCTS
+    """
     signature = ir.FunctionType(ir.VoidType(), [I64] * (ARGUMENTS - 2))
     function = ir.Function(module, signature, f"tile_{rows}x{vectors}{'m' if masked else ''}")
     function.linkage = "internal"
@@ -68,15 +125,15 @@ def _variant(module, lanes, rows, vectors, masked):
     k = bld.carried(I64, outer=integer(0))
     a_at, b_at, prefetch_at = (bld.carried(I64, outer=start) for start in (a_start, b_start, prefetch_start))
     sums = {cell: bld.carried(bld.vector, outer=total[cell]) for cell in cells}
-    right = [bld.load_vector(b_at, j) for j in range(vectors)]
+    right = [product.operand(bld, bld.load_vector(b_at, j)) for j in range(vectors)]
     for j in range(vectors):
         line = bld.vector_at(prefetch_at, j)
         bld.intrinsic("llvm.prefetch.p0", ir.VoidType(), line, integer(0, I32), integer(3, I32), integer(1, I32))
     new = {}
     for i in range(rows):
-        left = bld.splat(bld.load(bld.at(a_at, i, a_row), align=4, typ=F32))
+        left = product.operand(bld, bld.splat(bld.load(bld.at(a_at, i, a_row), align=4, typ=F32)))
         for j in range(vectors):
-            new[i, j] = bld.intrinsic("llvm.fma.*", bld.vector, left, right[j], sums[i, j])
+            new[i, j] = product.add(bld, left, right[j], sums[i, j])
     more = bld.add(k, integer(1))
     prefetch_next = bld.add(prefetch_at, prefetch_k)
     for node, value in [(k, more), (a_at, bld.add(a_at, a_k)), (b_at, bld.add(b_at, b_k)), (prefetch_at, prefetch_next),
@@ -98,18 +155,23 @@ def _variant(module, lanes, rows, vectors, masked):
     bld.position_at_end(leave)
     new = {cell: bld.carried(bld.vector, ending=new[cell], more_of_c=grown[cell]) for cell in cells}
     floor = bld.floor(bld.flag(mode, RELU))
-    for i, j in cells:
-        bld.store_vector(bld.clipped(new[i, j], floor), bld.add(c, bld.mul(c_row, integer(i))), j)
-    bld.ret_void()
+    new = {cell: bld.clipped(new[cell], floor) for cell in cells}
+    short, whole = function.append_basic_block("short"), function.append_basic_block("whole")
+    bld.cbranch(bld.flag(mode, BFLOAT16), short, whole)
+    for block, store in ((short, bld.store_bfloats), (whole, bld.store_vector)):
+        bld.position_at_end(block)
+        for i, j in cells:
+            store(new[i, j], bld.add(c, bld.mul(c_row, integer(i))), j)
+        bld.ret_void()
     return function
 
 
 @intrinsic(prefer_literal=True)
-def _family(typing, lanes, rows, vectors, arguments):
+def _family(typing, lanes, rows, vectors, product, arguments):
     """Emit every variant and jump to the one for (rows, columns), the first two arguments."""
     def generate(context, builder, signature, values):
-        width, tallest, widest = (t.literal_value for t in signature.args[:3])
-        arguments = cgutils.unpack_tuple(builder, values[3])
+        width, tallest, widest, product = (t.literal_value for t in signature.args[:4])
+        arguments = cgutils.unpack_tuple(builder, values[4])
         count, columns = arguments[:2]
         full = builder.sdiv(builder.add(columns, integer(width - 1)), integer(width))
         partial = builder.icmp_signed("!=", builder.srem(columns, integer(width)), integer(0))
@@ -120,7 +182,7 @@ def _family(typing, lanes, rows, vectors, arguments):
         for r in range(1, tallest + 1):
             for v in range(1, widest + 1):
                 for masked in (0, 1):
-                    function = _variant(builder.module, width, r, v, masked)
+                    function = _variant(builder.module, width, r, v, masked, PRODUCTS[product])
                     block = builder.append_basic_block(function.name)
                     jump.add_case(integer((r * (widest + 1) + v) * 2 + masked), block)
                     builder.position_at_end(block)
@@ -129,7 +191,7 @@ def _family(typing, lanes, rows, vectors, arguments):
         builder.position_at_end(done)
         return context.get_dummy_value()
 
-    return types.void(lanes, rows, vectors, arguments), generate
+    return types.void(lanes, rows, vectors, product, arguments), generate
 
 
 class Tile(NamedTuple):
@@ -141,8 +203,19 @@ class Tile(NamedTuple):
     zero: int
 
 
-@functools.cache
 def tile():
+    """The Tile of float32 for the instruction set in use."""
+    return _tile(PRODUCTS.index(Floats))
+
+
+def pairs_tile():
+    """The Tile of pairs of bfloat16: its addresses, depth and strides are of elements of 4 bytes, too."""
+    fast = isa() == "avx512" and has("avx512bf16")
+    return _tile(PRODUCTS.index(Pairs if fast else WidenedPairs))
+
+
+@functools.cache
+def _tile(product):
     """The Tile for the instruction set in use.
 
     The function takes any number of rows and cuts them into tiles of nearly the same height. While it computes it
@@ -157,9 +230,9 @@ def tile():
         tiles = -(-count // rows)
         for t in range(tiles):
             i, end = count * t // tiles, count * (t + 1) // tiles
-            _family(lanes, rows, vectors, (end - i, columns, depth, a + i * a_row, a_row, a_k, b, b_k,
-                                           c + i * c_row, c_row, blocks, a_offsets, b_offsets, mode, bias,
-                                           prefetch + t * prefetch_tile, prefetch_k))
+            _family(lanes, rows, vectors, product, (
+                end - i, columns, depth, a + i * a_row, a_row, a_k, b, b_k, c + i * c_row, c_row, blocks, a_offsets,
+                b_offsets, mode, bias, prefetch + t * prefetch_tile, prefetch_k))
             tick((end - i) * columns * depth * blocks // WORK)
 
     return Tile(family.address, rows, vectors * lanes, ZERO.ctypes.data)

@@ -12,6 +12,19 @@ from kernels import env
 F32, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 
 
+class _Bfloats(ir.VectorType):
+    """<32 x bfloat>, for which llvmlite has no element type."""
+
+    def __init__(self):
+        super().__init__(ir.IntType(16), 32)
+
+    def _to_string(self):
+        return "<32 x bfloat>"
+
+
+BFLOATS = _Bfloats()
+
+
 class Isa(NamedTuple):
     """Floats in a vector, and the largest register tile: rows * vectors + vectors + 1 must fit the vector registers."""
 
@@ -27,6 +40,11 @@ def best():
     """The name of the best instruction set this processor has."""
     features = binding.get_host_cpu_features()
     return "avx512" if features.get("avx512f") else "avx2" if features.get("avx2") and features.get("fma") else "plain"
+
+
+def has(feature):
+    """Whether this processor has a feature, by LLVM's name."""
+    return bool(binding.get_host_cpu_features().get(feature))
 
 
 def isa():
@@ -96,6 +114,26 @@ class Vectors(ir.IRBuilder):
             self.intrinsic("llvm.masked.store.*.p0", ir.VoidType(), value, pointer, integer(4, I32), self.mask)
         else:
             self.store(value, pointer, align=4)
+
+    def store_bfloats(self, value, address, j):
+        """Write the j-th vector of the row at an address as bfloat16: the nearest, ties to even; NaN stays NaN."""
+        words = ir.VectorType(I32, self.lanes)
+
+        def all_lanes(number):
+            return ir.Constant(words, [number] * self.lanes)
+
+        bits = self.bitcast(value, words)
+        high = self.lshr(bits, all_lanes(16))
+        nearest = self.add(bits, self.add(all_lanes(0x7FFF), self.and_(high, all_lanes(1))))
+        number = self.select(self.fcmp_unordered("uno", value, value), self.or_(high, all_lanes(0x40)),
+                             self.lshr(nearest, all_lanes(16)))
+        short = self.trunc(number, ir.VectorType(ir.IntType(16), self.lanes))
+        pointer = self.at(address, j, integer(2 * self.lanes))
+        if self.mask and j == self.last:
+            self.intrinsic(f"llvm.masked.store.v{self.lanes}i16.p0", ir.VoidType(), short, pointer, integer(2, I32),
+                           self.mask)
+        else:
+            self.store(short, pointer, align=2)
 
     def carried(self, kind, **sources):
         """A phi node; `sources` maps a block (by name) to the value that comes from there."""

@@ -3,34 +3,38 @@
 import numpy as np
 
 from kernels import compiled
-from kernels.conv2d import direct, pointwise, winograd
+from kernels.bfloat16 import bits, widen
+from kernels.conv2d import direct, pairs, pointwise, winograd
 
 NONE = np.zeros(0, np.float32)
 
 
-def _way(w_shape, y_shape, stride, padding, groups):
+def _way(dtype, w_shape, y_shape, stride, padding, groups):
     if w_shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)) and groups == 1:
         return pointwise
+    if dtype == np.uint16:
+        return pairs
     return winograd if winograd.wins(w_shape, stride, groups, *y_shape[1:3]) else direct
 
 
 def forward(x, w, bias, relu, y, stride, padding, groups):
     """y = conv(x, w) + bias (None: no bias), clipped at zero if `relu`."""
-    bias = NONE if bias is None else bias
-    _way(w.shape, y.shape, stride, padding, groups).forward(x, w, bias, relu, y, stride, padding, groups)
+    x, y, bias = bits(x), bits(y), NONE if bias is None else bias
+    _way(x.dtype, w.shape, y.shape, stride, padding, groups).forward(x, w, bias, relu, y, stride, padding, groups)
 
 
 def dgrad(dy, w, dx, stride, padding, groups):
     """Gradient by the input, into dx."""
-    R, S, C, K = w.shape
-    way = _way((R, S, K // groups, C * groups), dx.shape, stride, padding, groups)
+    dy, dx, (R, S, C, K) = bits(dy), bits(dx), w.shape
+    way = _way(dy.dtype, (R, S, K // groups, C * groups), dx.shape, stride, padding, groups)
     way = direct if way is winograd and max(stride) > 1 else way
     way.dgrad(dy, w, dx, stride, padding, groups)
 
 
 def wgrad(x, dy, dw, stride, padding, groups):
     """Gradient by the weights, into dw."""
-    _way(dw.shape, dy.shape, stride, padding, groups).wgrad(x, dy, dw, stride, padding, groups)
+    x, dy = bits(x), bits(dy)
+    _way(x.dtype, dw.shape, dy.shape, stride, padding, groups).wgrad(x, dy, dw, stride, padding, groups)
 
 
 @compiled.kernel()
@@ -44,11 +48,12 @@ def _sum_pixels(dy, db):
             line[:] = 0
             for q in range(Q):
                 for k in range(K):
-                    line[k] += dy[n, p, q, k]
+                    line[k] += widen(dy[n, p, q, k])
             for k in range(K):
                 db[k] += line[k]
 
 
 def bias_grad(dy, db):
     """Sum of dy over all dimensions but the last, into db."""
+    dy = bits(dy)
     _sum_pixels(dy.reshape(dy.shape[0], -1, 1, dy.shape[-1]) if dy.ndim == 2 else dy, db)

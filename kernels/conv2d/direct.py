@@ -10,7 +10,7 @@ from kernels import compiled, micro, scratch
 from kernels.conv2d.pixels import CACHED, FLOAT, pad, shifted, with_border
 from kernels.layout import transpose
 from kernels.matmul.cpu import NONE, times
-from kernels.micro import ACCUMULATE, RELU
+from kernels.micro import ACCUMULATE, BFLOAT16, RELU
 from kernels.threads import parallel_for
 from kernels.vectors import call
 
@@ -37,11 +37,15 @@ def _taps(R, S, C, row, group):
 
 
 @inner
-def _sweep(tile, a, a_strides, image_taps, b, panel_taps, depth, c, c_strides, bias, relu, N, P, Q, K):
-    """Output pixels (N,P,Q) with K channels at address c, from pixels at address a and packed weights at b."""
-    wide = tile.columns
+def _sweep(tile, a, a_strides, image_taps, b, panel_taps, depth, c, c_strides, bias, relu, N, P, Q, K, each):
+    """Output pixels (N,P,Q) with K channels at address c, from pixels at address a and packed weights at b.
+
+    each   bytes of an output number: 4, or 2 of bfloat16, which rounds more than the longest sum does
+    """
+    wide, short = tile.columns, BFLOAT16 if each < FLOAT else 0
     (a_n, a_p, a_q), (c_n, c_p, c_q) = a_strides, c_strides
-    taps, together = panel_taps.size, max(1, SUMMED // depth)
+    taps = panel_taps.size
+    together = taps if short else max(1, SUMMED // depth)
     lines = N * P
     block = max(1, CACHED // a_p)
     panel = depth * panel_taps.size * wide * FLOAT
@@ -50,9 +54,9 @@ def _sweep(tile, a, a_strides, image_taps, b, panel_taps, depth, c, c_strides, b
             for line in range(start, min(start + block, lines)):
                 n, p = line // P, line % P
                 for t in range(0, taps, together):
-                    mode = (ACCUMULATE if t > 0 else 0) | (RELU if relu and t + together >= taps else 0)
+                    mode = (ACCUMULATE if t > 0 else 0) | (RELU if relu and t + together >= taps else 0) | short
                     call(tile.address, (Q, min(wide, K - k), depth, a + n * a_n + p * a_p, a_q, FLOAT,
-                                        b + k // wide * panel, wide * FLOAT, c + n * c_n + p * c_p + k * FLOAT, c_q,
+                                        b + k // wide * panel, wide * FLOAT, c + n * c_n + p * c_p + k * each, c_q,
                                         min(together, taps - t), image_taps[t:].ctypes.data,
                                         panel_taps[t:].ctypes.data, mode, bias + k * FLOAT if bias else 0, b, 0, 0))
 
@@ -93,7 +97,8 @@ def _pack_phase(w, groups, wide, r0, s0, sh, sw):
 
 
 @jit
-def _forward(tile, x, w, bias, relu, y, stride, padding, groups):
+def sweep_images(tile, x, w, bias, relu, y, stride, padding, groups):
+    """y = conv(x, w) + bias; where x and w have pairs of bfloat16, y is uint16."""
     (sh, sw), ((top, bottom), (left, right)) = stride, padding
     N, H, W, C = x.shape
     R, S, Cg, K = w.shape
@@ -102,7 +107,8 @@ def _forward(tile, x, w, bias, relu, y, stride, padding, groups):
     bordered = top + bottom + left + right > 0
     buffer = with_border(x, top, bottom, left, right)  # not `images`: x may be read-only
     images = buffer if bordered else x
-    c_n, c_p, c_q = P * Q * K * FLOAT, Q * K * FLOAT, K * FLOAT
+    each = y.itemsize
+    c_n, c_p, c_q = P * Q * K * each, Q * K * each, K * each
     row = images.shape[2] * C * FLOAT
     image_taps, panel_taps, depth = _taps(R, S, C, row, Cg)
     panel_taps *= tile.columns * FLOAT
@@ -111,14 +117,15 @@ def _forward(tile, x, w, bias, relu, y, stride, padding, groups):
         if bordered:
             pad(x[n:n + count], buffer, top, left)
         for g in range(groups):
-            first = g * (K // groups) * FLOAT
+            first = g * (K // groups)
             _sweep(tile, images.ctypes.data + g * Cg * FLOAT, (images.shape[1] * row, sh * row, sw * C * FLOAT),
-                   image_taps, packed[g].ctypes.data, panel_taps, depth, y.ctypes.data + n * c_n + first,
-                   (c_n, c_p, c_q), bias.ctypes.data + first if bias.size else 0, relu, count, P, Q, K // groups)
+                   image_taps, packed[g].ctypes.data, panel_taps, depth, y.ctypes.data + n * c_n + first * each,
+                   (c_n, c_p, c_q), bias.ctypes.data + first * FLOAT if bias.size else 0, relu, count, P, Q,
+                   K // groups, each)
 
 
 @jit
-def _dgrad(tile, dy, w, dx, stride, padding, groups):
+def sweep_gradients(tile, dy, w, dx, stride, padding, groups):
     """A convolution with stride 1 for each phase of the stride: the pixels of dx that the same taps reach."""
     (sh, sw), ((top, _), (left, _)) = stride, padding
     N, H, W, C = dx.shape
@@ -130,7 +137,8 @@ def _dgrad(tile, dy, w, dx, stride, padding, groups):
     buffer = with_border(dy, above, below, before, after)  # not `images`: dy may be read-only
     images = buffer if bordered else dy
     row = images.shape[2] * K * FLOAT
-    c_n = H * W * C * FLOAT
+    each = dx.itemsize
+    c_n = H * W * C * each
     if sh > R or sw > S:
         dx[:] = 0
     for r0 in range(min(sh, R)):
@@ -148,16 +156,16 @@ def _dgrad(tile, dy, w, dx, stride, padding, groups):
                 for g in range(groups):
                     _sweep(tile, images.ctypes.data + y0 * row + (x0 * K + g * (K // groups)) * FLOAT,
                            (images.shape[1] * row, row, K * FLOAT), image_taps, packed[g].ctypes.data, panel_taps,
-                           depth, dx.ctypes.data + n * c_n + ((h * W + v) * C + g * Cg) * FLOAT,
-                           (c_n, sh * W * C * FLOAT, sw * C * FLOAT), 0, False,
-                           count, -(-(H - h) // sh), -(-(W - v) // sw), Cg)
+                           depth, dx.ctypes.data + n * c_n + ((h * W + v) * C + g * Cg) * each,
+                           (c_n, sh * W * C * each, sw * C * each), 0, False,
+                           count, -(-(H - h) // sh), -(-(W - v) // sw), Cg, each)
 
 
 @jit
-def _wgrad(tile, x, dy, dw, stride, padding, groups, first, last):
+def sum_pixels(tile, x, dy, dw, stride, padding, groups, more, first, last):
     """Panels first to last, of all groups, of dw: rows of the tile are the (s, c) of a filter row, columns are k.
 
-    The sum runs over pixels, a few lines at once.
+    The sum runs over pixels, a few lines at once; it is added to dw if `more`.
     """
     wide = tile.columns
     (sh, sw), ((top, bottom), (left, right)) = stride, padding
@@ -193,7 +201,7 @@ def _wgrad(tile, x, dy, dw, stride, padding, groups, first, last):
                                             dy.ctypes.data + (pixel * K + k) * FLOAT, K * FLOAT,
                                             dw.ctypes.data + ((r * S + s) * Cg * K + k) * FLOAT, K * FLOAT,
                                             lines, a_lines.ctypes.data, b_lines.ctypes.data,
-                                            ACCUMULATE if pixel > 0 else 0, 0, dy.ctypes.data, 0, 0))
+                                            ACCUMULATE if more or pixel > 0 else 0, 0, dy.ctypes.data, 0, 0))
 
 
 def _tap_by_tap(x, w, bias, relu, y, stride, padding):
@@ -213,18 +221,19 @@ def forward(x, w, bias, relu, y, stride, padding, groups):
     if groups == 1 and y.shape[2] <= tile.rows // 2 and w.shape[2] >= WIDE:
         _tap_by_tap(x, w, bias, relu, y, stride, padding)
         return
-    parallel_for(len(x), lambda first, last: _forward(tile, x[first:last], w, bias, relu, y[first:last], stride,
+    parallel_for(len(x), lambda first, last: sweep_images(tile, x[first:last], w, bias, relu, y[first:last], stride,
                                                       padding, groups))
 
 
 def dgrad(dy, w, dx, stride, padding, groups):
     """Gradient by the input, into dx."""
     tile = micro.tile()
-    parallel_for(len(dy), lambda first, last: _dgrad(tile, dy[first:last], w, dx[first:last], stride, padding, groups))
+    parallel_for(len(dy), lambda first, last: sweep_gradients(tile, dy[first:last], w, dx[first:last], stride, padding,
+                                                              groups))
 
 
 def wgrad(x, dy, dw, stride, padding, groups):
     """Gradient by the weights, into dw."""
     tile = micro.tile()
     panels = groups * -(-dw.shape[3] // groups // tile.columns)
-    parallel_for(panels, lambda first, last: _wgrad(tile, x, dy, dw, stride, padding, groups, first, last))
+    parallel_for(panels, lambda first, last: sum_pixels(tile, x, dy, dw, stride, padding, groups, False, first, last))

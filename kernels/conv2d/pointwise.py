@@ -8,7 +8,7 @@ def _seen(x, stride):
     """The pixels a window meets, (pixels, C)."""
     x = x[:, ::stride[0], ::stride[1]]
     if max(stride) > 1:
-        seen = scratch.array("seen", x.shape)
+        seen = scratch.array("seen", x.shape, x.dtype)
         seen[:] = x
         x = seen
     return x.reshape(-1, x.shape[3])
@@ -22,7 +22,7 @@ def forward(x, w, bias, relu, y, stride, padding, groups):
 def dgrad(dy, w, dx, stride, padding, groups):
     """Gradient by the input, into dx."""
     C, (N, P, Q, K) = dx.shape[3], dy.shape
-    seen = scratch.array("seen", (N, P, Q, C)) if max(stride) > 1 else dx
+    seen = scratch.array("seen", (N, P, Q, C), dx.dtype) if max(stride) > 1 else dx
     matmul.times_transposed(dy.reshape(-1, K), w[0, 0], seen.reshape(-1, C))
     if max(stride) > 1:
         dx[:] = 0

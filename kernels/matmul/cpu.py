@@ -1,13 +1,15 @@
 """The three products of a layer, x w, dy w^T and x^T dy, and batches of matrices.
 
-Dense layers are these; so are convolutions of one pixel.
+Dense layers are these; so are convolutions of one pixel. Arrays are float32, or uint16 for bfloat16; weights and their
+gradients are float32. Of few rows weights are the traffic, and float32 products are as fast.
 """
 
 import numpy as np
 
 from kernels import compiled, micro, scratch
+from kernels.bfloat16 import round_rows, widen_rows
 from kernels.layout import padded_length, transpose
-from kernels.matmul import few_rows, packed
+from kernels.matmul import few_rows, packed, pairs
 from kernels.matmul.few_rows import CROWDED, SUMMED
 from kernels.micro import ACCUMULATE
 from kernels.threads import parallel_for
@@ -18,8 +20,30 @@ NONE = np.zeros(0, np.float32)
 jit = compiled.kernel()
 
 
+def widened(name, x):
+    """x (M,C), which is uint16, as float32 in working memory of that name."""
+    found = scratch.array(name, x.shape)
+    widen_rows(x, found)
+    return found
+
+
+def rounded(product, y):
+    """Let product(target) write float32, and round that into y (M,K) uint16."""
+    target = scratch.array("few", y.shape)
+    product(target)
+    round_rows(target, y)
+
+
 def times(x, w, bias, relu, y, more=False):
     """y (M,K) = x (M,C) w (C,K) + bias, and + y if `more`, clipped at zero if `relu`; an empty bias is none."""
+    if x.dtype == np.uint16:
+        if len(x) > FEW:
+            packed.times(pairs.along_rows(x), w, False, bias, relu, y, more, pairs.PAIRS)
+        elif y.dtype == np.float32:
+            times(widened("wide", x), w, bias, relu, y, more)
+        else:
+            rounded(lambda target: times(widened("wide", x), w, bias, relu, target), y)
+        return
     tile = micro.tile()
     if len(x) > FEW:
         packed.times(x, w, False, bias, relu, y, more)
@@ -30,6 +54,12 @@ def times(x, w, bias, relu, y, more=False):
 
 def times_transposed(x, w, y):
     """y (M,K) = x (M,C) w^T, w (K,C)."""
+    if x.dtype == np.uint16:
+        if len(x) > FEW:
+            packed.times(pairs.along_rows(x), w, True, NONE, False, y, False, pairs.PAIRS)
+        else:
+            rounded(lambda target: times_transposed(widened("wide", x), w, target), y)
+        return
     (M, C), tile = x.shape, micro.tile()
     if M > FEW:
         packed.times(x, w, True, NONE, False, y, False)
@@ -46,6 +76,12 @@ def times_transposed(x, w, y):
 
 def summed(x, dy, dw):
     """dw (C,K) = x^T dy, x (M,C), dy (M,K)."""
+    if x.dtype == np.uint16:
+        if len(x) > FEW:
+            parallel_for(x.shape[1], lambda first, last: pairs.summed(x, dy, dw, first, last))
+        else:
+            summed(widened("wide", x), widened("wide dy", dy), dw)
+        return
     (M, C), K, tile = x.shape, dy.shape[1], micro.tile()
 
     def work(first, last):

@@ -3,11 +3,16 @@
 What comes from memory, or goes there, is prefetched while the micro-kernel computes.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
 
 from kernels import compiled, micro, scratch
+from kernels.bfloat16 import round_rows
 from kernels.layout import copy, padded_length, transpose
 from kernels.matmul.few_rows import CROWDED, FLOAT, SUMMED
-from kernels.micro import ACCUMULATE, RELU, multiply
+from kernels.micro import ACCUMULATE, BFLOAT16, RELU, multiply
 from kernels.progress import tick
 from kernels.threads import parallel_for
 from kernels.vectors import call
@@ -65,22 +70,42 @@ def sweep(tile, x, packed, bias, mode, y, x_copy, first, last):
                                 bias[j * wide:].ctypes.data if bias.size else 0, *prefetch))
 
 
-def times(x, w, transposed, bias, relu, y, more):
-    """y (M,K) = x (M,C) w, with w (C,K), or (K,C) if transposed."""
-    (M, C), K, tile = x.shape, y.shape[1], micro.tile()
+class Numbers(NamedTuple):
+    """What the elements of 4 bytes are of which products are made.
+
+    each   numbers in one       tile   gives micro.py's Tile      pack   writes them into panels, as `pack` here
+    """
+
+    each: int
+    tile: Callable
+    pack: Callable
+
+
+FLOATS = Numbers(1, micro.tile, pack)
+
+
+def times(x, w, transposed, bias, relu, y, more, numbers=FLOATS):
+    """y (M,K) = x (M,C) w, with w (n C,K), or (K,n C) if transposed, for n numbers in an element of x.
+
+    y is float32, or uint16 for bfloat16.
+    """
+    (M, C), K, tile, n = x.shape, y.shape[1], numbers.tile(), numbers.each
     wide = tile.columns
     chunk = -(-C // -(-C // SUMMED))
     width = max(1, PACKED // (chunk * wide * FLOAT)) * wide
+    short = y.dtype == np.uint16
     for k in range(0, K, width):
-        target, end = y[:, k:k + width], min(K, k + width)
+        final, end = y[:, k:k + width], min(K, k + width)
+        target = scratch.array("total", final.shape) if short and chunk < C else final  # sums are float32
         for c in range(0, C, chunk):
-            part = w[k:end, c:c + chunk] if transposed else w[c:c + chunk, k:end]
+            part = w[k:end, n * c:n * (c + chunk)] if transposed else w[n * c:n * (c + chunk), k:end]
             rows = x[:, c:c + chunk]
             packed = scratch.array("packed", (-(-(end - k) // wide), rows.shape[1], wide))
             mode = (ACCUMULATE if more or c > 0 else 0) | (RELU if relu and c + chunk >= C else 0)
+            mode |= BFLOAT16 if target.dtype == np.uint16 else 0
 
             def pack_some(first, last, part=part, packed=packed):
-                pack(part, transposed, first, last, packed)
+                numbers.pack(part, transposed, first, last, packed)
 
             def sweep_some(first, last, rows=rows, packed=packed, begin=bias[k:end], mode=mode, target=target):
                 x_copy = scratch.array("x", (ROWS, padded_length(rows.shape[1])))
@@ -88,6 +113,8 @@ def times(x, w, transposed, bias, relu, y, more):
 
             parallel_for(len(packed), pack_some)
             parallel_for(M, sweep_some)
+        if target is not final:
+            parallel_for(M, lambda first, last: round_rows(target[first:last], final[first:last]))  # noqa: B023
 
 
 @jit

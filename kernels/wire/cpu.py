@@ -1,4 +1,4 @@
-"""The wire in Numba: bfloat16's bits by integer arithmetic, sums in rank order, and both as C functions for MPI.
+"""The wire in Numba: bfloat16, sums in rank order, and both as C functions for MPI.
 
 Sums go block by block through float32 on the stack, so that memory is read once whatever the number of parts. The C
 functions neither allocate, lock nor tick: MPI's progress calls them from inside kernels.
@@ -10,30 +10,16 @@ import numpy as np
 from llvmlite import ir
 from numba import carray, cfunc, from_dtype, types
 from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 
 from kernels import compiled
+from kernels.bfloat16 import INFINITY, narrow, nearest, widen
 from kernels.progress import tick
 from kernels.threads import parallel_for
 
 BLOCK = 2048
-INFINITY = np.uint32(0x7F80)  # as bfloat16: an exponent of ones, no fraction
-QUIET = np.uint32(0x40)  # a bit of NaN's fraction that no rounding can carry away
-HALF, SIGN, ODD, LOW = np.uint32(0x7FFF), np.uint32(0x8000), np.uint32(1), np.uint32(16)
 
 jit, inner = compiled.decorators()
-
-
-@intrinsic
-def _bits(typing, value):
-    return types.uint32(types.float32), lambda context, builder, signature, values: builder.bitcast(
-        values[0], ir.IntType(32))
-
-
-@intrinsic
-def _float(typing, value):
-    return types.float32(types.uint32), lambda context, builder, signature, values: builder.bitcast(
-        values[0], ir.FloatType())
 
 
 @intrinsic
@@ -47,53 +33,24 @@ def _stack(typing):
 
 
 @inner
-def _round(value):
-    """The nearest bfloat16, ties to even: the carry goes on into the exponent, up to infinity."""
-    bits = _bits(value)
-    high = np.uint32(bits >> LOW)
-    nearest = np.uint32(np.uint32(bits + np.uint32(HALF + np.uint32(high & ODD))) >> LOW)
-    return np.uint16(nearest if value == value else high | QUIET)
-
-
-def _widen(number):
-    """float32 of a float32, or of bfloat16's bits."""
-
-
-@overload(_widen)
-def _widened(number):
-    if number == types.float32:
-        return lambda number: number
-    return lambda number: _float(np.uint32(np.uint32(number) << LOW))
-
-
-def _narrow(value, out):
-    """A float32 as `out` holds it."""
-
-
-@overload(_narrow)
-def _narrowed(value, out):
-    return (lambda value, out: value) if out.dtype == types.float32 else (lambda value, out: _round(value))
-
-
-@inner
 def _encode_block(x, out):
     for i in range(x.size):
-        out[i] = _round(x[i])
+        out[i] = nearest(x[i])
 
 
 @inner
 def _feedback_block(x, out, error):
     for i in range(x.size):
         value = x[i] + error[i]
-        sent = _round(value)
+        sent = nearest(value)
         out[i] = sent
-        error[i] = np.float32(0) if sent & INFINITY == INFINITY else value - _widen(sent)
+        error[i] = np.float32(0) if sent & INFINITY == INFINITY else value - widen(sent)
 
 
 @inner
 def _decode_block(x, out):
     for i in range(x.size):
-        out[i] = _widen(x[i])
+        out[i] = widen(x[i])
 
 
 @jit
@@ -128,12 +85,12 @@ def _sum_block(parts, start, out):
         part = parts[p][start:start + out.size]
         if p == 0:
             for i in range(out.size):
-                total[i] = _widen(part[i])
+                total[i] = widen(part[i])
         else:
             for i in range(out.size):
-                total[i] += _widen(part[i])
+                total[i] += widen(part[i])
     for i in range(out.size):
-        out[i] = _narrow(total[i], out)
+        out[i] = narrow(total[i], out)
 
 
 @jit
@@ -191,7 +148,7 @@ def _bfloat16_op():
     def add(source, target, length, datatype):
         x, y = carray(source, (length[0],)), carray(target, (length[0],))
         for i in range(x.size):
-            y[i] = _round(_widen(x[i]) + _widen(y[i]))
+            y[i] = nearest(widen(x[i]) + widen(y[i]))
 
     return add
 

@@ -1,0 +1,90 @@
+"""bfloat16 in compiled functions, for which Numba has no type: its bits, as uint16, by integer arithmetic."""
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, overload
+
+from kernels import compiled
+from kernels.progress import tick
+
+INFINITY = np.uint32(0x7F80)  # as bfloat16: an exponent of ones, no fraction
+QUIET = np.uint32(0x40)  # a bit of NaN's fraction that no rounding can carry away
+HALF, SIGN, ODD, LOW = np.uint32(0x7FFF), np.uint32(0x8000), np.uint32(1), np.uint32(16)
+
+jit, inner = compiled.decorators()
+
+
+def bits(array):
+    """The array, or of one of ml_dtypes.bfloat16 the same memory as uint16; None for None."""
+    return array.view(np.uint16) if array is not None and array.dtype.name == "bfloat16" else array
+
+
+@intrinsic
+def _bits(typing, value):
+    return types.uint32(types.float32), lambda context, builder, signature, values: builder.bitcast(
+        values[0], ir.IntType(32))
+
+
+@intrinsic
+def _float(typing, value):
+    return types.float32(types.uint32), lambda context, builder, signature, values: builder.bitcast(
+        values[0], ir.FloatType())
+
+
+@inner
+def nearest(value):
+    """The nearest bfloat16, ties to even: the carry goes on into the exponent, up to infinity."""
+    bits = _bits(value)
+    high = np.uint32(bits >> LOW)
+    rounded = np.uint32(np.uint32(bits + np.uint32(HALF + np.uint32(high & ODD))) >> LOW)
+    return np.uint16(rounded if value == value else high | QUIET)
+
+
+def widen(number):
+    """float32 of a float32, or of bfloat16's bits."""
+
+
+@overload(widen)
+def _widened(number):
+    if number == types.float32:
+        return lambda number: number
+    return lambda number: _float(np.uint32(np.uint32(number) << LOW))
+
+
+def short(number):
+    """bfloat16's bits of a float32, the nearest, or of what they are already."""
+
+
+@overload(short)
+def _shortened(number):
+    return (lambda number: nearest(number)) if number == types.float32 else (lambda number: number)
+
+
+def narrow(value, out):
+    """A float32 as `out` holds it."""
+
+
+@overload(narrow)
+def _narrowed(value, out):
+    return (lambda value, out: value) if out.dtype == types.float32 else (lambda value, out: nearest(value))
+
+
+@jit
+def round_rows(x, out):
+    """out (M,K) uint16 = x (M,K) float32, rounded."""
+    for i in range(x.shape[0]):
+        a, b = x[i], out[i]
+        for e in range(a.size):
+            b[e] = nearest(a[e])
+        tick(a.size)
+
+
+@jit
+def widen_rows(x, out):
+    """out (M,K) float32 = x (M,K) uint16."""
+    for i in range(x.shape[0]):
+        a, b = x[i], out[i]
+        for e in range(a.size):
+            b[e] = widen(a[e])
+        tick(a.size)

@@ -1,0 +1,135 @@
+"""Products of bfloat16: pairs of numbers that follow each other in a sum stand where one float32 stands in packed.py.
+
+Arrays are uint16 with bfloat16's bits; weights may be float32, and are rounded on the way into panels.
+"""
+
+import numpy as np
+
+from kernels import compiled, micro, scratch
+from kernels.bfloat16 import short
+from kernels.layout import padded_length, transpose
+from kernels.matmul import packed
+from kernels.matmul.packed import CHANNELS, FLOAT, PIXELS
+from kernels.micro import ACCUMULATE, multiply
+from kernels.progress import tick
+
+jit, inner = compiled.decorators()
+
+
+@jit
+def _pad(x, out):
+    """out (M,C+1) = x (M,C), then zero."""
+    for i in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            out[i, c] = x[i, c]
+        out[i, x.shape[1]] = 0
+        tick(x.shape[1])
+
+
+def along_rows(x):
+    """x (M,C) as pairs (M,C/2) of neighbours in its rows, seen as float32: the same memory, or of an odd C a copy with
+    a zero at the end of each row.
+    """
+    if x.shape[1] % 2 == 0:
+        return x.view(np.float32)
+    pairs = scratch.array("pairs", (x.shape[0], x.shape[1] // 2 + 1))
+    _pad(x, pairs.view(np.uint16))
+    return pairs
+
+
+@inner
+def _interleave(x, out):
+    """out[p, 2 i] = x[2 p, i], out[p, 2 i + 1] = x[2 p + 1, i]; zero for a row that x has not."""
+    for p in range((x.shape[0] + 1) // 2):
+        row, first = out[p], x[2 * p]
+        if 2 * p + 1 < x.shape[0]:
+            second = x[2 * p + 1]
+            for i in range(first.size):
+                row[2 * i], row[2 * i + 1] = short(first[i]), short(second[i])
+        else:
+            for i in range(first.size):
+                row[2 * i], row[2 * i + 1] = short(first[i]), 0
+
+
+@inner
+def _shorten(x, out):
+    """out (K,C) = x (K,C), and a zero more where C is odd."""
+    for k in range(x.shape[0]):
+        source, target = x[k], out[k]
+        for c in range(source.size):
+            target[c] = short(source[c])
+        for c in range(source.size, target.size):
+            target[c] = 0
+
+
+@jit
+def down_columns(x, out):
+    """Each of x (T,M,C), float32 or uint16, as pairs of what is below each other: out (T,ceil(M/2),2 C)."""
+    for t in range(x.shape[0]):
+        _interleave(x[t], out[t])
+        tick(x[t].size)
+
+
+@jit
+def shorten(x, out):
+    """out (M,C) uint16 = x (M,C), rounded if it is float32; out may have one column more, of zeros."""
+    _shorten(x, out)
+
+
+@jit
+def _pack(w, first, last, panels):
+    """Panels first to last of w (C,K) to panels (panels,C/2,2 wide)."""
+    wide = panels.shape[2] // 2
+    for j in range(first, last):
+        part = w[:, j * wide:(j + 1) * wide]
+        _interleave(part, panels[j])
+        tick(part.size)
+
+
+@jit
+def _pack_transposed(w, first, last, panels, rows, short_rows):
+    """Panels first to last of w^T, w (K,C), to panels (panels,C/2,wide) of pairs; `rows` (wide,C/2) of pairs are memory
+    to work in, and `short_rows` the same memory as uint16.
+    """
+    wide = panels.shape[2]
+    for j in range(first, last):
+        part = w[j * wide:(j + 1) * wide]
+        _shorten(part, short_rows)
+        transpose(rows[:part.shape[0]], panels[j, :, :part.shape[0]])
+        tick(part.size)
+
+
+def pack(w, transposed, first, last, panels):
+    """Panels first to last of w (C,K), or of w^T if transposed, to panels (panels,C/2,wide) of pairs."""
+    if transposed:
+        rows = scratch.array("rows", panels.shape[:0:-1])
+        _pack_transposed(w, first, last, panels, rows, rows.view(np.uint16))
+    else:
+        _pack(w, first, last, panels.view(np.uint16))
+
+
+PAIRS = packed.Numbers(2, micro.pairs_tile, pack)
+
+
+@jit
+def _summed(tile, x, dy, dw, x_pairs, dy_pairs, first, last):
+    """Rows first to last of dw = x^T dy; the pairs are memory for pairs of rows of x and dy, seen as uint16."""
+    wide, (M, K) = tile.columns, dy.shape
+    a, a_k, b, b_k = x_pairs.ctypes.data, x_pairs.strides[0], dy_pairs.ctypes.data, dy_pairs.strides[0]
+    for c in range(first, last, CHANNELS):
+        count = min(CHANNELS, last - c)
+        for m in range(0, M, 2 * PIXELS):
+            rows = min(2 * PIXELS, M - m)
+            _interleave(x[m:m + rows, c:c + count], x_pairs)
+            _interleave(dy[m:m + rows], dy_pairs)
+            for j in range(-(-K // wide)):
+                panel = b + j * wide * FLOAT
+                multiply(tile, count, min(wide, K - j * wide), (rows + 1) // 2, (a, FLOAT, a_k), (panel, b_k),
+                         (dw[c, j * wide:].ctypes.data, dw.strides[0]), ACCUMULATE if m > 0 else 0, (panel, 0, 0))
+
+
+def summed(x, dy, dw, first, last):
+    """Rows first to last of dw (C,K) float32 = x^T dy, x (M,C), dy (M,K)."""
+    both = (scratch.array(name, (PIXELS, padded_length(count))).view(np.uint16)
+            for name, count in (("x", min(x.shape[1], CHANNELS)), ("dy", dy.shape[1])))
+    _summed(micro.pairs_tile(), x, dy, dw, *both, first, last)
