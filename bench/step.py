@@ -26,6 +26,7 @@ AGREE = {  # relative differences up to which two nets are the same
     "loss": 1e-5,
     "gradient": 0.03,  # a ReLU or maximum that rounds to the other side moves the gradients of all layers before it
 }
+SHORT = 1000  # times as large are the differences of nets in bfloat16
 DEEP = 0.08  # instead, where batch normalization makes more of it: PyTorch's two layouts of ResNet-50 differ by 0.047
 
 
@@ -173,7 +174,9 @@ def compare(step, others, looser=1):
 def _torch_steps(step):
     from bench import peer_torch
 
-    return {f"torch {layout}": peer_torch.Step(step.net, step.batch, layout, SGD) for layout in peer_torch.LAYOUTS}
+    precision = "bfloat16" if step.net.memory.activations.name == "bfloat16" else "float32"
+    return {f"torch {layout}": peer_torch.Step(step.net, step.batch, layout, SGD, precision)
+            for layout in peer_torch.LAYOUTS}
 
 
 PEERS = {"torch": (open_torch, _torch_steps)}
@@ -181,11 +184,12 @@ PEERS = {"torch": (open_torch, _torch_steps)}
 
 def measure(options):
     """All figures; METRICS.md has the formulas."""
-    most, step = peak() * options.threads, Step(nets.build(options.net), options.batch)
+    most = peak(options.precision) * options.threads
+    step = Step(nets.build(options.net, precision=options.precision), options.batch)
     others, figures = {}, {"net": options.net, "batch": options.batch, "peak": most}
     if options.peer:
         theirs, loud = PEERS[options.peer][1], Step(step.net, options.batch, LOUD)
-        figures["difference"] = compare(loud, theirs(loud))
+        figures["difference"] = compare(loud, theirs(loud), SHORT if options.precision == "bfloat16" else 1)
         others = theirs(step)
     times = alternate({"ours": step, **others}, rounds=options.rounds, seconds=0)
     total = flops(step.net)
@@ -223,6 +227,8 @@ def parser():
     p.add_argument("--net", choices=nets.NETS, default="alexnet", help="net to measure (default: alexnet)")
     shared.add(p, PEERS, rounds=5)
     p.add_argument("--batch", type=shared.count, default=16, help="samples (default: 16)")
+    p.add_argument("--precision", choices=("float32", "bfloat16"), default="float32",
+                   help="of what flows from layer to layer (default: float32)")
     return p
 
 
@@ -234,7 +240,8 @@ def main(argv):
         PEERS[options.peer][0]()
     figures = measure(options)
     say = console().print
-    say(f"{options.net}, {shared.threads(options)}, batch {options.batch}, peak {figures['peak']:.1f} GFLOP/s")
+    say(f"{options.net}, {options.precision}, {shared.threads(options)}, batch {options.batch},"
+        f" peak {figures['peak']:.1f} GFLOP/s")
     say(speeds(figures))
     if options.peer:
         say("greatest difference: " + ", ".join(f"{kind} {off:.1e}" for kind, off in figures["difference"].items()))

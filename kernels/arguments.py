@@ -1,7 +1,7 @@
 """What every public signature checks before any memory is touched; each failure names the operation.
 
-An array is NumPy's, or on the GPU CuPy's. Activations, what flows from layer to layer, are float32, on the GPU
-bfloat16, too, and in some rooms on the CPU; everything else is float32 on both.
+An array is NumPy's, or on the GPU CuPy's. Activations, what flows from layer to layer, are float32 or
+bfloat16; everything else is float32.
 """
 
 import functools
@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import numpy as np
 
 from kernels import gpu
+from kernels.bfloat16 import bits
 from kernels.layout import empty
 
-ACTIVATION = "float32, or on the GPU bfloat16"  # in the place of a dtype
-EITHER = "float32 or bfloat16"  # the same
+ACTIVATION = "float32 or bfloat16"  # in the place of a dtype
 
 
 def is_array(value):
@@ -29,12 +29,31 @@ def implementation(package, operation, *arrays):
     """
     kinds = {gpu.is_array(array) for array in arrays if array is not None}
     require(len(kinds) == 1, operation, "the arrays must all be NumPy's, or all on the GPU")
-    return _module(package, "cuda" if kinds == {True} else "cpu")
+    if kinds == {True}:
+        return _module(package, "cuda")
+    short = any(array is not None and array.dtype.name == "bfloat16" for array in arrays)
+    return _short_module(package) if short else _module(package, "cpu")
 
 
 @functools.cache
 def _module(package, name):
     return importlib.import_module(f"{package}.{name}")
+
+
+class _ShortModule:
+    """A room's module cpu, whose functions are given bfloat16's bits, as uint16."""
+
+    def __init__(self, module):
+        self.module = module
+
+    def __getattr__(self, name):
+        function = getattr(self.module, name)
+        return lambda *given: function(*(bits(each) if isinstance(each, np.ndarray) else each for each in given))
+
+
+@functools.cache
+def _short_module(package):
+    return _ShortModule(_module(package, "cpu"))
 
 
 def _show(value):
@@ -57,14 +76,13 @@ def _is(value, dtype):
     """Whether it is an array of that dtype."""
     if not is_array(value):
         return False
-    if dtype in (ACTIVATION, EITHER):
-        short = value.dtype.name == "bfloat16" and (dtype is EITHER or gpu.is_array(value))
-        return short or value.dtype == np.float32
+    if dtype is ACTIVATION:
+        return value.dtype == np.float32 or value.dtype.name == "bfloat16"
     return value.dtype == dtype
 
 
 def _dtype_name(dtype):
-    return "float32" if dtype is ACTIVATION else dtype if dtype is EITHER else np.dtype(dtype)
+    return dtype if dtype is ACTIVATION else np.dtype(dtype)
 
 
 def _contiguous(value):

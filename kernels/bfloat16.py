@@ -5,7 +5,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-from kernels import compiled
+from kernels import compiled, scratch
 from kernels.progress import tick
 
 INFINITY = np.uint32(0x7F80)  # as bfloat16: an exponent of ones, no fraction
@@ -16,8 +16,8 @@ jit, inner = compiled.decorators()
 
 
 def bits(array):
-    """The array, or of one of ml_dtypes.bfloat16 the same memory as uint16; None for None."""
-    return array.view(np.uint16) if array is not None and array.dtype.name == "bfloat16" else array
+    """The array, or of one of ml_dtypes.bfloat16 the same memory as uint16."""
+    return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
 
 
 @intrinsic
@@ -68,6 +68,21 @@ def narrow(value, out):
 @overload(narrow)
 def _narrowed(value, out):
     return (lambda value, out: value) if out.dtype == types.float32 else (lambda value, out: nearest(value))
+
+
+def widened(name, x):
+    """x, which is uint16, as float32 in working memory of that name."""
+    found = scratch.array(name, x.shape)
+    widen_rows(x.reshape(-1, x.shape[-1]), found.reshape(-1, x.shape[-1]))
+    return found
+
+
+def rounded(compute, *outputs):
+    """Let compute(float32 arrays in place of the outputs) write those, and round them into the outputs, uint16."""
+    found = [scratch.array(f"rounded {number}", out.shape) for number, out in enumerate(outputs)]
+    compute(*found)
+    for target, out in zip(found, outputs, strict=True):
+        round_rows(target.reshape(-1, out.shape[-1]), out.reshape(-1, out.shape[-1]))
 
 
 @jit

@@ -1,8 +1,7 @@
 """`python -m kernels.check [ROOM ...]`: every pass of every case against NumPy in float64; exit status 1 if one is off.
 
 A ROOM is a name of ours or the path of a folder like them. `--backend cuda` checks the GPU's kernels. `--precision` is
-float32, bfloat16 (of activations; of this processor's kernels, convolutions and dense layers), or of products on the
-GPU tf32.
+float32, bfloat16 (of activations), or of products on the GPU tf32.
 """
 
 import argparse
@@ -42,9 +41,6 @@ class Backend(NamedTuple):
     target: CheckTarget
     name: str
     precision: str
-
-
-SHORT = "conv2d", "dense"  # whose kernels on this processor take bfloat16
 
 
 def numba(precision="float32"):
@@ -115,14 +111,11 @@ def main(argv):
         return run(chosen, cuda(options.precision))
     if options.precision == "tf32":
         p.error("--precision tf32 goes with --backend cuda")
-    if options.precision == "bfloat16" and not set(options.rooms) <= set(SHORT):
-        p.error(f"--precision bfloat16 | on this processor there are kernels for it of {', '.join(SHORT)}")
     if options.isa:
         best, order = vectors.best(), list(vectors.ISAS)
         if order.index(options.isa) < order.index(best):
             p.error(f"--isa {options.isa}: this processor has {best} at most")
         os.environ["KERNELS_ISA"] = options.isa
-    chosen = list(SHORT) if options.precision == "bfloat16" and not options.rooms else chosen
     return run(chosen, numba(options.precision))
 
 

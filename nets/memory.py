@@ -5,13 +5,21 @@ import numpy as np
 import kernels
 from kernels import gpu
 
-PRECISIONS = {"cpu": ("float32",), "gpu": ("float32", "tf32", "bfloat16")}
+PRECISIONS = {"cpu": ("float32", "bfloat16"), "gpu": ("float32", "tf32", "bfloat16")}
+
+
+def _bfloat16():
+    try:
+        return gpu.bfloat16()
+    except ImportError:
+        raise ValueError("bfloat16 needs ml_dtypes | try: pip install 'mpilayer[bfloat16]'") from None
 
 
 class Memory:
     """Of a CPU or the current GPU. Weights, gradients and state are float32 there, `activations` perhaps bfloat16.
 
-    Raises ValueError for a GPU that cannot be used, and for a precision that the device does not have.
+    Raises ValueError for a GPU that cannot be used, for a precision that the device does not have, and for bfloat16
+    without ml_dtypes.
     """
 
     def __init__(self, device="cpu", precision="float32"):
@@ -23,7 +31,7 @@ class Memory:
             if why := gpu.missing():
                 raise ValueError(f"'gpu' cannot be used: {why}")
             gpu.set_precision("tf32" if precision == "tf32" else "float32")
-        self.activations = gpu.bfloat16() if precision == "bfloat16" else np.dtype(np.float32)
+        self.activations = _bfloat16() if precision == "bfloat16" else np.dtype(np.float32)
 
     def put(self, array):
         """A NumPy array where the net computes; here, itself."""

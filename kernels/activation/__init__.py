@@ -1,6 +1,6 @@
 """Rectifiers and dropout, on arrays of any shape.
 
-Activations x, y and their gradients are float32, or on the GPU bfloat16; all arrays of a call have one dtype, but for
+Activations x, y and their gradients are float32 or bfloat16; all arrays of a call have one dtype, but for
 masks (uint8) and gradients by a bias (float32). Every function raises ValueError, naming the operation and the shapes,
 for anything that does not fit.
 """
@@ -51,7 +51,7 @@ def _scale(operation, rate):
 
 
 def relu(x, out=None):
-    """y = max(x, 0), of x's shape and dtype, float32 or on the GPU bfloat16; NaN stays NaN.
+    """y = max(x, 0), of x's shape and dtype, float32 or bfloat16; NaN stays NaN.
 
     Into `out` if given, which may be x itself. Raises ValueError for another dtype.
     """
@@ -61,14 +61,14 @@ def relu(x, out=None):
 def relu_backward(dy, y, out=None):
     """dx, the gradient by the input: dy where y > 0, else 0.
 
-    dy, y and dx have one shape and dtype, float32 or on the GPU bfloat16. Into `out` if given, which may be dy or y.
+    dy, y and dx have one shape and dtype, float32 or bfloat16. Into `out` if given, which may be dy or y.
     Raises ValueError for other dtypes and for shapes that differ.
     """
     return _each_backward("relu_backward", dy, "y", y, out)
 
 
 def add(x, y, out=None):
-    """x + y, of one shape and dtype, float32 or on the GPU bfloat16: where two paths of a net meet.
+    """x + y, of one shape and dtype, float32 or bfloat16: where two paths of a net meet.
 
     Into `out` if given, which may be x or y. Raises ValueError for other dtypes and for shapes that differ.
     """
@@ -94,13 +94,13 @@ def bias_relu_backward(dy, y, *, out=None, db=None):
 def gelu(x, out=None):
     """y = x (1 + tanh u) / 2 with u = sqrt(2/pi) (x + 0.044715 x^3) (Hendrycks and Gimpel 2016, as in GPT-2).
 
-    y has x's shape and dtype, float32 or on the GPU bfloat16. Into `out` if given, which may be x itself.
+    y has x's shape and dtype, float32 or bfloat16. Into `out` if given, which may be x itself.
     """
     return _each("gelu", x, out)
 
 
 def gelu_backward(dy, x, out=None):
-    """dx = dy times gelu's derivative at x; all three of one shape and dtype, float32 or on the GPU bfloat16.
+    """dx = dy times gelu's derivative at x; all three of one shape and dtype, float32 or bfloat16.
 
     Into `out` if given, which may be dy or x itself. Raises ValueError for other dtypes and for shapes that differ.
     """

@@ -7,6 +7,7 @@ would branch on every sign.
 import numpy as np
 
 from kernels import compiled
+from kernels.bfloat16 import narrow, widen
 from kernels.exponential import exp
 from kernels.progress import tick
 from kernels.threads import parallel_for
@@ -26,13 +27,13 @@ def _each(kernel, *arrays):
 @inner
 def _copy(block, out):
     for i in range(out.size):
-        out[i] = block[i]
+        out[i] = narrow(block[i], out)
 
 
 @inner
 def _mask(dy, y, block):
     for i in range(dy.size):
-        block[i] = dy[i] if y[i] > 0 else np.float32(0)
+        block[i] = widen(dy[i]) if widen(y[i]) > 0 else np.float32(0)
 
 
 @jit
@@ -41,7 +42,8 @@ def _relu(x, y):
     for start in range(0, x.size, BLOCK):
         part = x[start:start + BLOCK]
         for i in range(part.size):
-            block[i] = np.float32(0) if part[i] <= 0 else part[i]
+            value = widen(part[i])
+            block[i] = np.float32(0) if value <= 0 else value
         _copy(block, y[start:start + BLOCK])
         tick(BLOCK)
 
@@ -123,7 +125,7 @@ def _dropout(x, threshold, scale, begin, y, mask):
     for i in range(x.size):
         keep = _mix(begin + GOLDEN * np.uint64(i)) >> np.uint64(32) >= threshold
         mask[i] = keep
-        y[i] = x[i] * (scale if keep else np.float32(0))
+        y[i] = narrow(widen(x[i]) * (scale if keep else np.float32(0)), y)
 
 
 @jit
@@ -131,7 +133,7 @@ def _dropout_backward(dy, mask, scale, dx):
     for start in range(0, dy.size, BLOCK):
         part, kept, into = dy[start:start + BLOCK], mask[start:start + BLOCK], dx[start:start + BLOCK]
         for i in range(part.size):
-            into[i] = part[i] * (np.float32(kept[i]) * scale)
+            into[i] = narrow(widen(part[i]) * (np.float32(kept[i]) * scale), into)
         tick(BLOCK)
 
 
@@ -154,17 +156,20 @@ def _decay(x):
 @contracted
 def _gelu(x, block):
     for i in range(x.size):
-        near = -FAR if x[i] < -FAR else x[i]  # exp of MOST is not enough to make nothing of the largest
+        value = widen(x[i])
+        near = -FAR if value < -FAR else value  # exp of MOST is not enough to make nothing of the largest
         block[i] = near / (ONE + _decay(near))
 
 
 @contracted
 def _gelu_slope(x, dy, block):
     for i in range(x.size):
-        near = FAR if x[i] > FAR else (-FAR if x[i] < -FAR else x[i])
+        value = widen(x[i])
+        near = FAR if value > FAR else (-FAR if value < -FAR else value)
         decay = _decay(near)
         share = ONE / (ONE + decay)
-        block[i] = dy[i] * share * (ONE + near * decay * share * SLOPE * (ONE + np.float32(3) * CUBIC * near * near))
+        slope = ONE + near * decay * share * SLOPE * (ONE + np.float32(3) * CUBIC * near * near)
+        block[i] = widen(dy[i]) * share * slope
 
 
 @jit
@@ -195,6 +200,17 @@ def gelu_backward(dy, x, dx):
     _each(_gelu_backward, dy, x, dx)
 
 
+@jit
+def _add(x, y, out):
+    block = np.empty(BLOCK, np.float32)
+    for start in range(0, x.size, BLOCK):
+        a, b = x[start:start + BLOCK], y[start:start + BLOCK]
+        for i in range(a.size):
+            block[i] = widen(a[i]) + widen(b[i])
+        _copy(block, out[start:start + BLOCK])
+        tick(BLOCK)
+
+
 def add(x, y, out):
     """Write out = x + y, which may be either."""
-    np.add(x, y, out=out)
+    _each(_add, x, y, out)

@@ -5,7 +5,7 @@
 N sequences of T tokens; the last dimension of qkv holds the queries, keys and values of all heads, of head h those from
 h * D of each. y[i] = sum over j <= i of softmax(q[i] k[j] / sqrt(D)) v[j], with a running maximum over blocks of keys
 (Milakov and Gimelshein 2018; Dao et al. 2022); lse is the logarithm of the sum of the exponentials. lse is float32, all
-others too, or on the GPU bfloat16. Every function raises ValueError, naming the operation and the shapes, for anything
+others too, or all bfloat16. Every function raises ValueError, naming the operation and the shapes, for anything
 that does not fit.
 """
 
@@ -32,7 +32,7 @@ def _qkv(operation, qkv, heads):
 def attention(qkv, heads, out=None):
     """(y, lse): y (N,T,C) of qkv's dtype and lse (N,heads,T) float32, from qkv (N,T,3C).
 
-    Into the pair `out` if given, apart from qkv. Raises ValueError for a qkv that is not float32, or on the GPU
+    Into the pair `out` if given, apart from qkv. Raises ValueError for a qkv that is not float32 or
     bfloat16, unless heads divides C, and on the GPU for heads of more than 128 channels.
     """
     qkv, y_shape, lse_shape = _qkv("attention", qkv, heads)

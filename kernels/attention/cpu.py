@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kernels import compiled, micro, scratch
+from kernels.bfloat16 import rounded, widened
 from kernels.exponential import exp, row_max, row_sum
 from kernels.matmul.packed import pack
 from kernels.micro import ACCUMULATE, multiply
@@ -48,11 +49,18 @@ def _for_each_head(function, arrays, lse):
 
 def forward(qkv, y, lse):
     """Write y (N,T,C) and lse (N,heads,T), from qkv (N,T,3C)."""
+    if qkv.dtype == np.uint16:
+        rounded(lambda target: forward(widened("qkv", qkv), target, lse), y)
+        return
     _for_each_head(_forward, [qkv, y], lse)
 
 
 def backward(dy, qkv, y, lse, dqkv):
     """Write dqkv (N,T,3C)."""
+    if qkv.dtype == np.uint16:
+        wide = (widened(name, each) for name, each in (("dy", dy), ("qkv", qkv), ("y", y)))
+        rounded(lambda target: backward(*wide, lse, target), dqkv)
+        return
     _for_each_head(_backward, [qkv, y, dy, dqkv], lse)
 
 

@@ -4,7 +4,7 @@
 
     y = relu(gamma * (x - mean) / sqrt(var + eps) + beta + add)
 
-All arrays are float32; on the GPU x, y, add and their gradients may all be bfloat16. Statistics come in and go out, so
+All arrays are float32; x, y, add and their gradients may all be bfloat16. Statistics come in and go out, so
 that they may be of this batch, of the batches of several ranks, or running ones. Every function raises ValueError,
 naming the operation and the shapes, for anything that does not fit.
 """

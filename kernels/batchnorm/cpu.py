@@ -6,6 +6,7 @@ Loops run along the channels. Few of them would be short loops, so as many rows 
 import numpy as np
 
 from kernels import compiled
+from kernels.bfloat16 import narrow, widen, widen_rows
 from kernels.hints import restrict
 from kernels.progress import tick
 from kernels.threads import parallel_for
@@ -14,7 +15,7 @@ jit = compiled.kernel(fastmath={"contract"})
 WIDE = 256
 ROWS = 128  # of a sum in one go: the rounding error grows with the longest sum
 SAMPLE = 64  # rows whose mean stands for the mean while squares are summed: else their sums cancel
-ZERO = np.float32(0)
+ZERO, FEW_BITS = np.float32(0), np.uint32(0xFFF00000)
 
 
 def _widened(C, rows, channels):
@@ -38,10 +39,20 @@ def _summed(function, C, rows, channels):
     return total
 
 
+def _shift(x):
+    """The means of a few rows; of bfloat16 with so few bits that differences need no rounding, for all would be alike.
+    """
+    if x.dtype == np.float32:
+        return x.mean(0, dtype=np.float64).astype(np.float32)
+    wide = np.empty(x.shape, np.float32)
+    widen_rows(x, wide)
+    return (wide.mean(0).view(np.uint32) & FEW_BITS).view(np.float32)
+
+
 def statistics(x):
     """(mean (C,), var (C,)) float32 of x (M,C)."""
     M, C = x.shape
-    shift = x[::-(-M // SAMPLE)].mean(0, dtype=np.float64).astype(np.float32)
+    shift = _shift(x[::-(-M // SAMPLE)])
     square, one = _summed(_moments, C, [x], [shift]) / M
     return np.float32(shift + one), np.float32(np.maximum(square - one * one, 0))
 
@@ -87,7 +98,7 @@ def _moments(x, shift, sums, first, last):
         square[:], one[:] = ZERO, ZERO
         for i in range(piece * ROWS, min((piece + 1) * ROWS, len(x))):
             for c in range(x.shape[1]):
-                off = x[i, c] - shift[c]
+                off = widen(x[i, c]) - shift[c]
                 square[c] += off * off
                 one[c] += off
             tick(x.shape[1] // 8)
@@ -103,10 +114,10 @@ def _gradients(dy, y, x, mean, sums, first, last):
             if y is not None:
                 masked = restrict(dy[i])
                 for c in range(x.shape[1]):
-                    masked[c] = masked[c] if y[i, c] > ZERO else ZERO
+                    masked[c] = narrow(widen(masked[c]) if widen(y[i, c]) > ZERO else ZERO, masked)
             for c in range(x.shape[1]):
-                product[c] += dy[i, c] * (x[i, c] - mean[c])
-                one[c] += dy[i, c]
+                product[c] += widen(dy[i, c]) * (widen(x[i, c]) - mean[c])
+                one[c] += widen(dy[i, c])
             tick(x.shape[1] // 4)
 
 
@@ -115,10 +126,10 @@ def _normalize(x, add, y, mean, scale, beta, floor, first, last):
     for i in range(first, last):
         row = restrict(y[i])
         for c in range(x.shape[1]):
-            value = (x[i, c] - mean[c]) * scale[c] + beta[c]
+            value = (widen(x[i, c]) - mean[c]) * scale[c] + beta[c]
             if add is not None:
-                value += add[i, c]
-            row[c] = floor if value < floor else value
+                value += widen(add[i, c])
+            row[c] = narrow(floor if value < floor else value, row)
         tick(x.shape[1] // 4)
 
 
@@ -127,5 +138,5 @@ def _dgrad(dy, x, dx, mean, scale, slope, shift, first, last):
     for i in range(first, last):
         row = restrict(dx[i])
         for c in range(x.shape[1]):
-            row[c] = scale[c] * dy[i, c] + (slope[c] * (x[i, c] - mean[c]) + shift[c])
+            row[c] = narrow(scale[c] * widen(dy[i, c]) + (slope[c] * (widen(x[i, c]) - mean[c]) + shift[c]), row)
         tick(x.shape[1] // 4)

@@ -11,7 +11,7 @@ Every function raises ValueError, naming the operation and the shapes, for anyth
 import numpy as np
 
 from kernels import arguments
-from kernels.arguments import EITHER, implementation, require, sizes, tensor
+from kernels.arguments import ACTIVATION, implementation, require, sizes, tensor
 
 
 def _geometry(operation, x_shape, w_shape, stride, padding, groups):
@@ -35,7 +35,7 @@ def conv2d(x, w, b=None, *, stride=1, padding=0, groups=1, relu=False, out=None)
     y has x's dtype, float32 or bfloat16; w and b are float32. Raises ValueError for shapes and dtypes that
     do not fit, and for a filter that is larger than the padded image.
     """
-    x, w = tensor("conv2d", "x", x, "NHWC", EITHER), tensor("conv2d", "w", w, "RSCK")
+    x, w = tensor("conv2d", "x", x, "NHWC", ACTIVATION), tensor("conv2d", "w", w, "RSCK")
     stride, padding, y_shape = _geometry("conv2d", x.shape, w.shape, stride, padding, groups)
     if b is not None:
         b = tensor("conv2d", "b", b, "K")
@@ -52,7 +52,7 @@ def conv2d_dgrad(dy, w, x_shape, *, stride=1, padding=0, groups=1, out=None):
     dx has dy's dtype, float32 or bfloat16. Raises ValueError unless a convolution of such an x with w has
     dy's shape.
     """
-    dy, w = tensor("conv2d_dgrad", "dy", dy, "NPQK", EITHER), tensor("conv2d_dgrad", "w", w, "RSCK")
+    dy, w = tensor("conv2d_dgrad", "dy", dy, "NPQK", ACTIVATION), tensor("conv2d_dgrad", "w", w, "RSCK")
     x_shape = sizes("conv2d_dgrad", "x_shape", x_shape)
     stride, padding, y_shape = _geometry("conv2d_dgrad", x_shape, w.shape, stride, padding, groups)
     require(dy.shape == y_shape, "conv2d_dgrad", "dy must be {} for this convolution, got {}", y_shape, dy)
@@ -68,7 +68,7 @@ def conv2d_wgrad(x, dy, w_shape, *, stride=1, padding=0, groups=1, out=None):
     x (N,H,W,C) and dy (N,P,Q,K) have one dtype, float32 or bfloat16. Raises ValueError unless a convolution
     of x with such a w has dy's shape.
     """
-    x = tensor("conv2d_wgrad", "x", x, "NHWC", EITHER)
+    x = tensor("conv2d_wgrad", "x", x, "NHWC", ACTIVATION)
     dy = tensor("conv2d_wgrad", "dy", dy, "NPQK", x.dtype)
     w_shape = sizes("conv2d_wgrad", "w_shape", w_shape)
     stride, padding, y_shape = _geometry("conv2d_wgrad", x.shape, w_shape, stride, padding, groups)
@@ -86,7 +86,7 @@ def bias_grad(dy, out=None):
     dimensions.
     """
     axes = "NPQK" if getattr(dy, "ndim", np.ndim(dy)) == 4 else "NK"
-    dy = tensor("bias_grad", "dy", dy, axes, EITHER)
+    dy = tensor("bias_grad", "dy", dy, axes, ACTIVATION)
     db = arguments.output("bias_grad", out, dy.shape[-1:], like=dy)
     implementation(__name__, "bias_grad", dy).bias_grad(dy, db)
     return db

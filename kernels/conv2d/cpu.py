@@ -3,7 +3,7 @@
 import numpy as np
 
 from kernels import compiled
-from kernels.bfloat16 import bits, widen
+from kernels.bfloat16 import widen
 from kernels.conv2d import direct, pairs, pointwise, winograd
 
 NONE = np.zeros(0, np.float32)
@@ -19,13 +19,13 @@ def _way(dtype, w_shape, y_shape, stride, padding, groups):
 
 def forward(x, w, bias, relu, y, stride, padding, groups):
     """y = conv(x, w) + bias (None: no bias), clipped at zero if `relu`."""
-    x, y, bias = bits(x), bits(y), NONE if bias is None else bias
+    bias = NONE if bias is None else bias
     _way(x.dtype, w.shape, y.shape, stride, padding, groups).forward(x, w, bias, relu, y, stride, padding, groups)
 
 
 def dgrad(dy, w, dx, stride, padding, groups):
     """Gradient by the input, into dx."""
-    dy, dx, (R, S, C, K) = bits(dy), bits(dx), w.shape
+    R, S, C, K = w.shape
     way = _way(dy.dtype, (R, S, K // groups, C * groups), dx.shape, stride, padding, groups)
     way = direct if way is winograd and max(stride) > 1 else way
     way.dgrad(dy, w, dx, stride, padding, groups)
@@ -33,7 +33,6 @@ def dgrad(dy, w, dx, stride, padding, groups):
 
 def wgrad(x, dy, dw, stride, padding, groups):
     """Gradient by the weights, into dw."""
-    x, dy = bits(x), bits(dy)
     _way(x.dtype, dw.shape, dy.shape, stride, padding, groups).wgrad(x, dy, dw, stride, padding, groups)
 
 
@@ -55,5 +54,4 @@ def _sum_pixels(dy, db):
 
 def bias_grad(dy, db):
     """Sum of dy over all dimensions but the last, into db."""
-    dy = bits(dy)
     _sum_pixels(dy.reshape(dy.shape[0], -1, 1, dy.shape[-1]) if dy.ndim == 2 else dy, db)

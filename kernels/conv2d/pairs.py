@@ -7,9 +7,9 @@ weights, a channel of two pixels that the same tap meets one after the other.
 import numpy as np
 
 from kernels import compiled, micro, scratch
+from kernels.bfloat16 import rounded, widened
 from kernels.conv2d import direct
-from kernels.conv2d.pixels import CACHED, FLOAT, shifted
-from kernels.matmul.cpu import NONE, rounded, times, widened
+from kernels.conv2d.pixels import CACHED, FLOAT
 from kernels.matmul.pairs import along_rows, down_columns, shorten
 from kernels.progress import tick
 from kernels.threads import parallel_for
@@ -27,38 +27,14 @@ def _go_in_pairs(channels, groups):
     return groups == 1 or channels % 2 == 0
 
 
-def _images(name, x):
-    """x (N,H,W,C), which is uint16, as float32 in working memory of that name."""
-    return widened(name, x.reshape(-1, x.shape[3])).reshape(x.shape)
-
-
-def _tap_by_tap(x, w, bias, relu, y, stride, padding):
-    """A product for each tap, of rows gathered from all images, as in direct.py; the sums are float32."""
-    (R, S, C, K), ((top, _), (left, _)) = w.shape, padding
-    seen = scratch.array("seen", (*y.shape[:3], C), np.uint16)
-
-    def product(target):
-        for r in range(R):
-            for s in range(S):
-                shifted(x, r - top, s - left, stride, seen)
-                first, last = r + s == 0, r + s == R + S - 2
-                times(seen.reshape(-1, C), w[r, s], bias if first else NONE, relu and last, target, not first)
-
-    rounded(product, y.reshape(-1, K))
-
-
 def forward(x, w, bias, relu, y, stride, padding, groups):
     """y = conv(x, w) + bias; an empty bias is none."""
     R, S, C, K = w.shape
     if not _go_in_pairs(C, groups):
-        wide = _images("wide", x)
-        rounded(lambda target: direct.forward(wide, w, bias, relu, target.reshape(y.shape), stride, padding, groups),
-                y.reshape(-1, K))
+        wide = widened("wide", x)
+        rounded(lambda target: direct.forward(wide, w, bias, relu, target, stride, padding, groups), y)
         return
     tile = micro.pairs_tile()
-    if groups == 1 and y.shape[2] <= tile.rows // 2 and C >= direct.WIDE:
-        _tap_by_tap(x, w, bias, relu, y, stride, padding)
-        return
     images, taps = _channel_pairs(x), scratch.array("taps", (R, S, -(-C // 2), K))
     down_columns(w.reshape(R * S, C, K), taps.reshape(R * S, -1, K).view(np.uint16))
     parallel_for(len(x), lambda first, last: direct.sweep_images(
@@ -69,9 +45,8 @@ def dgrad(dy, w, dx, stride, padding, groups):
     """Gradient by the input, into dx."""
     R, S, C, K = w.shape
     if not _go_in_pairs(K // groups, groups):
-        wide = _images("wide", dy)
-        rounded(lambda target: direct.dgrad(wide, w, target.reshape(dx.shape), stride, padding, groups),
-                dx.reshape(-1, dx.shape[3]))
+        wide = widened("wide", dy)
+        rounded(lambda target: direct.dgrad(wide, w, target, stride, padding, groups), dx)
         return
     images, taps, tile = _channel_pairs(dy), scratch.array("taps", (R, S, C, -(-K // 2))), micro.pairs_tile()
     shorten(w.reshape(-1, K), taps.reshape(R * S * C, -1).view(np.uint16))

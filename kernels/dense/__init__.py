@@ -8,7 +8,7 @@ gradient by the bias is `kernels.bias_grad`.
 """
 
 from kernels import arguments
-from kernels.arguments import EITHER, implementation, require, tensor
+from kernels.arguments import ACTIVATION, implementation, require, tensor
 
 
 def dense(x, w, b=None, *, relu=False, out=None):
@@ -17,7 +17,7 @@ def dense(x, w, b=None, *, relu=False, out=None):
     y has x's dtype, float32 or bfloat16; w and b are float32. Raises ValueError for anything that does not
     fit.
     """
-    x, w = tensor("dense", "x", x, "MC", EITHER), tensor("dense", "w", w, "CK")
+    x, w = tensor("dense", "x", x, "MC", ACTIVATION), tensor("dense", "w", w, "CK")
     require(x.shape[1] == w.shape[0], "dense", "x {} and w {} must agree in C", x, w)
     if b is not None:
         b = tensor("dense", "b", b, "K")
@@ -33,7 +33,7 @@ def dense_dgrad(dy, w, out=None):
 
     dx has dy's dtype, float32 or bfloat16; w is float32. Raises ValueError for anything that does not fit.
     """
-    dy, w = tensor("dense_dgrad", "dy", dy, "MK", EITHER), tensor("dense_dgrad", "w", w, "CK")
+    dy, w = tensor("dense_dgrad", "dy", dy, "MK", ACTIVATION), tensor("dense_dgrad", "w", w, "CK")
     require(dy.shape[1] == w.shape[1], "dense_dgrad", "dy {} and w {} must agree in K", dy, w)
     kernel = implementation(__name__, "dense_dgrad", dy, w)
     dx = arguments.output("dense_dgrad", out, (dy.shape[0], w.shape[0]), dy.dtype, like=dy)
@@ -47,7 +47,7 @@ def dense_wgrad(x, dy, out=None):
     It is the sum over the samples. x and dy have one dtype, float32 or bfloat16. Raises ValueError for
     anything that does not fit.
     """
-    x = tensor("dense_wgrad", "x", x, "MC", EITHER)
+    x = tensor("dense_wgrad", "x", x, "MC", ACTIVATION)
     dy = tensor("dense_wgrad", "dy", dy, "MK", x.dtype)
     require(x.shape[0] == dy.shape[0], "dense_wgrad", "x {} and dy {} must agree in M", x, dy)
     kernel = implementation(__name__, "dense_wgrad", x, dy)

@@ -2,7 +2,7 @@
 
     tokens (N,T) of any integer dtype, each in [0, V)   table (V,C)   positions (at least T,C)   y (N,T,C)
 
-N sequences of T tokens, a vocabulary of V; tables are float32, y and its gradient, too, or on the GPU bfloat16. There
+N sequences of T tokens, a vocabulary of V; tables are float32, y and its gradient, too, or bfloat16. On the GPU
 no token is looked at before it is used: the row of one that is not in the vocabulary is NaN, and nobody's on the way
 back. Every function raises ValueError, naming the operation and the shapes, for anything that does not fit.
 """
@@ -39,7 +39,7 @@ def _positions(operation, positions, table, tokens):
 def embedding(tokens, table, positions=None, out=None, *, dtype=np.float32):
     """y (N,T,C): y[n,t] = table[tokens[n,t]], and + positions[t] if given; into `out` if given, else of that dtype.
 
-    table (V,C) and positions (at least T,C) are float32, tokens (N,T) of any integer dtype; y is float32, or on the GPU
+    table (V,C) and positions (at least T,C) are float32, tokens (N,T) of any integer dtype; y is float32 or
     bfloat16. Raises ValueError for anything that does not fit, and on the CPU for a token outside [0, V).
     """
     table = tensor("embedding", "table", table, "VC")
@@ -58,7 +58,7 @@ def embedding_backward(dy, tokens, dtable, dpositions=None):
     """Write the sums of dy (N,T,C) over each token to dtable (V,C), over each position to dpositions (at least T,C) if
     given.
 
-    Both are float32, dy float32 or on the GPU bfloat16. Every row is written, with zeros where its token does not
+    Both are float32, dy float32 or bfloat16. Every row is written, with zeros where its token does not
     occur. Tokens are summed in their order, so results do not depend on the number of threads. Raises ValueError as
     embedding does.
     """

@@ -3,6 +3,7 @@
 import numpy as np
 
 from kernels import compiled
+from kernels.bfloat16 import bits, narrow, widen
 from kernels.hints import restrict
 from kernels.progress import tick
 from kernels.threads import parallel_for
@@ -15,6 +16,7 @@ ZERO = np.float32(0)
 
 def embedding(tokens, table, positions, y):
     """Write y (N,T,C)."""
+    y = bits(y)  # all else is float32
     parallel_for(len(y), lambda a, b: _embedding(tokens[a:b], table, positions, y[a:b]))
 
 
@@ -32,10 +34,10 @@ def _embedding(tokens, table, positions, y):
         for t in range(T):
             source, to = table[tokens[n, t]], restrict(y[n, t])
             for c in range(C):
-                to[c] = source[c]
-            if positions is not None:
-                for c in range(C):
-                    to[c] += positions[t, c]
+                value = source[c]
+                if positions is not None:
+                    value += positions[t, c]
+                to[c] = narrow(value, to)
         tick(T * C // 8)
 
 
@@ -84,7 +86,7 @@ def _add(dy, places, part, row):
         for i in range(start, min(start + TERMS, places.size)):
             source = dy[places[i]]
             for c in range(row.size):
-                part[c] += source[c]
+                part[c] += widen(source[c])
         for c in range(row.size):
             row[c] += part[c]
 

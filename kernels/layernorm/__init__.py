@@ -3,7 +3,7 @@
     x, y (M,C)   mean, rstd (M,)   gamma, beta (C,)   rstd = 1 / sqrt(variance + eps)
 
 M samples or tokens, C channels, over which the mean and the variance (divided by C) of each are taken; all arrays are
-float32, or on the GPU x, y and their gradients all bfloat16. There C is at most 8192, or 4096 unless all arrays lie at
+float32, or x, y and their gradients all bfloat16. There C is at most 8192, or 4096 unless all arrays lie at
 multiples of 16 bytes and their rows, too. Every function raises ValueError, naming the operation and the shapes, for
 anything that does not fit.
 """
@@ -26,7 +26,7 @@ def _same(out, dy):
 def layernorm(x, gamma, beta, *, eps=1e-5, out=None):
     """(y (M,C), mean (M,), rstd (M,)) with y = gamma * (x - mean) * rstd + beta; y into `out` if given, apart from x.
 
-    y has the dtype of x (M,C), float32 or on the GPU bfloat16; all else is float32. Raises ValueError for anything that
+    y has the dtype of x (M,C), float32 or bfloat16; all else is float32. Raises ValueError for anything that
     does not fit.
     """
     x = tensor("layernorm", "x", x, "MC", ACTIVATION)
@@ -39,7 +39,7 @@ def layernorm(x, gamma, beta, *, eps=1e-5, out=None):
 def layernorm_backward(dy, x, mean, rstd, gamma, *, out=None, dgamma=None, dbeta=None):
     """(dx (M,C), dgamma (C,), dbeta (C,)): gradients by x, gamma and beta, from dy and x (M,C), mean and rstd (M,).
 
-    dx has the dtype of dy and x, float32 or on the GPU bfloat16; all else is float32. Into `out`, which may be dy,
+    dx has the dtype of dy and x, float32 or bfloat16; all else is float32. Into `out`, which may be dy,
     dgamma and dbeta if given. Raises ValueError for anything that does not fit.
     """
     operation = "layernorm_backward"

@@ -3,6 +3,7 @@
 import numpy as np
 
 from kernels import compiled
+from kernels.bfloat16 import narrow, widen
 from kernels.hints import restrict
 from kernels.progress import tick
 from kernels.threads import parallel_for
@@ -17,7 +18,7 @@ ZERO, ONE = np.float32(0), np.float32(1)
 def _mean(x):
     total = ZERO
     for c in range(x.size):
-        total += x[c]
+        total += widen(x[c])
     return total / np.float32(x.size)
 
 
@@ -25,7 +26,7 @@ def _mean(x):
 def _variance(x, mean):
     total = ZERO
     for c in range(x.size):
-        total += (x[c] - mean) * (x[c] - mean)
+        total += (widen(x[c]) - mean) * (widen(x[c]) - mean)
     return total / np.float32(x.size)
 
 
@@ -51,7 +52,7 @@ def _layernorm(x, gamma, beta, eps, y, means, rstds):
         mean = _mean(row)
         rstd = ONE / np.sqrt(_variance(row, mean) + eps)
         for c in range(row.size):
-            to[c] = (row[c] - mean) * rstd * gamma[c] + beta[c]
+            to[c] = narrow((widen(row[c]) - mean) * rstd * gamma[c] + beta[c], to)
         means[i], rstds[i] = mean, rstd
         tick(row.size // 4)
 
@@ -75,12 +76,14 @@ def _backward(rows, dy, x, means, rstds, gamma, dx, sums):
     for i in rows:
         mean, rstd, level, slope = means[i], rstds[i], ZERO, ZERO
         for c in range(gamma.size):
-            normal, by = (x[i, c] - mean) * rstd, given[i, c] * gamma[c]
-            dgamma[c] += given[i, c] * normal
-            dbeta[c] += given[i, c]
+            slope_here = widen(given[i, c])
+            normal, by = (widen(x[i, c]) - mean) * rstd, slope_here * gamma[c]
+            dgamma[c] += slope_here * normal
+            dbeta[c] += slope_here
             level += by
             slope += by * normal
         level, slope = level * part, slope * part
         for c in range(gamma.size):
-            dx[i, c] = rstd * (given[i, c] * gamma[c] - level - (x[i, c] - mean) * rstd * slope)
+            normal = (widen(x[i, c]) - mean) * rstd
+            dx[i, c] = narrow(rstd * (widen(given[i, c]) * gamma[c] - level - normal * slope), dx)
         tick(gamma.size // 2)

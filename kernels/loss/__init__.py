@@ -1,6 +1,6 @@
 """Classification loss.
 
-    logits (N,C) float32, or on the GPU bfloat16   labels (N,) of any integer dtype, each in [0, C)   loss (N,) float32
+    logits (N,C) float32 or bfloat16   labels (N,) of any integer dtype, each in [0, C)   loss (N,) float32
 
 Probabilities and gradients are as the logits. Nobody waits for the GPU to look at its labels: there one that is no
 class makes its sample's loss and gradient NaN. Every function raises ValueError, naming the operation and the shapes,
@@ -28,7 +28,7 @@ def _labels(operation, labels, logits):
 def softmax(logits, out=None):
     """The probabilities (N,C), each row's exponentials over their sum; into `out` if given, apart from the logits.
 
-    They have the dtype of logits (N,C), float32 or on the GPU bfloat16. Raises ValueError for anything that does not
+    They have the dtype of logits (N,C), float32 or bfloat16. Raises ValueError for anything that does not
     fit.
     """
     logits = tensor("softmax", "logits", logits, "NC", ACTIVATION)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from kernels import compiled
+from kernels.bfloat16 import rounded, widened
 from kernels.exponential import exp, row_max, row_sum
 from kernels.progress import tick
 from kernels.threads import parallel_for
@@ -33,6 +34,9 @@ def _softmax_rows(logits, y):
 
 def softmax(logits, y):
     """Write the probabilities y (N,C)."""
+    if y.dtype == np.uint16:
+        rounded(lambda target: softmax(widened("logits", logits), target), y)
+        return
     parallel_for(len(y), lambda a, b: _softmax_rows(logits[a:b], y[a:b]))
 
 
@@ -54,6 +58,10 @@ def _cross_entropy_rows(logits, labels, smoothing, loss, dlogits):
 
 def softmax_cross_entropy(logits, labels, smoothing, loss, dlogits):
     """Write loss (N,) and dlogits (N,C)."""
+    if dlogits.dtype == np.uint16:
+        wide = widened("logits", logits)
+        rounded(lambda target: softmax_cross_entropy(wide, labels, smoothing, loss, target), dlogits)
+        return
     arrays = logits, labels, loss, dlogits
 
     def work(a, b):

@@ -2,7 +2,7 @@
 
     a (...,M,K)   b (...,K,N)   c (...,M,N)
 
-M rows, N columns, sums of K products; all arrays are float32, or on the GPU all bfloat16, and a and b have the same
+M rows, N columns, sums of K products; all arrays are all float32 or all bfloat16, and a and b have the same
 leading dimensions. Raises ValueError, naming the operation and the shapes, for anything that does not fit.
 """
 
@@ -13,7 +13,7 @@ from kernels.arguments import ACTIVATION, array, implementation, require
 def matmul(a, b, *, transpose_a=False, transpose_b=False, out=None):
     """c (...,M,N) = a (...,M,K) b (...,K,N); a transposed one is given as (...,K,M) or (...,N,K). Into `out` if given.
 
-    All are float32, or on the GPU all bfloat16. Raises ValueError for other dtypes, and for shapes that do not agree.
+    All are all float32 or all bfloat16. Raises ValueError for other dtypes, and for shapes that do not agree.
     """
     a = array("matmul", "a", a, ACTIVATION)
     b = array("matmul", "b", b, a.dtype)

@@ -7,7 +7,7 @@ gradients are float32. Of few rows weights are the traffic, and float32 products
 import numpy as np
 
 from kernels import compiled, micro, scratch
-from kernels.bfloat16 import round_rows, widen_rows
+from kernels.bfloat16 import rounded, widened
 from kernels.layout import padded_length, transpose
 from kernels.matmul import few_rows, packed, pairs
 from kernels.matmul.few_rows import CROWDED, SUMMED
@@ -18,20 +18,6 @@ FEW = 64  # rows for which packing weights costs more than it brings
 
 NONE = np.zeros(0, np.float32)
 jit = compiled.kernel()
-
-
-def widened(name, x):
-    """x (M,C), which is uint16, as float32 in working memory of that name."""
-    found = scratch.array(name, x.shape)
-    widen_rows(x, found)
-    return found
-
-
-def rounded(product, y):
-    """Let product(target) write float32, and round that into y (M,K) uint16."""
-    target = scratch.array("few", y.shape)
-    product(target)
-    round_rows(target, y)
 
 
 def times(x, w, bias, relu, y, more=False):
@@ -124,6 +110,9 @@ def _batch_summed(tile, a, b, transposed, c, flat, a_copy, b_copy, first, last):
 
 def matmul(a, transpose_a, b, transpose_b, c):
     """c (B,M,N) = a b, a (B,M,K) or (B,K,M) if transposed, b (B,K,N) or (B,N,K)."""
+    if c.dtype == np.uint16:
+        rounded(lambda target: matmul(widened("a", a), transpose_a, widened("b", b), transpose_b, target), c)
+        return
     tile, (count, M, N) = micro.tile(), c.shape
     K = a.shape[1] if transpose_a else a.shape[2]
 

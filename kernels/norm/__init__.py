@@ -2,7 +2,7 @@
 
     s = k + alpha / size * (sum of x^2 over the `size` channels around each)      y = x / s^beta
 
-x, y and gradients are (N,H,W,C) float32, or on the GPU bfloat16. The channels around c are c - (size-1)//2 ...
+x, y and gradients are (N,H,W,C) float32 or bfloat16. The channels around c are c - (size-1)//2 ...
 c + size//2, as far as they exist; alpha is divided by size, as Caffe, ONNX and PyTorch do and the paper does not.
 Every function raises ValueError, naming the operation and the shapes, for anything that does not fit.
 """
@@ -23,7 +23,7 @@ def _constants(operation, size, *numbers):
 def lrn(x, size, alpha, beta, k, out=None):
     """The normalized y, of the shape and dtype of x (N,H,W,C); into `out` if given, which may be x itself.
 
-    Raises ValueError unless x is float32, or on the GPU bfloat16, and size a positive int.
+    Raises ValueError unless x is float32 or bfloat16, and size a positive int.
     """
     x = tensor("lrn", "x", x, "NHWC", ACTIVATION)
     kernel = implementation(__name__, "lrn", x)
@@ -35,8 +35,8 @@ def lrn(x, size, alpha, beta, k, out=None):
 def lrn_backward(dy, x, y, size, alpha, beta, k, out=None):
     """dx, the gradient by the input: dy / s^beta - 2 alpha beta / size * x * (sum of dy y / s over x's windows).
 
-    dy, x, y and dx are (N,H,W,C) of one dtype, float32 or on the GPU bfloat16. Into `out` if given, which may be dy, x
-    or y itself. The GPU computes y anew. Raises ValueError as lrn does, and for shapes that differ.
+    dy, x, y and dx are (N,H,W,C) of one dtype, float32 or bfloat16. Into `out` if given, which may be dy, x
+    or y itself. y is computed anew. Raises ValueError as lrn does, and for shapes that differ.
     """
     x = tensor("lrn_backward", "x", x, "NHWC", ACTIVATION)
     dy, y = (tensor("lrn_backward", name, a, "NHWC", x.dtype) for name, a in (("dy", dy), ("y", y)))

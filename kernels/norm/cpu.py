@@ -8,6 +8,7 @@ to normalize a pixel.
 import numpy as np
 
 from kernels import compiled, threads
+from kernels.bfloat16 import narrow, widen
 from kernels.progress import tick
 
 # "arcp" lets 1 / sqrt be an estimate made good by a Newton step, three times as fast and good to 2 ulp.
@@ -33,8 +34,8 @@ def lrn(x, size, share, beta, k, y):
 
 
 def lrn_backward(dy, x, y, size, share, beta, k, dx):
-    """Write the gradient by x to dx, which may be dy, x or y; s is cheaper to compute again than to read."""
-    _share(_lrn_backward, (dy, x, y, dx), np.float32(2) * share * beta, *_constants(size, share, beta, k))
+    """Write the gradient by x to dx, which may be dy, x or y; s and y are cheaper to compute again than to read."""
+    _share(_lrn_backward, (dy, x, dx), np.float32(2) * share * beta, *_constants(size, share, beta, k))
 
 
 @jit
@@ -49,12 +50,12 @@ def _lrn(x, y, window, share, exponent, k):
         for i in part:
             for c in range(C):
                 power, _ = _powers(k + share * _window_sum(squares, i, c, window), exponent)
-                y[first + i, c] = x[first + i, c] * power
+                y[first + i, c] = narrow(widen(x[first + i, c]) * power, y)
         tick(BLOCK)
 
 
 @jit
-def _lrn_backward(dy, x, y, dx, slope, window, share, exponent, k):
+def _lrn_backward(dy, x, dx, slope, window, share, exponent, k):
     count, C = x.shape
     step, ahead = max(1, BLOCK // C), np.uintp(len(window) // 2)
     squares, direct = np.zeros((step, C + len(window)), np.float32), np.empty((step, C), np.float32)
@@ -65,12 +66,13 @@ def _lrn_backward(dy, x, y, dx, slope, window, share, exponent, k):
         for i in part:
             for c in range(C):
                 power, inverse = _powers(k + share * _window_sum(squares, i, c, window), exponent)
-                ratios[i, ahead + np.uintp(c)] = dy[first + i, c] * y[first + i, c] * inverse
-                direct[i, c] = dy[first + i, c] * power
+                slope_here = widen(dy[first + i, c])
+                direct[i, c] = slope_here * power
+                ratios[i, ahead + np.uintp(c)] = direct[i, c] * widen(x[first + i, c]) * inverse
         for i in part:
             for c in range(C):
                 total = _window_sum(ratios, i, c, window)
-                dx[first + i, c] = direct[i, c] - slope * x[first + i, c] * total
+                dx[first + i, c] = narrow(direct[i, c] - slope * widen(x[first + i, c]) * total, dx)
         tick(BLOCK)
 
 
@@ -78,7 +80,8 @@ def _lrn_backward(dy, x, y, dx, slope, window, share, exponent, k):
 def _square(x, first, part, before, squares):
     for i in part:
         for c in range(x.shape[1]):
-            squares[i, before + np.uintp(c)] = x[first + i, c] * x[first + i, c]
+            value = widen(x[first + i, c])
+            squares[i, before + np.uintp(c)] = value * value
 
 
 @inner

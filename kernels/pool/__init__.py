@@ -2,7 +2,7 @@
 
     x (N,H,W,C)   y (N,P,Q,C)   index (N,P,Q,C) uint8
 
-N images, H x W pixels in, P x Q windows of R x S taps, C channels; x, y and gradients are float32, or on the GPU all
+N images, H x W pixels in, P x Q windows of R x S taps, C channels; x, y and gradients are all float32 or all
 bfloat16. There an index that names no tap of its window is nobody's.
 `window` and `stride` are an int or a pair (rows, columns), `padding` an int, a pair or
 ((top, bottom), (left, right)), less than the window.
@@ -54,7 +54,7 @@ def pool2d_shape(x_shape, window, *, stride, padding=0, ceil_mode=False):
 def maxpool2d(x, window, *, stride, padding=0, ceil_mode=False, out=None):
     """(y, index): the maximum of each window, and the tap r * S + s (of 256 at most) where it is.
 
-    y (N,P,Q,C) has the dtype of x (N,H,W,C), float32 or on the GPU bfloat16; index (N,P,Q,C) is uint8. Of equals the
+    y (N,P,Q,C) has the dtype of x (N,H,W,C), float32 or bfloat16; index (N,P,Q,C) is uint8. Of equals the
     first in row-major order wins; a NaN counts as the largest; padding never wins. Into the pair `out` if given. Raises
     ValueError for anything that does not fit.
     """
@@ -86,7 +86,7 @@ def maxpool2d_backward(dy, index, x_shape, window, *, stride, padding=0, ceil_mo
 
 
 def avgpool2d(x, window, *, stride, padding=0, ceil_mode=False, count_include_pad=True, out=None):
-    """y (N,P,Q,C), the mean of each window of x (N,H,W,C), of its dtype, float32 or on the GPU bfloat16.
+    """y (N,P,Q,C), the mean of each window of x (N,H,W,C), of its dtype, float32 or bfloat16.
 
     Windows are clipped to the padded input, or without `count_include_pad` to the input. Into `out` if given. Raises
     ValueError for anything that does not fit.
@@ -113,7 +113,7 @@ def avgpool2d_backward(dy, x_shape, window, *, stride, padding=0, ceil_mode=Fals
 
 
 def global_avgpool(x, out=None):
-    """y (N,C), the mean of every channel of x (N,H,W,C), of its dtype, float32 or on the GPU bfloat16.
+    """y (N,C), the mean of every channel of x (N,H,W,C), of its dtype, float32 or bfloat16.
 
     Into `out` if given. Raises ValueError for anything that does not fit.
     """

@@ -7,6 +7,7 @@ with arrays: to pass views costs more than to pool a pixel.
 import numpy as np
 
 from kernels import compiled
+from kernels.bfloat16 import narrow, rounded, widen
 from kernels.hints import prefetch, restrict
 from kernels.progress import tick
 from kernels.threads import parallel_for
@@ -31,17 +32,26 @@ def maxpool2d(x, rows, columns, y, index):
 
 def maxpool2d_backward(dy, index, rows, columns, dx):
     """Write to dx the sum of the dy of the windows each input won: it reads much to write once, and in order."""
+    if dx.dtype == np.uint16:  # sums are float32
+        rounded(lambda target: maxpool2d_backward(dy, index, rows, columns, target), dx)
+        return
     images, C = [_lined_up(array) for array in (dy, index, dx)], dx.shape[3]
     parallel_for(len(dy), lambda a, b: _maxpool2d_backward(*(image[a:b] for image in images), rows, columns, C))
 
 
 def avgpool2d(x, rows, columns, y):
     """Write the average of each window to y."""
+    if y.dtype == np.uint16:
+        rounded(lambda target: avgpool2d(x, rows, columns, target), y)
+        return
     parallel_for(len(x), lambda a, b: _avgpool2d(x[a:b], rows, columns, y[a:b]))
 
 
 def avgpool2d_backward(dy, rows, columns, dx):
     """Write to dx the sum of each input's shares of dy."""
+    if dx.dtype == np.uint16:
+        rounded(lambda target: avgpool2d_backward(dy, rows, columns, target), dx)
+        return
     parallel_for(len(dy), lambda a, b: _avgpool2d_backward(dy[a:b], rows, columns, dx[a:b]))
 
 
@@ -82,7 +92,7 @@ def _lines(count, size):
 def _no_nan(row):
     most = np.int32(0)
     for i in range(row.size):  # as ints without their sign NaNs are above infinity, and ints have a vector maximum
-        most = max(most, np.int32(np.float32(row[i]).view(np.int32) & NUMBER))
+        most = max(most, np.int32(np.float32(widen(row[i])).view(np.int32) & NUMBER))
     return most <= INFINITY
 
 
@@ -99,11 +109,11 @@ def _along(row, columns, C, nans, best, winner):
             at_i, at_j, at_k = np.uintp(i) * C, np.uintp(j) * C, np.uintp(k) * C
             tap_i, tap_j, tap_k = _taps(i, j, k, columns.start[q], 1)
             for c in range(C):
-                top, won = row[at_i + c], tap_i
+                top, won = widen(row[at_i + c]), tap_i
                 if i > begin:
                     top, won = _larger(best[to + c], winner[to + c], top, won, nans)
-                top, won = _larger(top, won, row[at_j + c], tap_j, nans)
-                best[to + c], winner[to + c] = _larger(top, won, row[at_k + c], tap_k, nans)
+                top, won = _larger(top, won, widen(row[at_j + c]), tap_j, nans)
+                best[to + c], winner[to + c] = _larger(top, won, widen(row[at_k + c]), tap_k, nans)
 
 
 @inner
@@ -124,9 +134,10 @@ def _down(best, winner, rows, columns, p, nans, y, index):
         for c in range(np.uintp(y.size)):
             top, won = best[at_i, c], np.uint8(tap_i + winner[at_i, c])
             if i > begin:
-                top, won = _larger(y[c], index[c], top, won, nans)
+                top, won = _larger(widen(y[c]), index[c], top, won, nans)
             top, won = _larger(top, won, best[at_j, c], np.uint8(tap_j + winner[at_j, c]), nans)
-            y[c], index[c] = _larger(top, won, best[at_k, c], np.uint8(tap_k + winner[at_k, c]), nans)
+            top, won = _larger(top, won, best[at_k, c], np.uint8(tap_k + winner[at_k, c]), nans)
+            y[c], index[c] = narrow(top, y), won
 
 
 @inner
@@ -184,9 +195,9 @@ def _collect(dy, index, columns, across, C, tap, more, row):
             add, has_i, has_j, has_k = more or q > first, q < end, q + 1 < end, q + 2 < end
             for c in range(C):
                 total = row[to + c] if add else ZERO
-                total += dy[at_i + c] if has_i & (index[at_i + c] == tap_i) else ZERO
-                total += dy[at_j + c] if has_j & (index[at_j + c] == tap_j) else ZERO
-                total += dy[at_k + c] if has_k & (index[at_k + c] == tap_k) else ZERO
+                total += widen(dy[at_i + c]) if has_i & (index[at_i + c] == tap_i) else ZERO
+                total += widen(dy[at_j + c]) if has_j & (index[at_j + c] == tap_j) else ZERO
+                total += widen(dy[at_k + c]) if has_k & (index[at_k + c] == tap_k) else ZERO
                 row[to + c] = total
 
 
@@ -200,7 +211,7 @@ def _avgpool2d(x, rows, columns, y):
                 for h in range(rows.begin[p], rows.end[p]):
                     for w in range(columns.begin[q], columns.end[q]):
                         for c in range(C):
-                            y[n, p, q, c] += x[n, h, w, c]
+                            y[n, p, q, c] += widen(x[n, h, w, c])
                 taps = np.float32(rows.count[p] * columns.count[q])
                 for c in range(C):
                     y[n, p, q, c] /= taps
@@ -218,5 +229,5 @@ def _avgpool2d_backward(dy, rows, columns, dx):
                 for h in range(rows.begin[p], rows.end[p]):
                     for w in range(columns.begin[q], columns.end[q]):
                         for c in range(C):
-                            dx[n, h, w, c] += share * dy[n, p, q, c]
+                            dx[n, h, w, c] += share * widen(dy[n, p, q, c])
             tick(Q * C)

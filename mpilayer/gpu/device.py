@@ -11,7 +11,7 @@ from mpilayer.base.errors import UserError
 from mpilayer.compression import COMPRESSORS
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
-ONLY_THERE = ("tf32", "bfloat16", "nccl")
+ONLY_THERE = ("tf32", "nccl")
 TRY = " | try: nvidia-smi, or --device cpu"
 # what cannot be done for a net on a GPU: {(option, value): why}
 REFUSED = {
@@ -24,8 +24,8 @@ def add_options(p):
     """The options of where nets compute."""
     p.add_argument("--device", choices=("cpu", "gpu"), default="cpu",
                    help="what computes; the ranks of a machine share its GPUs, one each where there are enough")
-    p.add_argument("--precision", choices=PRECISIONS, default="float32", help="gpu: of products (tf32), or of all that"
-                   " flows from layer to layer (bfloat16); weights, gradients and sums are float32")
+    p.add_argument("--precision", choices=PRECISIONS, default="float32", help="of all that flows from layer to layer"
+                   " (bfloat16), or on a GPU of products (tf32); weights, gradients and sums are float32")
 
 
 def check(options, schedules):

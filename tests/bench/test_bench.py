@@ -97,7 +97,7 @@ def quick(monkeypatch):
     """Short readings."""
     monkeypatch.setattr(kernels, "SECONDS", 0)
     monkeypatch.setattr(kernels, "copy_bandwidth", lambda: 1.0)
-    monkeypatch.setattr(kernels, "peak", lambda: 50.0)
+    monkeypatch.setattr(kernels, "peak", lambda precision: 50.0)
 
 
 def test_kernels_writes_rows(quick, tmp_path, capsys):

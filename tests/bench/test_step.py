@@ -18,7 +18,7 @@ def mini():
 
 
 def test_step_writes_figures(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(step, "peak", lambda: 50.0)
+    monkeypatch.setattr(step, "peak", lambda precision: 50.0)
     file = tmp_path / "step.json"
     assert run("step", "--net", "googlenet-mini", "--batch", 2, "--rounds", 1, "--json", file) == 0
     figures = json.loads(file.read_text())
@@ -36,7 +36,7 @@ def test_step_writes_figures(monkeypatch, tmp_path, capsys):
 
 
 def test_step_next_to_a_peer(monkeypatch, capsys):
-    monkeypatch.setattr(step, "peak", lambda: 50.0)
+    monkeypatch.setattr(step, "peak", lambda precision: 50.0)
     monkeypatch.setitem(step.PEERS, "torch", (lambda: None, lambda ours: {"torch twin": ours}))
     monkeypatch.setattr(step, "alternate", lambda functions, **_: dict(zip(functions, (1.0, 1.5), strict=True)))
     assert run("step", "--net", "alexnet-mini", "--batch", 2, "--rounds", 1, "--peer", "torch") == 0

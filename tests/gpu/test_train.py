@@ -196,7 +196,7 @@ def test_the_command_line(tmp_path):
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    ("--precision bfloat16", "goes with --device gpu"),
+    ("--precision tf32", "goes with --device gpu"),
     ("--device gpu --progress kernel", "try: --progress auto"),
     ("--device gpu --wire powersgd", "try: --wire topk or bfloat16"),
     ("--device gpu --slow 1:2", "this core's time"),

@@ -67,7 +67,7 @@ QKV, Y, LSE = random((2, 3, 12)), random((2, 3, 4)), random((2, 2, 3))
 
 
 @pytest.mark.parametrize(("call", "message"), [
-    (lambda: kernels.attention(Y[0], 1), r"qkv must be \(N,T,3C\) float32, got \(3,4\)"),
+    (lambda: kernels.attention(Y[0], 1), r"qkv must be \(N,T,3C\) float32( or bfloat16)?, got \(3,4\)"),
     (lambda: kernels.attention(QKV, 3), r"3 \* heads a divisor of the channels: qkv \(2,3,12\), heads 3"),
     (lambda: kernels.attention(QKV, 0), "heads must be a positive int"),
     (lambda: kernels.attention_backward(Y[:1], QKV, Y, LSE), "must agree"),

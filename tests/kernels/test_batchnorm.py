@@ -91,7 +91,7 @@ X, C = random((2, 3, 4)), random(4)
 
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: kernels.batchnorm_statistics(C), r"x must be \(...,C\), got \(4\)"),
-    (lambda: kernels.batchnorm_statistics(X.astype(float)), "x must be a non-empty float32 array"),
+    (lambda: kernels.batchnorm_statistics(X.astype(float)), "x must be a non-empty float32 or bfloat16 array"),
     (lambda: kernels.batchnorm(X, C, C, C[:3].copy(), C), "gamma must have C=4 values, has 3"),
     (lambda: kernels.batchnorm(X, C, C, C, C, add=X[:1]), r"add \(1,3,4\) and x \(2,3,4\) must agree"),
     (lambda: kernels.batchnorm(X, C, C, C, C, out=X), "out must not overlap"),

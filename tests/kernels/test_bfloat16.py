@@ -13,7 +13,7 @@ from kernels.conv2d import check as conv2d
 from kernels.dense import check as dense
 from kernels.matmul.cpu import FEW
 from kernels.micro import ACCUMULATE, BFLOAT16, RELU
-from kernels.rooms import part
+from kernels.rooms import part, rooms
 from tests.kernels.oracle import locked, random
 from tests.kernels.test_conv2d import convolutions
 from tests.kernels.test_micro import call
@@ -108,9 +108,9 @@ def test_lines_shorter_than_a_tile_and_images_larger_than_a_cache(x, w, options)
     within(conv2d.passes(source(0), x, w, TARGET, **options), conv2d.BOUND)
 
 
-@pytest.mark.parametrize("room", check.SHORT)
-def test_awkward_cases(room):
-    cases = [case for case in part(room, "cases").CASES if case.net == "odd"]
+@pytest.mark.parametrize("room", rooms())
+def test_the_last_cases_of_every_room(room):
+    cases = part(room, "cases").CASES[-3:]
     for _, name, off, bound in check.results(room, check.numba("bfloat16"), cases):
         assert off <= bound, name
 
@@ -150,11 +150,9 @@ def test_nan_stays_in_its_sample():
     assert np.isfinite(np.delete(y, 70, 0).astype(np.float32)).all()
 
 
-def test_rooms_that_have_no_such_kernels_yet_refuse_it():
+def test_weights_and_results_of_another_dtype_are_refused():
     x = np.zeros((2, 2), SHORT)
-    with pytest.raises(ValueError, match=r"relu: x must be a non-empty float32 array, got \(2,2\) bfloat16"):
-        kernels.relu(x)
-    with pytest.raises(ValueError, match=r"dense: w must be \(C,K\) float32, got \(2,2\) bfloat16"):
+    with pytest.raises(ValueError, match=r"dense: w must be \(C,K\) float32( or bfloat16)?, got \(2,2\) bfloat16"):
         kernels.dense(x, x)
     with pytest.raises(ValueError, match="must be a writeable, C-contiguous bfloat16 array"):
         kernels.dense(x, np.zeros((2, 2), np.float32), out=np.zeros((2, 2), np.float32))

@@ -184,9 +184,9 @@ BOTH = r"x \(2, 5, 6, 4\), w \(3, 3, 4, 8\)"
 
 
 @pytest.mark.parametrize(("operation", "arrays", "options", "message"), [
-    ("conv2d", (X.astype(np.float64), W), {}, r"x must be \(N,H,W,C\) float32, got \(2,5,6,4\) float64"),
-    ("conv2d", (X, W.astype(np.float16)), {}, r"w must be \(R,S,C,K\) float32, got \(3,3,4,8\) float16"),
-    ("conv2d", (X[0], W), {}, r"x must be \(N,H,W,C\) float32, got \(5,6,4\)"),
+    ("conv2d", (X.astype(np.float64), W), {}, r"x must be \(N,H,W,C\) float32( or bfloat16)?, got \(2,5,6,4\) float64"),
+    ("conv2d", (X, W.astype(np.float16)), {}, r"w must be \(R,S,C,K\) float32( or bfloat16)?, got \(3,3,4,8\) float16"),
+    ("conv2d", (X[0], W), {}, r"x must be \(N,H,W,C\) float32( or bfloat16)?, got \(5,6,4\)"),
     ("conv2d", (X, [1.0]), {}, r"w must be .*got list"),
     ("conv2d", (X[:0], W), {}, r"x \(0,5,6,4\) is empty"),
     ("conv2d", (X, W[..., :0]), {}, r"w \(3,3,4,0\) is empty"),
@@ -213,10 +213,10 @@ BOTH = r"x \(2, 5, 6, 4\), w \(3, 3, 4, 8\)"
     ("conv2d", (X, W), {"padding": "same"}, "padding must be .*got 'same'"),
     ("conv2d", (X, W, B[:7]), {}, "b must have K=8 values, has 7"),
     ("conv2d", (X, W, B[:0]), {}, r"b \(0\) is empty"),
-    ("conv2d", (X, W, DY), {}, r"b must be \(K\) float32, got \(2,3,4,8\)"),
+    ("conv2d", (X, W, DY), {}, r"b must be \(K\) float32( or bfloat16)?, got \(2,3,4,8\)"),
     ("conv2d_dgrad", (DY[:, :2], W, X.shape), {}, r"dy must be \(2, 3, 4, 8\) .*got \(2,2,4,8\)"),
     ("conv2d_dgrad", (DY, W, X.shape), {"stride": 2}, r"dy must be \(2, 2, 2, 8\) .*got \(2,3,4,8\)"),
-    ("conv2d_dgrad", (DY[0], W, X.shape), {}, r"dy must be \(N,P,Q,K\) float32, got \(3,4,8\)"),
+    ("conv2d_dgrad", (DY[0], W, X.shape), {}, r"dy must be \(N,P,Q,K\) float32( or bfloat16)?, got \(3,4,8\)"),
     ("conv2d_dgrad", (DY, W, X.shape[1:]), {}, r"x_shape must be four positive sizes, got \(5, 6, 4\)"),
     ("conv2d_dgrad", (DY, W, (2, 5, 0, 4)), {}, r"x_shape must be four positive sizes, got \(2, 5, 0, 4\)"),
     ("conv2d_dgrad", (DY, W, (2, 5, 6, 3)), {}, r"x \(2, 5, 6, 3\), w \(3, 3, 4, 8\), groups 1"),
@@ -225,8 +225,8 @@ BOTH = r"x \(2, 5, 6, 4\), w \(3, 3, 4, 8\)"
     ("conv2d_wgrad", (X, DY, (3, 3, 2, 8)), {}, r"x \(2, 5, 6, 4\), w \(3, 3, 2, 8\), groups 1"),
     ("conv2d_wgrad", (X, DY, (7, 3, 4, 8)), {}, r"filter is larger .*w \(7, 3, 4, 8\)"),
     ("conv2d_wgrad", (X, DY, W.shape), {"groups": 0}, rf"{BOTH}, groups 0"),
-    ("bias_grad", (DY[0],), {}, r"dy must be \(N,K\) float32, got \(3,4,8\)"),
-    ("bias_grad", (DY.astype(int),), {}, r"dy must be \(N,P,Q,K\) float32, got \(2,3,4,8\) int64"),
+    ("bias_grad", (DY[0],), {}, r"dy must be \(N,K\) float32( or bfloat16)?, got \(3,4,8\)"),
+    ("bias_grad", (DY.astype(int),), {}, r"dy must be \(N,P,Q,K\) float32( or bfloat16)?, got \(2,3,4,8\) int64"),
 ])
 def test_errors_name_the_operation_and_the_shapes(operation, arrays, options, message):
     with pytest.raises(ValueError, match=f"^{operation}: .*{message}"):

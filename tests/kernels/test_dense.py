@@ -81,20 +81,20 @@ X, W, B, DY = random((2, 3)), random((3, 4)), random(4), random((2, 4))
 
 
 @pytest.mark.parametrize(("operation", "arrays", "message"), [
-    ("dense", (X.astype(np.float64), W), r"x must be \(M,C\) float32, got \(2,3\) float64"),
-    ("dense", (X, W.astype(int)), r"w must be \(C,K\) float32, got \(3,4\) int64"),
-    ("dense", (X[0], W), r"x must be \(M,C\) float32, got \(3\)"),
+    ("dense", (X.astype(np.float64), W), r"x must be \(M,C\) float32( or bfloat16)?, got \(2,3\) float64"),
+    ("dense", (X, W.astype(int)), r"w must be \(C,K\) float32( or bfloat16)?, got \(3,4\) int64"),
+    ("dense", (X[0], W), r"x must be \(M,C\) float32( or bfloat16)?, got \(3\)"),
     ("dense", ([[1.0]], W), "x must be .*got list"),
     ("dense", (X[:0], W), r"x \(0,3\) is empty"),
     ("dense", (X, W[:2]), r"x \(2,3\) and w \(2,4\) must agree in C"),
     ("dense", (X, W, B[:3]), "b must have K=4 values, has 3"),
     ("dense", (X, W, B[:0]), r"b \(0\) is empty"),
-    ("dense", (X, W, DY), r"b must be \(K\) float32, got \(2,4\)"),
+    ("dense", (X, W, DY), r"b must be \(K\) float32( or bfloat16)?, got \(2,4\)"),
     ("dense_dgrad", (DY[:, :3], W), r"dy \(2,3\) and w \(3,4\) must agree in K"),
-    ("dense_dgrad", (DY.astype(np.float16), W), r"dy must be \(M,K\) float32, got \(2,4\) float16"),
+    ("dense_dgrad", (DY.astype(np.float16), W), r"dy must be \(M,K\) float32( or bfloat16)?, got \(2,4\) float16"),
     ("dense_wgrad", (X, DY[:1]), r"x \(2,3\) and dy \(1,4\) must agree in M"),
-    ("dense_wgrad", (X, None), r"dy must be \(M,K\) float32, got NoneType"),
-    ("bias_grad", (B,), r"dy must be \(N,K\) float32, got \(4\)"),
+    ("dense_wgrad", (X, None), r"dy must be \(M,K\) float32( or bfloat16)?, got NoneType"),
+    ("bias_grad", (B,), r"dy must be \(N,K\) float32( or bfloat16)?, got \(4\)"),
     ("bias_grad", (DY[:, :0],), r"dy \(2,0\) is empty"),
 ])
 def test_errors_name_the_operation_and_the_shapes(operation, arrays, message):

@@ -99,7 +99,7 @@ Y = np.array([0, 4, 2])
 
 
 @pytest.mark.parametrize(("logits", "labels", "message"), [
-    (X.astype(np.float64), Y, r"logits must be \(N,C\) float32, got \(3,5\) float64"),
+    (X.astype(np.float64), Y, r"logits must be \(N,C\) float32( or bfloat16)?, got \(3,5\) float64"),
     (X[0], Y, r"logits must be .*got \(5\)"),
     (X[:, :0], Y, "is empty"),
     (X, Y[:2], r"labels must be \(3\) integers .*\(3,5\), got \(2\) int64"),

@@ -58,7 +58,7 @@ A, B = random((2, 5, 7)), random((2, 7, 3))
 
 
 @pytest.mark.parametrize(("arrays", "options", "message"), [
-    ((A, B.astype(np.float64)), {}, r"b must be a non-empty float32 array, got \(2,7,3\) float64"),
+    ((A, B.astype(np.float64)), {}, r"b must be a non-empty float32( or bfloat16)? array, got \(2,7,3\) float64"),
     ((A[0], B), {}, r"a \(5,7\) and b \(2,7,3\) must be matrices, or batches of as many"),
     ((A[:1], B), {}, r"a \(1,5,7\) and b \(2,7,3\) must be matrices"),
     ((A[0, 0], B[0, 0]), {}, r"a \(7\) and b \(3\) must be matrices"),

@@ -267,3 +267,24 @@ def test_nets_that_begin_otherwise_than_with_a_layer():
         names = [layer.name for layer in net.forward(Batch(x, y, 4))]
         assert [layer.name for layer in net.backward()] == names[::-1]
         assert all(np.abs(layer.g).max() > 0 for layer in net.layers)
+
+
+@pytest.mark.parametrize("name", ["alexnet-mini", "googlenet-mini", "resnet-mini", "transformer-mini"])
+def test_gradients_in_bfloat16_are_those_in_float32_nearly(name):
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        net = nets.build(name, precision=precision)
+        batch = Batch(*net.example(8, np.random.default_rng(0)), 8)
+        for _ in (*net.forward(batch), *net.backward()):
+            pass
+        assert net.layers[-1].y.dtype.name == precision
+        found[precision] = float(net.loss), net.layers[-1].g.copy()
+    (loss, gradient), (short_loss, short_gradient) = found.values()
+    assert short_loss == pytest.approx(loss, rel=0.01)
+    assert np.linalg.norm(short_gradient - gradient) < 0.05 * np.linalg.norm(gradient)
+
+
+def test_bfloat16_says_what_it_needs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(ValueError, match=r"bfloat16 needs ml_dtypes \| try: pip install"):
+        nets.build("alexnet-mini", precision="bfloat16")

@@ -39,7 +39,7 @@ def test_every_setting_of_messages_trains(tmp_path):
     """A run of each of some that have nothing in common."""
     for words in ("--progress kernel --wire bfloat16 --error-feedback --bucket 8k --chunk 32k",
                   "--progress thread --reduction ordered --schedule planned --bucket none --chunk none",
-                  "--progress none --apply completion"):
+                  "--progress none --apply completion", "--precision bfloat16 --wire bfloat16"):
         out = tmp_path / words
         done = train(2, *words.split(), "--steps", "30", "--quiet", "--out", out)
         assert done.returncode == 0, done.stderr
