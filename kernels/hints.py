@@ -39,6 +39,16 @@ def restrict(typing, array):
 
 
 @intrinsic
+def adjacent(typing, row):
+    """The array (n,), promised to have its elements next to each other: of a part of a matrix nothing else says so, and
+    loops would not become vector code.
+    """
+    kind = row.copy(layout="C")
+    return kind(row), lambda context, builder, signature, values: imputils.impl_ret_borrowed(
+        context, builder, kind, values[0])
+
+
+@intrinsic
 def prefetch(typing, array, i):
     """Have the cache line with element i of a flat array fetched, which may lie beyond its end."""
     def generate(context, builder, signature, values):

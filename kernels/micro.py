@@ -208,6 +208,7 @@ def tile():
     return _tile(PRODUCTS.index(Floats))
 
 
+@functools.cache
 def pairs_tile():
     """The Tile of pairs of bfloat16: its addresses, depth and strides are of elements of 4 bytes, too."""
     fast = isa() == "avx512" and has("avx512bf16")

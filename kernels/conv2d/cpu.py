@@ -3,37 +3,52 @@
 import numpy as np
 
 from kernels import compiled
-from kernels.bfloat16 import widen
+from kernels.bfloat16 import rounded, widen, widened
 from kernels.conv2d import direct, pairs, pointwise, winograd
 
 NONE = np.zeros(0, np.float32)
 
 
-def _way(dtype, w_shape, y_shape, stride, padding, groups):
+def _way(dtype, w_shape, y_shape, stride, padding, groups, transforms=True):
     if w_shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)) and groups == 1:
         return pointwise
-    if dtype == np.uint16:
-        return pairs
-    return winograd if winograd.wins(w_shape, stride, groups, *y_shape[1:3]) else direct
+    if transforms and winograd.wins(w_shape, stride, groups, *y_shape[1:3]):
+        return winograd
+    return pairs if dtype == np.uint16 and (groups == 1 or w_shape[2] % 2 == 0) else direct
+
+
+def _in_float32(way, dtype):
+    """Whether bfloat16 must be widened for it: transforms save more products than pairs do."""
+    return dtype == np.uint16 and way in (winograd, direct)
 
 
 def forward(x, w, bias, relu, y, stride, padding, groups):
     """y = conv(x, w) + bias (None: no bias), clipped at zero if `relu`."""
-    bias = NONE if bias is None else bias
-    _way(x.dtype, w.shape, y.shape, stride, padding, groups).forward(x, w, bias, relu, y, stride, padding, groups)
+    bias, way = NONE if bias is None else bias, _way(x.dtype, w.shape, y.shape, stride, padding, groups)
+    if _in_float32(way, x.dtype):
+        wide = widened("wide", x)
+        rounded(lambda target: way.forward(wide, w, bias, relu, target, stride, padding, groups), y)
+    else:
+        way.forward(x, w, bias, relu, y, stride, padding, groups)
 
 
 def dgrad(dy, w, dx, stride, padding, groups):
     """Gradient by the input, into dx."""
     R, S, C, K = w.shape
-    way = _way(dy.dtype, (R, S, K // groups, C * groups), dx.shape, stride, padding, groups)
-    way = direct if way is winograd and max(stride) > 1 else way
-    way.dgrad(dy, w, dx, stride, padding, groups)
+    way = _way(dy.dtype, (R, S, K // groups, C * groups), dx.shape, stride, padding, groups, max(stride) == 1)
+    if _in_float32(way, dy.dtype):
+        wide = widened("wide", dy)
+        rounded(lambda target: way.dgrad(wide, w, target, stride, padding, groups), dx)
+    else:
+        way.dgrad(dy, w, dx, stride, padding, groups)
 
 
 def wgrad(x, dy, dw, stride, padding, groups):
     """Gradient by the weights, into dw."""
-    _way(x.dtype, dw.shape, dy.shape, stride, padding, groups).wgrad(x, dy, dw, stride, padding, groups)
+    way = _way(x.dtype, dw.shape, dy.shape, stride, padding, groups)
+    if _in_float32(way, x.dtype):
+        x, dy = widened("wide", x), widened("wide dy", dy)
+    way.wgrad(x, dy, dw, stride, padding, groups)
 
 
 @compiled.kernel()

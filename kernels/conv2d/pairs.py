@@ -1,13 +1,13 @@
 """Convolution of bfloat16, uint16 with its bits: direct.py on images whose elements are pairs of numbers.
 
 Of a sum over channels these are two channels of a pixel, which lie together; of one over pixels, the gradient by the
-weights, a channel of two pixels that the same tap meets one after the other.
+weights, a channel of two pixels that the same tap meets one after the other. The channels of a group are even, or there
+is one group.
 """
 
 import numpy as np
 
 from kernels import compiled, micro, scratch
-from kernels.bfloat16 import rounded, widened
 from kernels.conv2d import direct
 from kernels.conv2d.pixels import CACHED, FLOAT
 from kernels.matmul.pairs import along_rows, down_columns, shorten
@@ -22,18 +22,9 @@ def _channel_pairs(x):
     return along_rows(x.reshape(-1, x.shape[3])).reshape(*x.shape[:3], -1)
 
 
-def _go_in_pairs(channels, groups):
-    """Whether the channels of a group do; if there is but one, a channel of zeros sees to it."""
-    return groups == 1 or channels % 2 == 0
-
-
 def forward(x, w, bias, relu, y, stride, padding, groups):
     """y = conv(x, w) + bias; an empty bias is none."""
     R, S, C, K = w.shape
-    if not _go_in_pairs(C, groups):
-        wide = widened("wide", x)
-        rounded(lambda target: direct.forward(wide, w, bias, relu, target, stride, padding, groups), y)
-        return
     tile = micro.pairs_tile()
     images, taps = _channel_pairs(x), scratch.array("taps", (R, S, -(-C // 2), K))
     down_columns(w.reshape(R * S, C, K), taps.reshape(R * S, -1, K).view(np.uint16))
@@ -44,10 +35,6 @@ def forward(x, w, bias, relu, y, stride, padding, groups):
 def dgrad(dy, w, dx, stride, padding, groups):
     """Gradient by the input, into dx."""
     R, S, C, K = w.shape
-    if not _go_in_pairs(K // groups, groups):
-        wide = widened("wide", dy)
-        rounded(lambda target: direct.dgrad(wide, w, target, stride, padding, groups), dx)
-        return
     images, taps, tile = _channel_pairs(dy), scratch.array("taps", (R, S, C, -(-K // 2))), micro.pairs_tile()
     shorten(w.reshape(-1, K), taps.reshape(R * S * C, -1).view(np.uint16))
     parallel_for(len(dy), lambda first, last: direct.sweep_gradients(

@@ -7,6 +7,7 @@ import numpy as np
 
 from kernels import compiled, micro, scratch
 from kernels.bfloat16 import short
+from kernels.hints import adjacent
 from kernels.layout import padded_length, transpose
 from kernels.matmul import packed
 from kernels.matmul.packed import CHANNELS, FLOAT, PIXELS
@@ -41,9 +42,9 @@ def along_rows(x):
 def _interleave(x, out):
     """out[p, 2 i] = x[2 p, i], out[p, 2 i + 1] = x[2 p + 1, i]; zero for a row that x has not."""
     for p in range((x.shape[0] + 1) // 2):
-        row, first = out[p], x[2 * p]
+        row, first = adjacent(out[p]), adjacent(x[2 * p])
         if 2 * p + 1 < x.shape[0]:
-            second = x[2 * p + 1]
+            second = adjacent(x[2 * p + 1])
             for i in range(first.size):
                 row[2 * i], row[2 * i + 1] = short(first[i]), short(second[i])
         else:
@@ -55,7 +56,7 @@ def _interleave(x, out):
 def _shorten(x, out):
     """out (K,C) = x (K,C), and a zero more where C is odd."""
     for k in range(x.shape[0]):
-        source, target = x[k], out[k]
+        source, target = adjacent(x[k]), out[k]
         for c in range(source.size):
             target[c] = short(source[c])
         for c in range(source.size, target.size):
@@ -77,13 +78,19 @@ def shorten(x, out):
 
 
 @jit
-def _pack(w, first, last, panels):
-    """Panels first to last of w (C,K) to panels (panels,C/2,2 wide)."""
-    wide = panels.shape[2] // 2
-    for j in range(first, last):
-        part = w[:, j * wide:(j + 1) * wide]
-        _interleave(part, panels[j])
-        tick(part.size)
+def _pack(w, first, last, panels, row, short_row):
+    """Panels first to last of w (C,K) to panels (panels,C/2,wide) of pairs, in the order of memory, by way of `row`
+    (K,), which is `short_row` (1,2 K) as uint16.
+    """
+    (_, depth, wide), K = panels.shape, w.shape[1]
+    begin, end = first * wide, min(K, last * wide)
+    for p in range(depth):
+        _interleave(w[2 * p:2 * p + 2, begin:end], short_row)
+        for j in range(first, last):
+            start = j * wide - begin
+            for i in range(min(wide, end - j * wide)):
+                panels[j, p, i] = row[start + i]
+        tick(2 * (end - begin))
 
 
 @jit
@@ -105,7 +112,8 @@ def pack(w, transposed, first, last, panels):
         rows = scratch.array("rows", panels.shape[:0:-1])
         _pack_transposed(w, first, last, panels, rows, rows.view(np.uint16))
     else:
-        _pack(w, first, last, panels.view(np.uint16))
+        row = scratch.array("row", (w.shape[1],))
+        _pack(w, first, last, panels, row, row.view(np.uint16).reshape(1, -1))
 
 
 PAIRS = packed.Numbers(2, micro.pairs_tile, pack)

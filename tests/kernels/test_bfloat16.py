@@ -10,6 +10,7 @@ import kernels
 from kernels import check, micro
 from kernels.check_target import here
 from kernels.conv2d import check as conv2d
+from kernels.conv2d import winograd
 from kernels.dense import check as dense
 from kernels.matmul.cpu import FEW
 from kernels.micro import ACCUMULATE, BFLOAT16, RELU
@@ -38,7 +39,7 @@ def tile(request, monkeypatch):
     """Both ways to multiply pairs, where this processor has the first."""
     if request.param == "any processor":
         monkeypatch.setattr(micro, "has", lambda feature: False)
-    return micro.pairs_tile()
+    return micro.pairs_tile.__wrapped__()
 
 
 @pytest.mark.parametrize("mode", [0, RELU, BFLOAT16, BFLOAT16 | RELU, ACCUMULATE, ACCUMULATE | RELU])
@@ -94,13 +95,23 @@ def test_dense_matches_the_reference(M, C, K, seed):
     within(dense.passes(some((M, C)), some((C, K)), some(K), some((M, K)), TARGET), dense.BOUND)
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.fixture(scope="module", params=["pairs", "transforms"])
+def ways(request):
+    """Of convolutions that both can make."""
+    enabled, winograd.ENABLED = winograd.ENABLED, request.param == "transforms"
+    yield
+    winograd.ENABLED = enabled
+
+
+@pytest.mark.usefixtures("ways")
+@settings(max_examples=100, deadline=None)
 @given(convolutions(), st.integers(0, 2**32))
 def test_convolutions_match_the_reference(convolution, seed):
     x_shape, w_shape, options = convolution
     within(conv2d.passes(source(seed), x_shape, w_shape, TARGET, **options), conv2d.BOUND)
 
 
+@pytest.mark.usefixtures("ways")
 @pytest.mark.parametrize(("x", "w", "options"), [
     ((2, 7, 7, 130), (3, 3, 130, 40), {"padding": 1}), ((2, 9, 9, 128), (3, 3, 128, 16), {"padding": 1, "stride": 2}),
     ((3, 40, 40, 64), (3, 3, 64, 64), {"padding": 1}), ((1, 60, 61, 3), (7, 7, 3, 64), {"stride": 2, "padding": 3})])
