@@ -27,7 +27,7 @@ from numba.extending import intrinsic
 
 from kernels import compiled
 from kernels.progress import tick
-from kernels.vectors import BFLOATS, F32, I32, I64, ISAS, Vectors, call, has, integer, isa
+from kernels.vectors import F32, I32, I64, ISAS, Bfloats, Vectors, call, has, integer, isa
 
 ACCUMULATE, RELU, BFLOAT16 = 1, 2, 4  # the last: what is stored
 ARGUMENTS = 18
@@ -37,6 +37,8 @@ WORK = 64  # products a nanosecond, about
 
 class Floats:
     """Elements are float32."""
+
+    shortened = Vectors.shortened
 
     @staticmethod
     def operand(bld, vector):
@@ -57,16 +59,24 @@ class Pairs:
     @staticmethod
     def operand(bld, vector):
         """The same bits."""
-        return bld.bitcast(vector, BFLOATS)
+        return bld.bitcast(vector, Bfloats(2 * bld.lanes))
 
     @staticmethod
     def add(bld, left, right, total):
         """total + left[0] * right[0] + left[1] * right[1]."""
         return bld.intrinsic("llvm.x86.avx512bf16.dpbf16ps.512", bld.vector, total, left, right)
 
+    @staticmethod
+    def shortened(bld, value):
+        """As Vectors has it, in one instruction."""
+        found = bld.intrinsic("llvm.x86.avx512bf16.cvtneps2bf16.512", Bfloats(bld.lanes), value)
+        return bld.bitcast(found, ir.VectorType(ir.IntType(16), bld.lanes))
+
 
 class WidenedPairs:
     """The same for any processor: two float32 are made of each pair."""
+
+    shortened = Vectors.shortened
 
     @staticmethod
     def operand(bld, vector):
@@ -158,11 +168,14 @@ def _variant(module, lanes, rows, vectors, masked, product):
     new = {cell: bld.clipped(new[cell], floor) for cell in cells}
     short, whole = function.append_basic_block("short"), function.append_basic_block("whole")
     bld.cbranch(bld.flag(mode, BFLOAT16), short, whole)
-    for block, store in ((short, bld.store_bfloats), (whole, bld.store_vector)):
-        bld.position_at_end(block)
-        for i, j in cells:
-            store(new[i, j], bld.add(c, bld.mul(c_row, integer(i))), j)
-        bld.ret_void()
+    bld.position_at_end(short)
+    for i, j in cells:
+        bld.store_short(product.shortened(bld, new[i, j]), bld.add(c, bld.mul(c_row, integer(i))), j)
+    bld.ret_void()
+    bld.position_at_end(whole)
+    for i, j in cells:
+        bld.store_vector(new[i, j], bld.add(c, bld.mul(c_row, integer(i))), j)
+    bld.ret_void()
     return function
 
 

@@ -12,17 +12,14 @@ from kernels import env
 F32, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 
 
-class _Bfloats(ir.VectorType):
-    """<32 x bfloat>, for which llvmlite has no element type."""
+class Bfloats(ir.VectorType):
+    """A vector of so many bfloat16, for which llvmlite has no element type."""
 
-    def __init__(self):
-        super().__init__(ir.IntType(16), 32)
+    def __init__(self, count):
+        super().__init__(ir.IntType(16), count)
 
     def _to_string(self):
-        return "<32 x bfloat>"
-
-
-BFLOATS = _Bfloats()
+        return f"<{self.count} x bfloat>"
 
 
 class Isa(NamedTuple):
@@ -115,8 +112,8 @@ class Vectors(ir.IRBuilder):
         else:
             self.store(value, pointer, align=4)
 
-    def store_bfloats(self, value, address, j):
-        """Write the j-th vector of the row at an address as bfloat16: the nearest, ties to even; NaN stays NaN."""
+    def shortened(self, value):
+        """A vector as bfloat16's bits: the nearest, ties to even; NaN stays NaN."""
         words = ir.VectorType(I32, self.lanes)
 
         def all_lanes(number):
@@ -127,7 +124,10 @@ class Vectors(ir.IRBuilder):
         nearest = self.add(bits, self.add(all_lanes(0x7FFF), self.and_(high, all_lanes(1))))
         number = self.select(self.fcmp_unordered("uno", value, value), self.or_(high, all_lanes(0x40)),
                              self.lshr(nearest, all_lanes(16)))
-        short = self.trunc(number, ir.VectorType(ir.IntType(16), self.lanes))
+        return self.trunc(number, ir.VectorType(ir.IntType(16), self.lanes))
+
+    def store_short(self, short, address, j):
+        """Write the j-th vector of the row at an address, of numbers of 16 bits."""
         pointer = self.at(address, j, integer(2 * self.lanes))
         if self.mask and j == self.last:
             self.intrinsic(f"llvm.masked.store.v{self.lanes}i16.p0", ir.VoidType(), short, pointer, integer(2, I32),

@@ -7,6 +7,7 @@ from kernels.bfloat16 import rounded, widen, widened
 from kernels.conv2d import direct, pairs, pointwise, winograd
 
 NONE = np.zeros(0, np.float32)
+SMALL = 64  # pixels
 
 
 def _way(dtype, w_shape, y_shape, stride, padding, groups, transforms=True):
@@ -17,6 +18,11 @@ def _way(dtype, w_shape, y_shape, stride, padding, groups, transforms=True):
     return pairs if dtype == np.uint16 and (groups == 1 or w_shape[2] % 2 == 0) else direct
 
 
+def _worth_widening(dtype, shape):
+    """Whether transforms may be in float32: of small images they save too little."""
+    return dtype == np.float32 or shape[1] * shape[2] > SMALL
+
+
 def _in_float32(way, dtype):
     """Whether bfloat16 must be widened for it: transforms save more products than pairs do."""
     return dtype == np.uint16 and way in (winograd, direct)
@@ -24,7 +30,8 @@ def _in_float32(way, dtype):
 
 def forward(x, w, bias, relu, y, stride, padding, groups):
     """y = conv(x, w) + bias (None: no bias), clipped at zero if `relu`."""
-    bias, way = NONE if bias is None else bias, _way(x.dtype, w.shape, y.shape, stride, padding, groups)
+    bias = NONE if bias is None else bias
+    way = _way(x.dtype, w.shape, y.shape, stride, padding, groups, _worth_widening(x.dtype, y.shape))
     if _in_float32(way, x.dtype):
         wide = widened("wide", x)
         rounded(lambda target: way.forward(wide, w, bias, relu, target, stride, padding, groups), y)
@@ -35,7 +42,8 @@ def forward(x, w, bias, relu, y, stride, padding, groups):
 def dgrad(dy, w, dx, stride, padding, groups):
     """Gradient by the input, into dx."""
     R, S, C, K = w.shape
-    way = _way(dy.dtype, (R, S, K // groups, C * groups), dx.shape, stride, padding, groups, max(stride) == 1)
+    way = _way(dy.dtype, (R, S, K // groups, C * groups), dx.shape, stride, padding, groups,
+               max(stride) == 1 and _worth_widening(dy.dtype, dx.shape))
     if _in_float32(way, dy.dtype):
         wide = widened("wide", dy)
         rounded(lambda target: way.dgrad(wide, w, target, stride, padding, groups), dx)

@@ -125,7 +125,7 @@ class Trainer:
 
         start, ahead = self.trace.now(), self.ranks.neighbours < self.ranks.cores
         self.meter.begin()
-        samples = prefetch(read, self.parts.stretch(len(plan), first), ahead=ahead)
+        samples = prefetch(read, self.parts.stretch(len(plan), first), ahead=ahead, rest=self.channel.rest)
         for t, *sample in self.input(samples, self.step_now):
             loss = self.step(t, *sample)
             self.loss += loss

@@ -50,3 +50,15 @@ def test_no_thread_stays_when_the_reader_stops_early():
     next(items)
     items.close()
     assert threading.active_count() == before
+
+
+def test_whoever_waits_may_do_something_else():
+    gate, rests = threading.Event(), []
+
+    def rest(seconds):
+        rests.append(seconds)
+        gate.set()
+        time.sleep(seconds)
+
+    assert list(prefetch(lambda i: gate.wait(10), range(2), ahead=True, rest=rest)) == [True, True]
+    assert rests
