@@ -24,7 +24,7 @@ def build(net, *, classes=None, shape=None, seed=0, device="cpu", precision="flo
     shape       of a sample: (H,W,C) of images, (T,) of tokens; default: the published one
     seed        of the initial weights, which are the same on any device
     device      "cpu", or "gpu": the current one
-    precision   on a GPU "float32", "tf32" (of products only) or "bfloat16" (of what flows from layer to layer)
+    precision   "float32", "bfloat16" (of what flows from layer to layer), or on a GPU "tf32" (of products only)
     sizes       keyword arguments of the net's own: aux (googlenet: with auxiliary classifiers, default True); width,
                 heads and depth (transformer)
 
