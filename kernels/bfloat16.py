@@ -73,7 +73,7 @@ def _narrowed(value, out):
 def widened(name, x):
     """x, which is uint16, as float32 in working memory of that name."""
     found = scratch.array(name, x.shape)
-    widen_rows(x.reshape(-1, x.shape[-1]), found.reshape(-1, x.shape[-1]))
+    convert_rows(x.reshape(-1, x.shape[-1]), found.reshape(-1, x.shape[-1]))
     return found
 
 
@@ -82,24 +82,14 @@ def rounded(compute, *outputs):
     found = [scratch.array(f"rounded {number}", out.shape) for number, out in enumerate(outputs)]
     compute(*found)
     for target, out in zip(found, outputs, strict=True):
-        round_rows(target.reshape(-1, out.shape[-1]), out.reshape(-1, out.shape[-1]))
+        convert_rows(target.reshape(-1, out.shape[-1]), out.reshape(-1, out.shape[-1]))
 
 
 @jit
-def round_rows(x, out):
-    """out (M,K) uint16 = x (M,K) float32, rounded."""
+def convert_rows(x, out):
+    """out (M,K) = x (M,K), float32 and uint16 or the other way round."""
     for i in range(x.shape[0]):
         a, b = x[i], out[i]
         for e in range(a.size):
-            b[e] = nearest(a[e])
-        tick(a.size)
-
-
-@jit
-def widen_rows(x, out):
-    """out (M,K) float32 = x (M,K) uint16."""
-    for i in range(x.shape[0]):
-        a, b = x[i], out[i]
-        for e in range(a.size):
-            b[e] = widen(a[e])
+            b[e] = narrow(widen(a[e]), b)
         tick(a.size)

@@ -6,7 +6,7 @@ Loops run along the channels. Few of them would be short loops, so as many rows 
 import numpy as np
 
 from kernels import compiled
-from kernels.bfloat16 import narrow, widen, widen_rows
+from kernels.bfloat16 import convert_rows, narrow, widen
 from kernels.hints import restrict
 from kernels.progress import tick
 from kernels.threads import parallel_for
@@ -45,7 +45,7 @@ def _shift(x):
     if x.dtype == np.float32:
         return x.mean(0, dtype=np.float64).astype(np.float32)
     wide = np.empty(x.shape, np.float32)
-    widen_rows(x, wide)
+    convert_rows(x, wide)
     return (wide.mean(0).view(np.uint32) & FEW_BITS).view(np.float32)
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kernels import compiled, micro, scratch
-from kernels.bfloat16 import round_rows
+from kernels.bfloat16 import convert_rows
 from kernels.layout import copy, padded_length, transpose
 from kernels.matmul.few_rows import CROWDED, FLOAT, SUMMED
 from kernels.micro import ACCUMULATE, BFLOAT16, RELU, multiply
@@ -114,7 +114,7 @@ def times(x, w, transposed, bias, relu, y, more, numbers=FLOATS):
             parallel_for(len(packed), pack_some)
             parallel_for(M, sweep_some)
         if target is not final:
-            parallel_for(M, lambda first, last: round_rows(target[first:last], final[first:last]))  # noqa: B023
+            parallel_for(M, lambda first, last: convert_rows(target[first:last], final[first:last]))  # noqa: B023
 
 
 @jit

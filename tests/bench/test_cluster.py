@@ -17,7 +17,7 @@ from tests.ranks import TOP, environment
 
 ROWS = {"schedule", "iteration_seconds", "images_per_second", "alone_images_per_second", "compute_seconds",
         "communication_seconds", "exposed_seconds", "mpi_seconds", "bound_seconds", "bound_share", "speedup",
-        "efficiency", "bytes_on_wire"}
+        "efficiency", "bytes_on_wire", "system_seconds", "switches", "interrupt_seconds"}
 needs_hosts = pytest.mark.skipif(os.geteuid() != 0 or not (shutil.which("ip") and shutil.which("tc")),
                                  reason="making network namespaces needs root, ip and tc")
 

@@ -173,7 +173,7 @@ def test_nobody_reads_on(tmp_path):
 
 def test_a_signal_while_modules_are_imported_is_no_traceback(tmp_path):
     """The first module that is imported after the package tells when."""
-    (tmp_path / "rich.py").write_text("import os, time; open(os.environ['TOLD'], 'w').close(); time.sleep(9)")
+    (tmp_path / "h5py.py").write_text("import os, time; open(os.environ['TOLD'], 'w').close(); time.sleep(9)")
     job = subprocess.Popen([sys.executable, "-m", "mpilayer.train"], cwd=TOP, stderr=subprocess.PIPE, text=True,
                            env=environment(PYTHONPATH=f"{tmp_path}:{TOP}", TOLD=str(tmp_path / "told")))
     while not (tmp_path / "told").exists():
