@@ -205,8 +205,7 @@ def parser():
     p.add_argument("--layer", default="", metavar="PART", help="only layers named so in part")
     shared.add(p, PEERS, rounds=9)
     p.add_argument("--batch", type=shared.count, default=16, help="images (default: 16)")
-    p.add_argument("--precision", choices=("float32", "bfloat16"), default="float32",
-                   help="of what flows from layer to layer (default: float32)")
+    shared.add_precision(p)
     return p
 
 

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import kernels
+from kernels import gpu
 from mpilayer.base import cli
 from mpilayer.base.cli import count
 from mpilayer.base.errors import UserError
@@ -115,6 +116,21 @@ def add(p, peers, rounds):
     p.add_argument("--rounds", type=count, default=rounds, help=f"readings of each time, at least (default: {rounds})")
     p.add_argument("--threads", type=count, default=1, help="threads that kernels may use (default: 1)")
     add_json(p)
+
+
+def _precision(text):
+    if text == "bfloat16":
+        try:
+            gpu.bfloat16()
+        except ImportError:
+            raise argparse.ArgumentTypeError('bfloat16 needs ml_dtypes | try: pip install -e ".[bfloat16]"') from None
+    return text
+
+
+def add_precision(p):
+    """--precision on the CPU."""
+    p.add_argument("--precision", type=_precision, choices=("float32", "bfloat16"), default="float32",
+                   help="of what flows from layer to layer (default: float32)")
 
 
 def add_json(p):

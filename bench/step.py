@@ -227,8 +227,7 @@ def parser():
     p.add_argument("--net", choices=nets.NETS, default="alexnet", help="net to measure (default: alexnet)")
     shared.add(p, PEERS, rounds=5)
     p.add_argument("--batch", type=shared.count, default=16, help="samples (default: 16)")
-    p.add_argument("--precision", choices=("float32", "bfloat16"), default="float32",
-                   help="of what flows from layer to layer (default: float32)")
+    shared.add_precision(p)
     return p
 
 

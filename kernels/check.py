@@ -8,6 +8,7 @@ import argparse
 import math
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -109,6 +110,8 @@ def main(argv):
         if reason := gpu.missing():
             p.error(f"--backend cuda: {reason}")
         return run(chosen, cuda(options.precision))
+    if options.precision == "bfloat16" and find_spec("ml_dtypes") is None:
+        p.error("--precision bfloat16 needs ml_dtypes | try: pip install ml_dtypes")
     if options.precision == "tf32":
         p.error("--precision tf32 goes with --backend cuda")
     if options.isa:

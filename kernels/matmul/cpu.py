@@ -21,12 +21,12 @@ jit = compiled.kernel()
 
 
 def times(x, w, bias, relu, y, more=False):
-    """y (M,K) = x (M,C) w (C,K) + bias, and + y if `more`, clipped at zero if `relu`; an empty bias is none."""
+    """y (M,K) = x (M,C) w (C,K) + bias, clipped at zero if `relu`; an empty bias is none. If `more`, y in float32 is
+    added before.
+    """
     if x.dtype == np.uint16:
         if len(x) > FEW:
-            packed.times(pairs.along_rows(x), w, False, bias, relu, y, more, pairs.PAIRS)
-        elif y.dtype == np.float32:
-            times(widened("wide", x), w, bias, relu, y, more)
+            packed.times(pairs.along_rows(x), w, False, bias, relu, y, False, pairs.PAIRS)
         else:
             rounded(lambda target: times(widened("wide", x), w, bias, relu, target), y)
         return

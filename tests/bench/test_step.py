@@ -1,6 +1,7 @@
 """The measurement of a whole training step. PyTorch's side is tested by the measurement itself: see step.compare."""
 
 import json
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -114,3 +115,11 @@ def test_dropout_is_off_for_the_comparison_only(mini):
     with step.without_dropout(mini.net):
         assert [block.rate for block in dropouts] == [0, 0]
     assert [block.rate for block in dropouts] == [0.2, 0.2]
+
+
+@pytest.mark.parametrize("command", ["step", "kernels"])
+def test_bfloat16_says_what_it_needs(command, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(SystemExit):
+        run(command, "--precision", "bfloat16")
+    assert 'bfloat16 needs ml_dtypes | try: pip install -e ".[bfloat16]"' in capsys.readouterr().err

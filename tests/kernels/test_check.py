@@ -85,6 +85,13 @@ def test_bfloat16_on_this_processor(capsys):
     assert f"{vectors.isa()} bfloat16: 20 of 20 ok" in capsys.readouterr().out
 
 
+def test_bfloat16_says_what_it_needs(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(SystemExit):
+        check.main(["loss", "--precision", "bfloat16"])
+    assert capsys.readouterr().err.endswith("needs ml_dtypes | try: pip install ml_dtypes\n")
+
+
 def test_help_lists_the_rooms(capsys):
     with pytest.raises(SystemExit):
         check.main(["--help"])
