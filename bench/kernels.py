@@ -86,7 +86,7 @@ def _torch_conv(case, x, w, dy):
 
     axes = (0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)
     nchw = [_tensor(array, x).permute(order) for array, order in zip((x, w, dy), axes, strict=True)]
-    stride, padding, dilation, none = ([value, value] for value in (case.stride, case.padding, 1, 0))
+    stride, padding, dilation, none = ([value, value] for value in (case.stride, case.padding, case.dilation, 0))
 
     def functions(layout):
         x, w, dy = (tensor.clone(memory_format=layout) for tensor in nchw)

@@ -50,8 +50,23 @@ class Floats:
         """total + left * right."""
         return bld.intrinsic("llvm.fma.*", bld.vector, left, right, total)
 
+    @classmethod
+    def left(cls, bld, address, vectors):
+        """An element of A, once for each vector of a row of C."""
+        element = bld.load(bld.inttoptr(address, ir.PointerType()), align=4, typ=F32)
+        return [cls.operand(bld, bld.splat(element))] * vectors
 
-class Pairs:
+
+class Columns(Floats):
+    """An element of A is a row of float32, a number for each column of C: C[i, j] += A[i, k][j] * B[k, j]."""
+
+    @classmethod
+    def left(cls, bld, address, vectors):
+        """The vectors of that row."""
+        return [bld.load_vector(address, j) for j in range(vectors)]
+
+
+class Pairs(Floats):
     """Elements are pairs of bfloat16, which AVX512_BF16 multiplies and adds up at once; for it, what is below 2^-126 is
     zero.
     """
@@ -73,10 +88,8 @@ class Pairs:
         return bld.bitcast(found, ir.VectorType(ir.IntType(16), bld.lanes))
 
 
-class WidenedPairs:
+class WidenedPairs(Floats):
     """The same for any processor: two float32 are made of each pair."""
-
-    shortened = Vectors.shortened
 
     @staticmethod
     def operand(bld, vector):
@@ -93,7 +106,7 @@ class WidenedPairs:
         return total
 
 
-PRODUCTS = Floats, Pairs, WidenedPairs
+PRODUCTS = Floats, Pairs, WidenedPairs, Columns
 
 
 def _variant(module, lanes, rows, vectors, masked, product):
@@ -141,9 +154,9 @@ def _variant(module, lanes, rows, vectors, masked, product):
         bld.intrinsic("llvm.prefetch.p0", ir.VoidType(), line, integer(0, I32), integer(3, I32), integer(1, I32))
     new = {}
     for i in range(rows):
-        left = product.operand(bld, bld.splat(bld.load(bld.at(a_at, i, a_row), align=4, typ=F32)))
+        left = product.left(bld, bld.add(a_at, bld.mul(a_row, integer(i))), vectors)
         for j in range(vectors):
-            new[i, j] = product.add(bld, left, right[j], sums[i, j])
+            new[i, j] = product.add(bld, left[j], right[j], sums[i, j])
     more = bld.add(k, integer(1))
     prefetch_next = bld.add(prefetch_at, prefetch_k)
     for node, value in [(k, more), (a_at, bld.add(a_at, a_k)), (b_at, bld.add(b_at, b_k)), (prefetch_at, prefetch_next),
@@ -226,6 +239,11 @@ def pairs_tile():
     """The Tile of pairs of bfloat16: its addresses, depth and strides are of elements of 4 bytes, too."""
     fast = isa() == "avx512" and has("avx512bf16")
     return _tile(PRODUCTS.index(Pairs if fast else WidenedPairs))
+
+
+def columns_tile():
+    """The Tile that multiplies column by column: elements of A are rows of float32."""
+    return _tile(PRODUCTS.index(Columns))
 
 
 @functools.cache

@@ -1,12 +1,15 @@
 """Two-dimensional convolution (cross-correlation, as every neural network library defines it), channels-last.
 
-    x (N,H,W,C)   w (R,S,C/groups,K)   b (K,)   y (N,P,Q,K)   P = (H + top + bottom - R) // stride + 1
+    x (N,H,W,C)   w (R,S,C/groups,K)   b (K,)   y (N,P,Q,K)
+    P = (H + top + bottom - dilation (R - 1) - 1) // stride + 1
 
 N images, H x W pixels in, P x Q out, R x S taps, C channels in, K out. Weights and their gradients are float32, x, y
-and their gradients too, or bfloat16. `stride` is an int or a pair (rows, columns), `padding` an int, a pair
-or ((top, bottom), (left, right)); `groups` divides C and K.
+and their gradients too, or bfloat16. `stride` and `dilation`, the distance of neighbouring taps, are an int or a pair
+(rows, columns), `padding` an int, a pair or ((top, bottom), (left, right)); `groups` divides C and K.
 Every function raises ValueError, naming the operation and the shapes, for anything that does not fit.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,39 +17,50 @@ from kernels import arguments
 from kernels.arguments import ACTIVATION, implementation, require, sizes, tensor
 
 
-def _geometry(operation, x_shape, w_shape, stride, padding, groups):
-    """((sh, sw), ((top, bottom), (left, right)), y shape), or ValueError if the shapes do not go together."""
-    stride, padding = arguments.pair(operation, "stride", stride), arguments.padding(operation, padding)
-    (N, H, W, C), (R, S, Cg, K) = x_shape, w_shape
+class Geometry(NamedTuple):
+    """How the window moves over the image, and what of the channels it sees: all pairs but `groups`."""
+
+    stride: tuple
+    padding: tuple
+    dilation: tuple
+    groups: int
+
+
+def _geometry(operation, x_shape, w_shape, stride, padding, dilation, groups):
+    """(Geometry, y shape), or ValueError if the shapes do not go together."""
+    stride, dilation = (arguments.pair(operation, *each) for each in (("stride", stride), ("dilation", dilation)))
+    padding, ((N, *pixels, C), (*taps, Cg, K)) = arguments.padding(operation, padding), (x_shape, w_shape)
     require(isinstance(groups, int | np.integer) and groups >= 1 and C % groups == 0 and K % groups == 0, operation,
             "groups must be a positive int that divides the channels: x {}, w {}, groups {}", x_shape, w_shape, groups)
     require(Cg * groups == C, operation,
             "w must have C/groups input channels: x {}, w {}, groups {}", x_shape, w_shape, groups)
-    (sh, sw), ((top, bottom), (left, right)) = stride, padding
-    P, Q = (H + top + bottom - R) // sh + 1, (W + left + right - S) // sw + 1
-    require(P >= 1 and Q >= 1, operation,
-            "the filter is larger than the padded image: x {}, w {}, padding {}", x_shape, w_shape, padding)
-    return stride, padding, (N, P, Q, K)
+    dilation = tuple(1 if window == 1 else apart for apart, window in zip(dilation, taps, strict=True))
+    free = [size + sum(border) - apart * (window - 1) - 1
+            for size, border, apart, window in zip(pixels, padding, dilation, taps, strict=True)]
+    require(min(free) >= 0, operation, "the filter is larger than the padded image: x {}, w {}, padding {}, dilation {}",
+            x_shape, w_shape, padding, dilation)
+    y_shape = (N, *(space // step + 1 for space, step in zip(free, stride, strict=True)), K)
+    return Geometry(stride, padding, dilation, int(groups)), y_shape
 
 
-def conv2d(x, w, b=None, *, stride=1, padding=0, groups=1, relu=False, out=None):
+def conv2d(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, relu=False, out=None):
     """y (N,P,Q,K) = x (N,H,W,C) * w (R,S,C/groups,K) + b (K,), clipped at zero if `relu`; into `out` if given.
 
     y has x's dtype, float32 or bfloat16; w and b are float32. Raises ValueError for shapes and dtypes that
     do not fit, and for a filter that is larger than the padded image.
     """
     x, w = tensor("conv2d", "x", x, "NHWC", ACTIVATION), tensor("conv2d", "w", w, "RSCK")
-    stride, padding, y_shape = _geometry("conv2d", x.shape, w.shape, stride, padding, groups)
+    geometry, y_shape = _geometry("conv2d", x.shape, w.shape, stride, padding, dilation, groups)
     if b is not None:
         b = tensor("conv2d", "b", b, "K")
         require(b.size == w.shape[3], "conv2d", "b must have K={} values, has {}", w.shape[3], b.size)
     kernel = implementation(__name__, "conv2d", x, w, b)
     y = arguments.output("conv2d", out, y_shape, x.dtype, like=x)
-    kernel.forward(x, w, b, relu, y, stride, padding, groups)
+    kernel.forward(x, w, b, relu, y, geometry)
     return y
 
 
-def conv2d_dgrad(dy, w, x_shape, *, stride=1, padding=0, groups=1, out=None):
+def conv2d_dgrad(dy, w, x_shape, *, stride=1, padding=0, dilation=1, groups=1, out=None):
     """dx of shape `x_shape`, the gradient by the input, from dy (N,P,Q,K) and w; into `out` if given.
 
     dx has dy's dtype, float32 or bfloat16. Raises ValueError unless a convolution of such an x with w has
@@ -54,15 +68,15 @@ def conv2d_dgrad(dy, w, x_shape, *, stride=1, padding=0, groups=1, out=None):
     """
     dy, w = tensor("conv2d_dgrad", "dy", dy, "NPQK", ACTIVATION), tensor("conv2d_dgrad", "w", w, "RSCK")
     x_shape = sizes("conv2d_dgrad", "x_shape", x_shape)
-    stride, padding, y_shape = _geometry("conv2d_dgrad", x_shape, w.shape, stride, padding, groups)
+    geometry, y_shape = _geometry("conv2d_dgrad", x_shape, w.shape, stride, padding, dilation, groups)
     require(dy.shape == y_shape, "conv2d_dgrad", "dy must be {} for this convolution, got {}", y_shape, dy)
     kernel = implementation(__name__, "conv2d_dgrad", dy, w)
     dx = arguments.output("conv2d_dgrad", out, x_shape, dy.dtype, like=dy)
-    kernel.dgrad(dy, w, dx, stride, padding, groups)
+    kernel.dgrad(dy, w, dx, geometry)
     return dx
 
 
-def conv2d_wgrad(x, dy, w_shape, *, stride=1, padding=0, groups=1, out=None):
+def conv2d_wgrad(x, dy, w_shape, *, stride=1, padding=0, dilation=1, groups=1, out=None):
     """dw of shape `w_shape`, float32, the gradient by the weights, summed over the images; into `out` if given.
 
     x (N,H,W,C) and dy (N,P,Q,K) have one dtype, float32 or bfloat16. Raises ValueError unless a convolution
@@ -71,11 +85,11 @@ def conv2d_wgrad(x, dy, w_shape, *, stride=1, padding=0, groups=1, out=None):
     x = tensor("conv2d_wgrad", "x", x, "NHWC", ACTIVATION)
     dy = tensor("conv2d_wgrad", "dy", dy, "NPQK", x.dtype)
     w_shape = sizes("conv2d_wgrad", "w_shape", w_shape)
-    stride, padding, y_shape = _geometry("conv2d_wgrad", x.shape, w_shape, stride, padding, groups)
+    geometry, y_shape = _geometry("conv2d_wgrad", x.shape, w_shape, stride, padding, dilation, groups)
     require(dy.shape == y_shape, "conv2d_wgrad", "dy must be {} for this convolution, got {}", y_shape, dy)
     kernel = implementation(__name__, "conv2d_wgrad", x, dy)
     dw = arguments.output("conv2d_wgrad", out, w_shape, like=x)
-    kernel.wgrad(x, dy, dw, stride, padding, groups)
+    kernel.wgrad(x, dy, dw, geometry)
     return dw
 
 

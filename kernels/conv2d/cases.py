@@ -15,16 +15,17 @@ class Case(NamedTuple):
     stride: int = 1
     padding: int = 0
     groups: int = 1
+    dilation: int = 1
 
     @property
     def out(self):
         """Rows (and columns) of the output."""
-        return (self.size + 2 * self.padding - self.window) // self.stride + 1
+        return (self.size + 2 * self.padding - self.dilation * (self.window - 1) - 1) // self.stride + 1
 
     @property
     def options(self):
         """The keyword arguments of conv2d."""
-        return {"stride": self.stride, "padding": self.padding, "groups": self.groups}
+        return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
 
     def shapes(self, batch):
         """Shapes of x, w and y."""
@@ -63,6 +64,20 @@ def _resnet50():
             size, channels = size // stride, wide
 
 
+def _depthwise(net, layers, window):
+    """Of (pixels in a row, channels, stride)."""
+    for size, channels, stride in layers:
+        yield Case(net, f"{size}/{window}x{window}" + "/2" * (stride > 1), size, channels, channels, window, stride,
+                   window // 2, channels)
+
+
+# Table 1 of Howard et al. 2017, and ConvNeXt-T of Liu et al. 2022; below, 3x3 layers of DeepLabv3 (Chen et al. 2017) with
+# output stride 8, of an image of 224 pixels.
+MOBILENET = ((112, 32, 1), (112, 64, 2), (56, 128, 1), (56, 128, 2), (28, 256, 1), (28, 256, 2), (14, 512, 1),
+             (14, 512, 2), (7, 1024, 1))
+CONVNEXT = (56, 96, 1), (28, 192, 1), (14, 384, 1), (7, 768, 1)
+
+
 def _distinct(cases):
     """Each shape once, under its first name."""
     return list({case[2:]: case for case in reversed(cases)}.values())[::-1]
@@ -87,8 +102,14 @@ CASES = _distinct([
     *_inception("5a", 7, 832, 256, 160, 320, 32, 128, 128),
     *_inception("5b", 7, 832, 384, 192, 384, 48, 128, 128),
     *_resnet50(),
+    *_depthwise("mobilenet", MOBILENET, 3),
+    *_depthwise("convnext", CONVNEXT, 7),
+    Case("deeplab", "4b/3x3", 28, 256, 256, 3, padding=2, dilation=2),
+    Case("deeplab", "5b/3x3", 28, 512, 512, 3, padding=4, dilation=4),
+    Case("deeplab", "aspp", 28, 2048, 256, 3, padding=12, dilation=12),
     Case("odd", "strided 1x1", 15, 7, 33, 1, stride=2),
     Case("odd", "stride over window", 11, 5, 6, 2, stride=3),
     Case("odd", "one pixel", 1, 1, 1, 1),
     Case("odd", "grouped", 9, 12, 18, 3, stride=2, padding=1, groups=6),
+    Case("odd", "each channel", 9, 19, 19, 3, stride=2, padding=1, groups=19, dilation=2),
 ])

@@ -1,19 +1,22 @@
-"""Which way to convolve: as a matrix product, by transforms where they win, or directly."""
+"""Which way to convolve: as a matrix product, channel by channel, by transforms where they win, or directly."""
 
 import numpy as np
 
 from kernels import compiled
 from kernels.bfloat16 import rounded, widen, widened
-from kernels.conv2d import direct, pairs, pointwise, winograd
+from kernels.conv2d import depthwise, direct, pairs, pointwise, winograd
 
 NONE = np.zeros(0, np.float32)
 SMALL = 64  # pixels
 
 
-def _way(dtype, w_shape, y_shape, stride, padding, groups, transforms=True):
+def _way(dtype, w_shape, y_shape, geometry, transforms=True):
+    stride, padding, dilation, groups = geometry
     if w_shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)) and groups == 1:
         return pointwise
-    if transforms and winograd.wins(w_shape, stride, groups, *y_shape[1:3]):
+    if w_shape[2] == 1 and w_shape[3] == groups > 1:
+        return depthwise
+    if transforms and dilation == (1, 1) and winograd.wins(w_shape, stride, groups, *y_shape[1:3]):
         return winograd
     return pairs if dtype == np.uint16 and (groups == 1 or w_shape[2] % 2 == 0) else direct
 
@@ -28,35 +31,35 @@ def _in_float32(way, dtype):
     return dtype == np.uint16 and way in (winograd, direct)
 
 
-def forward(x, w, bias, relu, y, stride, padding, groups):
+def forward(x, w, bias, relu, y, geometry):
     """y = conv(x, w) + bias (None: no bias), clipped at zero if `relu`."""
     bias = NONE if bias is None else bias
-    way = _way(x.dtype, w.shape, y.shape, stride, padding, groups, _worth_widening(x.dtype, y.shape))
+    way = _way(x.dtype, w.shape, y.shape, geometry, _worth_widening(x.dtype, y.shape))
     if _in_float32(way, x.dtype):
         wide = widened("wide", x)
-        rounded(lambda target: way.forward(wide, w, bias, relu, target, stride, padding, groups), y)
+        rounded(lambda target: way.forward(wide, w, bias, relu, target, geometry), y)
     else:
-        way.forward(x, w, bias, relu, y, stride, padding, groups)
+        way.forward(x, w, bias, relu, y, geometry)
 
 
-def dgrad(dy, w, dx, stride, padding, groups):
+def dgrad(dy, w, dx, geometry):
     """Gradient by the input, into dx."""
-    R, S, C, K = w.shape
-    way = _way(dy.dtype, (R, S, K // groups, C * groups), dx.shape, stride, padding, groups,
-               max(stride) == 1 and _worth_widening(dy.dtype, dx.shape))
+    (R, S, C, K), groups = w.shape, geometry.groups
+    way = _way(dy.dtype, (R, S, K // groups, C * groups), dx.shape, geometry,
+               max(geometry.stride) == 1 and _worth_widening(dy.dtype, dx.shape))
     if _in_float32(way, dy.dtype):
         wide = widened("wide", dy)
-        rounded(lambda target: way.dgrad(wide, w, target, stride, padding, groups), dx)
+        rounded(lambda target: way.dgrad(wide, w, target, geometry), dx)
     else:
-        way.dgrad(dy, w, dx, stride, padding, groups)
+        way.dgrad(dy, w, dx, geometry)
 
 
-def wgrad(x, dy, dw, stride, padding, groups):
+def wgrad(x, dy, dw, geometry):
     """Gradient by the weights, into dw."""
-    way = _way(x.dtype, dw.shape, dy.shape, stride, padding, groups)
+    way = _way(x.dtype, dw.shape, dy.shape, geometry)
     if _in_float32(way, x.dtype):
         x, dy = widened("wide", x), widened("wide dy", dy)
-    way.wgrad(x, dy, dw, stride, padding, groups)
+    way.wgrad(x, dy, dw, geometry)
 
 
 @compiled.kernel()

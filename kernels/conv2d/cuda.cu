@@ -31,7 +31,7 @@ struct Divisor {
 // A convolution: M = N * I * J positions of R x S taps. cuda.py has the numbers in this order.
 struct Shape {
     Divisor J, I, channels, S;
-    int M, H, W, groups, columns, step_y, step_x, off_y, off_x, R;
+    int M, H, W, groups, columns, step_y, step_x, off_y, off_x, apart_y, apart_x, R;
 };
 
 // Its taps are every so many-th of a filter, its results every so many-th of an image.
@@ -56,13 +56,14 @@ struct Positions {
     }
 };
 
-// Taps: number -> (r,s,c) -> how far from the first one. `way`: 1, or -1 where the image is looked at backwards.
+// Taps: number -> (r,s,c) -> how far from the first one. From each to the next it is `apart`, where the image is looked at
+// backwards a negative number.
 struct Taps {
     Divisor channels, S;
-    int count, W, line, way;
+    int count, W, line, apart_y, apart_x;
 
     __device__ __forceinline__ Place operator()(int number) const {
-        const int tap = channels(number), r = S(tap), y = r * way, x = (tap - r * S.by) * way;
+        const int tap = channels(number), r = S(tap), y = r * apart_y, x = (tap - r * S.by) * apart_x;
         return {(y * W + x) * line + number - tap * channels.by, number < count ? y : OUTSIDE, x};
     }
 };
@@ -147,7 +148,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) convolve(
     const Positions all{s.J, s.I, M, s.H, s.W, line, s.step_y, s.step_x, s.off_y, s.off_x};
     for (int r = threadIdx.x; r < BM; r += THREADS) positions[r] = all(task.top + r);
     __syncthreads();
-    const Taps taps{s.channels, s.S, K, s.W, line, PASS == FORWARD ? 1 : -1};
+    const Taps taps{s.channels, s.S, K, s.W, line, s.apart_y, s.apart_x};
     const int from = task.product * s.channels.by, to = task.product * columns;
     const Patches patches{{x + from, s.H, s.W}, positions, taps};
 #if PASS == FORWARD
@@ -176,7 +177,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) weigh(
     const int line = s.groups * s.channels.by, wide = s.groups * columns;
     const Task task(rows, columns, M);
     const Positions positions{s.J, s.I, M, s.H, s.W, line, s.step_y, s.step_x, s.off_y, s.off_x};
-    const Taps taps{s.channels, s.S, rows, s.W, line, 1};
+    const Taps taps{s.channels, s.S, rows, s.W, line, s.apart_y, s.apart_x};
     const PatchesTurned patches{{x + task.product * s.channels.by, s.H, s.W}, positions, taps, task.top};
     const Matrix<false, B_VECTOR> gradient{dy + task.product * columns, wide, task.left, columns, M};
     if (parts) {

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 
 import numpy as np
 
@@ -25,9 +26,9 @@ def _check(*arrays):
                 array)
 
 
-def _is_product(w_shape, stride, padding, groups):
+def _is_product(w_shape, geometry):
     """Whether each output pixel depends on one input pixel: then it is a matrix product."""
-    return w_shape[:2] == (1, 1) and stride == (1, 1) and padding == ((0, 0), (0, 0)) and groups == 1
+    return w_shape[:2] == (1, 1) and geometry == ((1, 1), ((0, 0), (0, 0)), (1, 1), 1)
 
 
 def _rows(array):
@@ -66,57 +67,64 @@ def _run(kernel, which, size, K, groups, a, b, out, bias, relu, shape, split=Tru
     products.run("conv2d", kernel, cut, size, groups, a, b, out, bias, relu, shape, PASS=which)
 
 
-def forward(x, w, bias, relu, y, stride, padding, groups):
+def forward(x, w, bias, relu, y, geometry):
     """y = conv(x, w) + bias, clipped at zero if `relu`; a bias of None is none."""
     _check(x, y)
-    if _is_product(w.shape, stride, padding, groups):
+    if _is_product(w.shape, geometry):
         matmul.times(_rows(x), w[0, 0], bias, relu, _rows(y))
         return
+    stride, ((top, _), (left, _)), dilation, groups = geometry
     x, w = _padded(x, 3, groups), _padded(matmul.like(w, x), 2, groups)
     (N, H, W, _), (R, S, Cg, K), (P, Q) = x.shape, w.shape, y.shape[1:3]
-    (top, _), (left, _) = padding
     M, N = N * P * Q, K // groups
-    shape = _shape(Q, P, Cg, S, M, H, W, groups, N, *stride, -top, -left, R, S, 0, 0, 1, 1, P, Q, 1, 1, 0, 0)
+    shape = _shape(Q, P, Cg, S, M, H, W, groups, N, *stride, -top, -left, *dilation, R, S, 0, 0, 1, 1, P, Q, 1,
+                   1, 0, 0)
     _run("convolve", FORWARD, (M, N), R * S * Cg, groups, x, w, y, bias, relu, shape)
 
 
-def _phase(first, size, stride, before, window):
-    """(positions, taps, first tap, where it looks) of every stride-th pixel from `first` on, along one axis."""
-    tap = (first + before) % stride
-    return -(-(size - first) // stride), max(0, -(-(window - tap) // stride)), tap, (first + before - tap) // stride
+def _phase(first, size, stride, before, window, dilation):
+    """(positions, taps, first tap, where it looks, every, apart) of every stride-th pixel from `first` on, along one axis.
+
+    The taps are `every` so many, and look at pixels that are `apart` so many.
+    """
+    both = math.gcd(stride, dilation)
+    every, positions = stride // both, -(-(size - first) // stride)
+    tap = next((tap for tap in range(min(every, window)) if (first + before - tap * dilation) % stride == 0), window)
+    look = (first + before - tap * dilation) // stride
+    return positions, -(-(window - tap) // every), tap, look, every, dilation // both
 
 
-def dgrad(dy, w, dx, stride, padding, groups):
+def dgrad(dy, w, dx, geometry):
     """Gradient by the input, into dx: a convolution of dy, or one for each phase of the stride."""
     _check(dy, dx)
-    if _is_product(w.shape, stride, padding, groups):
+    if _is_product(w.shape, geometry):
         matmul.times_transposed(_rows(dy), w[0, 0], _rows(dx))
         return
     w = matmul.like(w, dy)
     (N, H, W, _), (R, S, Cg, K), (P, Q) = dx.shape, w.shape, dy.shape[1:3]
-    (sh, sw), ((top, _), (left, _)) = stride, padding
+    (sh, sw), ((top, _), (left, _)), dilation, groups = geometry
     for y0, x0 in itertools.product(range(min(sh, H)), range(min(sw, W))):
-        I, TR, r0, off_y = _phase(y0, H, sh, top, R)
-        J, TS, s0, off_x = _phase(x0, W, sw, left, S)
+        I, TR, r0, off_y, every_y, apart_y = _phase(y0, H, sh, top, R, dilation[0])
+        J, TS, s0, off_x, every_x, apart_x = _phase(x0, W, sw, left, S, dilation[1])
         M, Kg = N * I * J, K // groups
-        shape = _shape(J, I, Kg, max(TS, 1), M, P, Q, groups, Cg, 1, 1, off_y, off_x, TR if TS else 0, S, r0, s0,
-                       *stride, H, W, *stride, y0, x0)
-        _run("convolve", DGRAD, (M, Cg), TR * TS * Kg, groups, dy, w, dx, None, False, shape, split=stride == (1, 1))
+        shape = _shape(J, I, Kg, max(TS, 1), M, P, Q, groups, Cg, 1, 1, off_y, off_x, -apart_y, -apart_x,
+                       TR if TS else 0, S, r0, s0, every_y, every_x, H, W, sh, sw, y0, x0)
+        _run("convolve", DGRAD, (M, Cg), TR * TS * Kg, groups, dy, w, dx, None, False, shape, split=(sh, sw) == (1, 1))
 
 
-def wgrad(x, dy, dw, stride, padding, groups):
+def wgrad(x, dy, dw, geometry):
     """Gradient by the weights, into dw."""
     _check(x, dy)
-    if _is_product(dw.shape, stride, padding, groups):
+    if _is_product(dw.shape, geometry):
         matmul.summed(_rows(x), _rows(dy), dw[0, 0])
         return
+    stride, ((top, _), (left, _)), dilation, groups = geometry
     x = _padded(x, 3, groups)
     whole = dw if x.shape[3] == dw.shape[2] * groups else gpu.cupy().empty((*dw.shape[:2], x.shape[3], dw.shape[3]),
                                                                            dw.dtype)
     (H, W), (R, S, Cg, K), (N, P, Q, _) = x.shape[1:3], whole.shape, dy.shape
-    (top, _), (left, _) = padding
     M = N * P * Q
-    shape = _shape(Q, P, Cg, S, M, H, W, groups, K // groups, *stride, -top, -left, R)
+    shape = _shape(Q, P, Cg, S, M, H, W, groups, K // groups, *stride, -top, -left, *dilation, R)
     _run("weigh", WGRAD, (R * S * Cg, K // groups), M, groups, x, dy, whole, None, False, shape)
     if whole is not dw:
         dw[:] = whole[:, :, :dw.shape[2]]

@@ -4,6 +4,8 @@ A row of its tile is a pixel, its stride the distance of neighbouring output pix
 filter row are neighbours in memory, so one block of the tile is a whole filter row and R blocks are the filter.
 """
 
+import math
+
 import numpy as np
 
 from kernels import compiled, micro, scratch
@@ -22,16 +24,19 @@ jit, inner = compiled.decorators()
 
 
 @inner
-def _taps(R, S, C, row, group):
-    """Byte offsets, in the image and in a panel of weights, of the runs of memory a filter reads; and their length."""
-    if group == C:
+def _taps(R, S, C, row, group, apart):
+    """Byte offsets, in the image and in a panel of weights, of the runs of memory a filter reads; and their length.
+
+    apart   rows and pixels from one tap to the next
+    """
+    if group == C and apart[1] == 1:
         runs, depth = 1, S * C
     else:
         runs, depth = S, group
     image, panel = np.empty(R * runs, np.intp), np.empty(R * runs, np.intp)
     for r in range(R):
         for s in range(runs):
-            image[r * runs + s] = r * row + s * C * FLOAT
+            image[r * runs + s] = r * apart[0] * row + s * apart[1] * C * FLOAT
             panel[r * runs + s] = (r * runs + s) * depth
     return image, panel, depth
 
@@ -81,25 +86,27 @@ def _pack(w, groups, wide):
 
 
 @inner
-def _pack_phase(w, groups, wide, r0, s0, sh, sw):
-    """The taps r0, r0+sh, ... x s0, s0+sw, ... flipped and transposed, packed like weights that map K to C channels."""
+def _pack_phase(w, groups, wide, r0, s0, every):
+    """The taps r0, r0+every, ... x s0, s0+every, ... flipped and transposed, packed like weights from K to C channels.
+    """
     R, S, C, K = w.shape
     K //= groups
-    rows, columns, panels = -(-(R - r0) // sh), -(-(S - s0) // sw), -(-C // wide)
+    (down, across), panels = every, -(-C // wide)
+    rows, columns = -(-(R - r0) // down), -(-(S - s0) // across)
     packed = np.zeros((groups, panels, rows, columns, K, wide), np.float32)
     for g in range(groups):
         for j in range(panels):
             for r in range(rows):
                 for s in range(columns):
-                    tap = w[r0 + sh * (rows - 1 - r), s0 + sw * (columns - 1 - s)]
+                    tap = w[r0 + down * (rows - 1 - r), s0 + across * (columns - 1 - s)]
                     transpose(tap[j * wide:min(C, (j + 1) * wide), g * K:(g + 1) * K], packed[g, j, r, s])
     return packed
 
 
 @jit
-def sweep_images(tile, x, w, bias, relu, y, stride, padding, groups):
+def sweep_images(tile, x, w, bias, relu, y, geometry):
     """y = conv(x, w) + bias; where x and w have pairs of bfloat16, y is uint16."""
-    (sh, sw), ((top, bottom), (left, right)) = stride, padding
+    (sh, sw), ((top, bottom), (left, right)), dilation, groups = geometry
     N, H, W, C = x.shape
     R, S, Cg, K = w.shape
     P, Q = y.shape[1:3]
@@ -110,7 +117,7 @@ def sweep_images(tile, x, w, bias, relu, y, stride, padding, groups):
     each = y.itemsize
     c_n, c_p, c_q = P * Q * K * each, Q * K * each, K * each
     row = images.shape[2] * C * FLOAT
-    image_taps, panel_taps, depth = _taps(R, S, C, row, Cg)
+    image_taps, panel_taps, depth = _taps(R, S, C, row, Cg, dilation)
     panel_taps *= tile.columns * FLOAT
     for n in range(0, N, images.shape[0]):
         count = min(images.shape[0], N - n)
@@ -125,13 +132,18 @@ def sweep_images(tile, x, w, bias, relu, y, stride, padding, groups):
 
 
 @jit
-def sweep_gradients(tile, dy, w, dx, stride, padding, groups):
-    """A convolution with stride 1 for each phase of the stride: the pixels of dx that the same taps reach."""
-    (sh, sw), ((top, _), (left, _)) = stride, padding
+def sweep_gradients(tile, dy, w, dx, geometry):
+    """A convolution with stride 1 for each phase of the stride: the pixels of dx that the same taps reach.
+
+    These are `every` so many taps, and meet pixels of dy that are `apart` so many.
+    """
+    (sh, sw), ((top, _), (left, _)), (dilation_y, dilation_x), groups = geometry
+    both_y, both_x = math.gcd(sh, dilation_y), math.gcd(sw, dilation_x)
+    every, apart = (sh // both_y, sw // both_x), (dilation_y // both_y, dilation_x // both_x)
     N, H, W, C = dx.shape
     R, S, Cg, K = w.shape
     P, Q = dy.shape[1:3]
-    above, before = (R - 1) // sh, (S - 1) // sw
+    above, before = (R - 1) * dilation_y // sh, (S - 1) * dilation_x // sw
     below, after = max(0, (H - 1 + top) // sh - P + 1), max(0, (W - 1 + left) // sw - Q + 1)
     bordered = above + below + before + after > 0
     buffer = with_border(dy, above, below, before, after)  # not `images`: dy may be read-only
@@ -139,16 +151,18 @@ def sweep_gradients(tile, dy, w, dx, stride, padding, groups):
     row = images.shape[2] * K * FLOAT
     each = dx.itemsize
     c_n = H * W * C * each
-    if sh > R or sw > S:
+    if min(every[0], R) < sh or min(every[1], S) < sw:
         dx[:] = 0
-    for r0 in range(min(sh, R)):
-        for s0 in range(min(sw, S)):
-            h, v = (r0 - top) % sh, (s0 - left) % sw
-            packed = _pack_phase(w, groups, tile.columns, r0, s0, sh, sw)
+    for r0 in range(min(every[0], R)):
+        for s0 in range(min(every[1], S)):
+            first_y, first_x = r0 * dilation_y - top, s0 * dilation_x - left
+            h, v = first_y % sh, first_x % sw
+            packed = _pack_phase(w, groups, tile.columns, r0, s0, every)
             rows, columns = packed.shape[2:4]
-            image_taps, panel_taps, depth = _taps(rows, columns, K, row, K // groups)
+            image_taps, panel_taps, depth = _taps(rows, columns, K, row, K // groups, apart)
             panel_taps *= tile.columns * FLOAT
-            y0, x0 = (h + top - r0) // sh - rows + 1 + above, (v + left - s0) // sw - columns + 1 + before
+            y0 = (h - first_y) // sh - (rows - 1) * apart[0] + above
+            x0 = (v - first_x) // sw - (columns - 1) * apart[1] + before
             for n in range(0, N if h < H and v < W else 0, images.shape[0]):
                 count = min(images.shape[0], N - n)
                 if bordered:
@@ -162,13 +176,13 @@ def sweep_gradients(tile, dy, w, dx, stride, padding, groups):
 
 
 @jit
-def sum_pixels(tile, x, dy, dw, stride, padding, groups, more, first, last):
+def sum_pixels(tile, x, dy, dw, geometry, more, first, last):
     """Panels first to last, of all groups, of dw: rows of the tile are the (s, c) of a filter row, columns are k.
 
     The sum runs over pixels, a few lines at once; it is added to dw if `more`.
     """
     wide = tile.columns
-    (sh, sw), ((top, bottom), (left, right)) = stride, padding
+    (sh, sw), ((top, bottom), (left, right)), (dilation_y, dilation_x), groups = geometry
     N, H, W, C = x.shape
     R, S, Cg, K = dw.shape
     P, Q = dy.shape[1:3]
@@ -177,7 +191,7 @@ def sum_pixels(tile, x, dy, dw, stride, padding, groups, more, first, last):
     images = buffer if bordered else x
     row, image = images.shape[2] * C * FLOAT, images.shape[1] * images.shape[2] * C * FLOAT
     per_buffer = images.shape[0] if bordered else N
-    runs, length = (1, S * C) if groups == 1 else (S, Cg)
+    runs, length = (1, S * C) if groups == 1 and dilation_x == 1 else (S, Cg)
     block, Kg = max(1, PIXELS // Q), K // groups
     panels = -(-Kg // wide)
     a_lines, b_lines = np.empty(block, np.intp), np.arange(block) * (Q * K * FLOAT)
@@ -195,45 +209,44 @@ def sum_pixels(tile, x, dy, dw, stride, padding, groups, more, first, last):
                 width, k = min(wide, Kg - k), g * Kg + k
                 for r in range(R):
                     for s in range(runs):
-                        call(tile.address, (length, width, Q,
-                                            images.ctypes.data + r * row + (s * C + g * Cg) * FLOAT, FLOAT,
-                                            sw * C * FLOAT,
+                        tap = r * dilation_y * row + (s * dilation_x * C + g * Cg) * FLOAT
+                        call(tile.address, (length, width, Q, images.ctypes.data + tap, FLOAT, sw * C * FLOAT,
                                             dy.ctypes.data + (pixel * K + k) * FLOAT, K * FLOAT,
                                             dw.ctypes.data + ((r * S + s) * Cg * K + k) * FLOAT, K * FLOAT,
                                             lines, a_lines.ctypes.data, b_lines.ctypes.data,
                                             ACCUMULATE if more or pixel > 0 else 0, 0, dy.ctypes.data, 0, 0))
 
 
-def _tap_by_tap(x, w, bias, relu, y, stride, padding):
+def _tap_by_tap(x, w, bias, relu, y, geometry):
     """A matrix product for each tap, of rows gathered from all images: for lines shorter than a tile."""
-    (R, S, C, K), ((top, _), (left, _)) = w.shape, padding
+    (R, S, C, K), (stride, ((top, _), (left, _)), dilation, _) = w.shape, geometry
     seen = scratch.array("seen", (*y.shape[:3], C))
     for r in range(R):
         for s in range(S):
-            shifted(x, r - top, s - left, stride, seen)
+            shifted(x, r * dilation[0] - top, s * dilation[1] - left, stride, seen)
             first, last = r + s == 0, r + s == R + S - 2
             times(seen.reshape(-1, C), w[r, s], bias if first else NONE, relu and last, y.reshape(-1, K), not first)
 
 
-def forward(x, w, bias, relu, y, stride, padding, groups):
+def forward(x, w, bias, relu, y, geometry):
     """y = conv(x, w) + bias; an empty bias is none."""
     tile = micro.tile()
-    if groups == 1 and y.shape[2] <= tile.rows // 2 and w.shape[2] >= WIDE:
-        _tap_by_tap(x, w, bias, relu, y, stride, padding)
+    if geometry.groups == 1 and y.shape[2] <= tile.rows // 2 and w.shape[2] >= WIDE:
+        _tap_by_tap(x, w, bias, relu, y, geometry)
         return
-    parallel_for(len(x), lambda first, last: sweep_images(tile, x[first:last], w, bias, relu, y[first:last], stride,
-                                                      padding, groups))
+    parallel_for(len(x), lambda first, last: sweep_images(tile, x[first:last], w, bias, relu, y[first:last],
+                                                          geometry))
 
 
-def dgrad(dy, w, dx, stride, padding, groups):
+def dgrad(dy, w, dx, geometry):
     """Gradient by the input, into dx."""
     tile = micro.tile()
-    parallel_for(len(dy), lambda first, last: sweep_gradients(tile, dy[first:last], w, dx[first:last], stride, padding,
-                                                              groups))
+    parallel_for(len(dy), lambda first, last: sweep_gradients(tile, dy[first:last], w, dx[first:last],
+                                                              geometry))
 
 
-def wgrad(x, dy, dw, stride, padding, groups):
+def wgrad(x, dy, dw, geometry):
     """Gradient by the weights, into dw."""
     tile = micro.tile()
-    panels = groups * -(-dw.shape[3] // groups // tile.columns)
-    parallel_for(panels, lambda first, last: sum_pixels(tile, x, dy, dw, stride, padding, groups, False, first, last))
+    panels = geometry.groups * -(-dw.shape[3] // geometry.groups // tile.columns)
+    parallel_for(panels, lambda first, last: sum_pixels(tile, x, dy, dw, geometry, False, first, last))

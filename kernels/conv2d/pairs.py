@@ -22,23 +22,23 @@ def _channel_pairs(x):
     return along_rows(x.reshape(-1, x.shape[3])).reshape(*x.shape[:3], -1)
 
 
-def forward(x, w, bias, relu, y, stride, padding, groups):
+def forward(x, w, bias, relu, y, geometry):
     """y = conv(x, w) + bias; an empty bias is none."""
     R, S, C, K = w.shape
     tile = micro.pairs_tile()
     images, taps = _channel_pairs(x), scratch.array("taps", (R, S, -(-C // 2), K))
     down_columns(w.reshape(R * S, C, K), taps.reshape(R * S, -1, K).view(np.uint16))
     parallel_for(len(x), lambda first, last: direct.sweep_images(
-        tile, images[first:last], taps, bias, relu, y[first:last], stride, padding, groups))
+        tile, images[first:last], taps, bias, relu, y[first:last], geometry))
 
 
-def dgrad(dy, w, dx, stride, padding, groups):
+def dgrad(dy, w, dx, geometry):
     """Gradient by the input, into dx."""
     R, S, C, K = w.shape
     images, taps, tile = _channel_pairs(dy), scratch.array("taps", (R, S, C, -(-K // 2))), micro.pairs_tile()
     shorten(w.reshape(-1, K), taps.reshape(R * S * C, -1).view(np.uint16))
     parallel_for(len(dy), lambda first, last: direct.sweep_gradients(
-        tile, images[first:last], taps, dx[first:last], stride, padding, groups))
+        tile, images[first:last], taps, dx[first:last], geometry))
 
 
 @jit
@@ -65,10 +65,11 @@ def _pixel_pairs(x, top, left, step, pairs):
             tick(wide * C)
 
 
-def wgrad(x, dy, dw, stride, padding, groups):
+def wgrad(x, dy, dw, geometry):
     """Gradient by the weights, into dw."""
     (N, H, W, C), (_, P, Q, K) = x.shape, dy.shape
-    ((top, bottom), (left, right)), tile = padding, micro.pairs_tile()
+    stride, ((top, bottom), (left, right)), _, groups = geometry
+    tile, each = micro.pairs_tile(), geometry._replace(stride=(stride[0], 2 * stride[1]), padding=((0, 0), (0, 0)))
     lines, columns, half = top + H + bottom, left + W + right, -(-Q // 2)
     count = min(N, max(1, CACHED // (lines * columns * C * FLOAT)))
     images, gradients = scratch.array("images", (count, lines, columns, C)), scratch.array("dy", (count, P, half, K))
@@ -79,5 +80,4 @@ def wgrad(x, dy, dw, stride, padding, groups):
         down_columns(dy[n:n + some].reshape(some * P, Q, K),
                      gradients[:some].reshape(some * P, half, K).view(np.uint16))
         parallel_for(panels, lambda first, last, n=n, some=some: direct.sum_pixels(
-            tile, images[:some], gradients[:some], dw, (stride[0], 2 * stride[1]), ((0, 0), (0, 0)), groups, n > 0,
-            first, last))
+            tile, images[:some], gradients[:some], dw, each, n > 0, first, last))

@@ -3,6 +3,7 @@
 import numpy as np
 
 from kernels import compiled
+from kernels.bfloat16 import widen
 
 FLOAT = 4
 CACHED = 384 << 10  # bytes of image worked on at a time: it shares a core's L2 with a panel of the weights
@@ -48,13 +49,13 @@ def shifted(x, h, v, stride, seen):
 
 @inner
 def copy_from(source, start, target):
-    """target[i] = source[start + i], zero outside."""
+    """target[i] = source[start + i], zero outside; bfloat16 becomes float32."""
     a, b = min(target.size, max(0, -start)), max(0, min(target.size, source.size - start))
     target[:a] = 0
     target[max(a, b):] = 0
     inside, wanted = target[a:b], source[start + a:start + b]
     for i in range(inside.size):
-        inside[i] = wanted[i]
+        inside[i] = widen(wanted[i])
 
 
 @inner

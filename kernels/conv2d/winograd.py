@@ -167,11 +167,11 @@ def _fold(w, s, shape):
     return w.reshape(r, r, s, s, C, K).transpose(0, 2, 1, 3, 4, 5).reshape(r * s, r * s, C, K)[:R, :S]
 
 
-def forward(x, w, bias, relu, y, stride, padding, groups):
+def forward(x, w, bias, relu, y, geometry):
     """y = conv(x, w) + bias; an empty bias is none."""
-    s = stride[0]
+    s = geometry.stride[0]
     w = _unfold(w, s) if s > 1 else w
-    _convolve(x, w, bias, relu, y, _squares(len(w), s, padding, *y.shape[1:3]), groups)
+    _convolve(x, w, bias, relu, y, _squares(len(w), s, geometry.padding, *y.shape[1:3]), geometry.groups)
 
 
 @jit
@@ -185,9 +185,9 @@ def _flip(w, groups, flipped):
                 transpose(w[R - 1 - r, S - 1 - s, :, g * K:(g + 1) * K], flipped[r, s, :, g * C:(g + 1) * C])
 
 
-def dgrad(dy, w, dx, stride, padding, groups):
+def dgrad(dy, w, dx, geometry):
     """Gradient by the input, into dx: a convolution with the filter flipped. There is no stride."""
-    (r, _, C, K), ((top, _), (left, _)) = w.shape, padding
+    (r, _, C, K), ((top, _), (left, _)), groups = w.shape, geometry.padding, geometry.groups
     flipped = scratch.array("w", (r, r, K // groups, C * groups))
     _flip(w, groups, flipped)
     around = (r - 1 - top,) * 2, (r - 1 - left,) * 2
@@ -251,11 +251,11 @@ def _wgrad(tile, data, gradient, weights, x, dy, dw, cut, panels, summed, first,
     _weights(weights, u, cut.n, panels, first, dw)
 
 
-def wgrad(x, dy, dw, stride, padding, groups):
+def wgrad(x, dy, dw, geometry):
     """Gradient by the weights, into dw. Every thread has panels of its own, and all points of x."""
-    s = stride[0]
+    s, groups = geometry.stride[0], geometry.groups
     r = -(-len(dw) // s)
-    cut = _squares(r, s, padding, *dy.shape[1:3])
+    cut = _squares(r, s, geometry.padding, *dy.shape[1:3])
     m, n, tile, K = cut.m, cut.n, micro.tile(), dy.shape[3]
     data, gradient, weights = (transform(kind, m, r) for kind in (DATA, GRADIENT, WEIGHTS))
     channels = x.shape[3] * s * s

@@ -42,7 +42,7 @@ def test_shapes_of_googlenet():
         assert round(sum(size**2 * c * k * window**2 for _, c, k, window in block) / 1e6) in (macs, macs + 1)
         table |= {(*shape, 1, shape[3] // 2, 1) for shape in block}
         layers, channels = layers + 6, one + three + five + pool
-    shapes = [case[2:] for case in CONVOLUTIONS if case.net == "googlenet"]
+    shapes = [case[2:-1] for case in CONVOLUTIONS if case.net == "googlenet"]
     assert set(shapes) == table
     assert (layers, len(shapes), channels) == (57, 49, 1024)
     assert {case[2:] for case in DENSE if case.net == "googlenet"} == {(4 * 4 * 128, 1024), (1024, 1000)}
@@ -85,7 +85,7 @@ def test_layers_of_resnet50():
     assert macs + 2048 * 1000 == 4_089_184_256  # 4.09 GMACs, as published with torchvision's weights
     assert weights + 2048 * 1000 + 1000 == 25_557_032
     shapes = [(*shape, shape[3] // 2, 1) for _, *shape in table]
-    own = {case[2:] for case in CONVOLUTIONS if case.net == "resnet50"}
-    assert own == set(shapes) - {case[2:] for case in CONVOLUTIONS if case.net == "googlenet"}
+    own = {case[2:-1] for case in CONVOLUTIONS if case.net == "resnet50"}
+    assert own == set(shapes) - {case[2:-1] for case in CONVOLUTIONS if case.net == "googlenet"}
     assert (len(own), len(shapes)) == (21, 23)
     assert [case[2:] for case in DENSE if case.net == "resnet50"] == [(2048, 1000)]

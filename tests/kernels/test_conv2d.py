@@ -37,12 +37,17 @@ def convolutions(draw):
     side = st.integers(0, 3)
     padding = draw(side | st.tuples(side, side) | st.tuples(*[st.tuples(side, side)] * 2))
     (top, bottom), (left, right) = arguments.padding("test", padding)
-    H, W = (draw(st.integers(max(1, taps - pad), 12)) for taps, pad in ((R, top + bottom), (S, left + right)))
-    groups = draw(st.sampled_from([1, 1, 2, 3]))
-    C, K = (groups * draw(st.integers(1, most // groups)) for most in (20, 70))
+    dilation = draw(st.sampled_from([1, 1, 2]) | st.tuples(*[st.integers(1, 4)] * 2))
+    H, W = (draw(st.integers(max(1, apart * (taps - 1) + 1 - pad), 16)) for apart, taps, pad in zip(
+        arguments.pair("test", "dilation", dilation), (R, S), (top + bottom, left + right), strict=True))
+    groups = draw(st.sampled_from([1, 1, 2, 3, None]))  # the last: one for each channel
+    if groups is None:
+        groups = C = K = draw(st.integers(2, 70))
+    else:
+        C, K = (groups * draw(st.integers(1, most // groups)) for most in (20, 70))
     stride = draw(st.integers(1, 3) | st.tuples(*[st.integers(1, 6)] * 2))
     return ((draw(st.integers(1, 3)), H, W, C), (R, S, C // groups, K),
-            {"stride": stride, "padding": padding, "groups": groups})
+            {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups})
 
 
 @settings(max_examples=250, deadline=None)
@@ -63,6 +68,8 @@ GRADIENTS = [
     ((2, 4, 5, 3), (3, 2, 3, 2), {"stride": (1, 2), "padding": ((1, 0), (0, 2))}),
     ((1, 5, 4, 4), (2, 3, 2, 6), {"stride": 2, "padding": 1, "groups": 2}),
     ((2, 5, 5, 2), (1, 1, 2, 3), {"stride": 3}),
+    ((1, 7, 8, 2), (3, 2, 2, 3), {"stride": (2, 3), "padding": 2, "dilation": (2, 3)}),
+    ((2, 6, 7, 3), (3, 3, 1, 3), {"stride": (1, 2), "padding": 1, "dilation": (2, 1), "groups": 3}),
 ]
 
 
@@ -70,13 +77,13 @@ GRADIENTS = [
 def test_gradients_by_finite_differences(x_shape, w_shape, options):
     x, w, b, geometry = random(x_shape), random(w_shape, 1), random(w_shape[3:], 2), check.geometry(**options)
     x64, w64, b64 = (array.astype(np.float64) for array in (x, w, b))
-    dy = random(ref.conv2d(x, w, b, *geometry).shape, 3)
-    dx = numeric_gradient(lambda x: ref.conv2d(x, w64, b64, *geometry), x, dy)
-    dw = numeric_gradient(lambda w: ref.conv2d(x64, w, b64, *geometry), w, dy)
-    db = numeric_gradient(lambda b: ref.conv2d(x64, w64, b, *geometry), b, dy)
+    dy = random(ref.conv2d(x, w, b, geometry).shape, 3)
+    dx = numeric_gradient(lambda x: ref.conv2d(x, w64, b64, geometry), x, dy)
+    dw = numeric_gradient(lambda w: ref.conv2d(x64, w, b64, geometry), w, dy)
+    db = numeric_gradient(lambda b: ref.conv2d(x64, w64, b, geometry), b, dy)
     dy64 = dy.astype(np.float64)
-    np.testing.assert_allclose(ref.conv2d_dgrad(dy64, w64, x_shape, *geometry), dx, atol=1e-7)
-    np.testing.assert_allclose(ref.conv2d_wgrad(x64, dy64, w_shape, *geometry), dw, atol=1e-7)
+    np.testing.assert_allclose(ref.conv2d_dgrad(dy64, w64, x_shape, geometry), dx, atol=1e-7)
+    np.testing.assert_allclose(ref.conv2d_wgrad(x64, dy64, w_shape, geometry), dw, atol=1e-7)
     np.testing.assert_allclose(ref.bias_grad(dy64), db, atol=1e-7)
     close(kernels.conv2d_dgrad(dy, w, x_shape, **options), dx)
     close(kernels.conv2d_wgrad(x, dy, w_shape, **options), dw)
@@ -85,11 +92,11 @@ def test_gradients_by_finite_differences(x_shape, w_shape, options):
 
 def test_the_reference_is_the_definition():
     x, w = random((1, 5, 6, 4)).astype(np.float64), random((3, 2, 2, 6), 1).astype(np.float64)
-    y = ref.conv2d(x, w, None, (2, 3), ((1, 0), (0, 2)), 2)
-    assert y.shape == (1, 2, 3, 6)
+    y = ref.conv2d(x, w, None, check.geometry((2, 3), ((1, 0), (0, 2)), (2, 3), 2))
+    assert y.shape == (1, 1, 2, 6)
     for p, q, k in np.ndindex(y.shape[1:]):
         terms = (x[0, h, v, k // 3 * 2 + c] * w[r, s, c, k] for r, s, c in np.ndindex(3, 2, 2)
-                 if 0 <= (h := 2 * p + r - 1) < 5 and 0 <= (v := 3 * q + s) < 6)
+                 if 0 <= (h := 2 * p + 2 * r - 1) < 5 and 0 <= (v := 3 * q + 3 * s) < 6)
         np.testing.assert_allclose(y[0, p, q, k], sum(terms), rtol=1e-12)
 
 
@@ -100,6 +107,7 @@ BLOCKS = {
     "plain batches of several blocks": ((23, 16, 15, 36), (2, 3, 36, 33), {"stride": 2}),
     "one long line, cut": ((5, 31, 37, 64), (1, 1, 64, 35), {}),
     "one long line of short pieces": ((3, 5, 7, 7100), (1, 1, 7100, 3), {}),
+    "each channel alone, in bands": ((2, 60, 70, 40), (5, 5, 1, 40), {"padding": 2, "stride": 2, "groups": 40}),
     "a row larger than the cache": ((1, 3, 210, 500), (2, 3, 500, 5), {"padding": (0, 1)}),
 }
 
@@ -144,7 +152,8 @@ VIEWS = {"transposed": np.asfortranarray, "strided": lambda a: np.repeat(a, 2, -
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
-@pytest.mark.parametrize("options", [SMALL[2], {"groups": 2}], ids=["padded", "plain"])
+@pytest.mark.parametrize("options", [SMALL[2], {"groups": 2}, {"dilation": (1, 2), "groups": 2}],
+                         ids=["padded", "plain", "dilated"])
 def test_any_view_gives_the_same_and_is_not_changed(view, options):
     for function, arrays in passes(*SMALL[:2], options):
         viewed = [view(array) for array in arrays]
@@ -174,8 +183,9 @@ def test_nan_passes_through_relu_where_it_is_seen(padding):
 
 def test_no_options_are_stride_one_without_padding():
     x, w = random((2, 5, 6, 4)), random((3, 3, 4, 5), 1)
-    close(kernels.conv2d(x, w), ref.conv2d(x.astype(np.float64), w, None, (1, 1), ((0, 0), (0, 0)), 1))
+    close(kernels.conv2d(x, w), ref.conv2d(x.astype(np.float64), w, None, check.geometry()))
     np.testing.assert_array_equal(kernels.conv2d(x, w, padding=(1, 2)), kernels.conv2d(x, w, padding=((1, 1), (2, 2))))
+    np.testing.assert_array_equal(kernels.conv2d(x, w, dilation=2), kernels.conv2d(x, w, dilation=(2, np.int32(2))))
     np.testing.assert_array_equal(kernels.conv2d(x, w, stride=np.int32(2)), kernels.conv2d(x, w, stride=(2, 2)))
 
 
@@ -199,6 +209,8 @@ BOTH = r"x \(2, 5, 6, 4\), w \(3, 3, 4, 8\)"
     ("conv2d", (X, W), {"groups": 1.0}, rf"groups must be .*{BOTH}, groups 1.0"),
     ("conv2d", (X[:, :2], W), {}, r"filter is larger than the padded image: x \(2, 2, 6, 4\), w \(3, 3, 4, 8\)"),
     ("conv2d", (X[:, :, :1], W), {"padding": ((9, 9), (0, 1))}, r"larger .*padding \(\(9, 9\), \(0, 1\)\)"),
+    ("conv2d", (X, W), {"dilation": 3}, r"larger than .* w \(3, 3, 4, 8\), padding .*, dilation \(3, 3\)"),
+    ("conv2d", (X, W), {"dilation": 0}, "dilation must be an int or a pair of ints of at least 1, got 0"),
     ("conv2d", (X, W), {"stride": 0}, "stride must be an int or a pair of ints of at least 1, got 0"),
     ("conv2d", (X, W), {"stride": (1, 0)}, r"stride must be .*got \(1, 0\)"),
     ("conv2d", (X, W), {"stride": (1, 1, 1)}, r"stride must be .*got \(1, 1, 1\)"),

@@ -69,6 +69,8 @@ OPERATIONS = {
     "a first layer": lambda: convolution((2, 61, 61, 3), (7, 7, 3, 33), stride=2, padding=3),
     "strided": lambda: convolution((5, 15, 14, 20), (3, 3, 20, 70), stride=2, padding=1),
     "tap by tap": lambda: convolution((5, 7, 7, 128), (3, 3, 128, 33), stride=2, padding=1),
+    "dilated": lambda: convolution((5, 15, 14, 20), (3, 3, 20, 70), dilation=2, padding=3),
+    "each channel alone": lambda: convolution((3, 33, 35, 70), (5, 5, 1, 70), stride=2, padding=2, groups=70),
     "one pixel": lambda: convolution((5, 9, 9, 200), (1, 1, 200, 70)),
     "one pixel, strided": lambda: convolution((5, 9, 9, 40), (1, 1, 40, 33), stride=2),
     "few rows": lambda: dense(5, 300, 150), "many rows": lambda: dense(300, 1100, 70),

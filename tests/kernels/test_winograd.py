@@ -10,6 +10,7 @@ from kernels.check import normals
 from kernels.conv2d import direct, ref, winograd
 from kernels.conv2d.cases import CASES
 from kernels.conv2d.check import TRANSFORMED, passes_of
+from kernels.conv2d.check import geometry as all_pairs
 from kernels.conv2d.transform import DATA, FILTER, GRADIENT, OUTPUT, WEIGHTS, linear, matrices, transform
 from tests.kernels.oracle import all_close, close, random
 from tests.ranks import environment, python
@@ -69,19 +70,19 @@ def convolutions(draw):
 def check(some, x_shape, w_shape, stride, padding, groups):
     """All passes by transforms, whether they win or not."""
     x, w, b = some(x_shape), some(w_shape), some(w_shape[3:])
-    x64, w64, geometry = x.astype(np.float64), w.astype(np.float64), ((stride, stride), padding, groups)
-    want = ref.conv2d(x64, w64, b, *geometry, relu=True)
+    x64, w64, geometry = x.astype(np.float64), w.astype(np.float64), all_pairs(stride, padding, groups=groups)
+    want = ref.conv2d(x64, w64, b, geometry, relu=True)
     y = np.full(want.shape, np.nan, np.float32)
-    winograd.forward(x, w, b, True, y, *geometry)
+    winograd.forward(x, w, b, True, y, geometry)
     close(y, want, bound=TRANSFORMED)
     dy = some(y.shape)
     dy64, dw = dy.astype(np.float64), np.full(w_shape, np.nan, np.float32)
-    winograd.wgrad(x, dy, dw, *geometry)
-    close(dw, ref.conv2d_wgrad(x64, dy64, w_shape, *geometry), bound=TRANSFORMED)
+    winograd.wgrad(x, dy, dw, geometry)
+    close(dw, ref.conv2d_wgrad(x64, dy64, w_shape, geometry), bound=TRANSFORMED)
     if stride == 1:
         dx = np.full(x_shape, np.nan, np.float32)
-        winograd.dgrad(dy, w, dx, *geometry)
-        close(dx, ref.conv2d_dgrad(dy64, w64, x_shape, *geometry), bound=TRANSFORMED)
+        winograd.dgrad(dy, w, dx, geometry)
+        close(dx, ref.conv2d_dgrad(dy64, w64, x_shape, geometry), bound=TRANSFORMED)
 
 
 @settings(max_examples=150, deadline=None)
@@ -111,10 +112,10 @@ def test_long_sums_stay_within_the_bound(r):
 
 def test_they_are_chosen_where_they_win():
     """Square filters of the nets without a stride, and their first layers: not narrow ones, nor 1x1."""
-    chosen = {(case.net, case.name) for case in CASES if case.net != "odd" and winograd.wins(
+    cases = [case for case in CASES if case.net in ("alexnet", "googlenet", "resnet50")]
+    chosen = {(case.net, case.name) for case in cases if winograd.wins(
         case.shapes(1)[1], (case.stride, case.stride), case.groups, case.out, case.out)}
-    wide = {(case.net, case.name) for case in CASES
-            if case.net != "odd" and case.window > 1 and (case.stride == 1 or case.channels == 3)}
+    wide = {(case.net, case.name) for case in cases if case.window > 1 and (case.stride == 1 or case.channels == 3)}
     assert chosen == wide
     assert not winograd.wins((3, 3, 2, 2), (1, 1), 1, 8, 8)
     assert not winograd.wins((3, 5, 64, 64), (1, 1), 1, 56, 56)
@@ -122,13 +123,13 @@ def test_they_are_chosen_where_they_win():
 
 
 def test_one_switch_turns_them_off(monkeypatch):
-    x, w, options = random((2, 12, 12, 64)), random((3, 3, 64, 64), 1), ((1, 1), ((1, 1), (1, 1)), 1)
+    x, w, options = random((2, 12, 12, 64)), random((3, 3, 64, 64), 1), all_pairs(padding=1)
     dy, results = random((2, 12, 12, 64), 2), {}
     for way in (direct, winograd):
         y, dx, dw = np.empty_like(dy), np.empty_like(x), np.empty_like(w)
-        way.forward(x, w, np.zeros(0, np.float32), False, y, *options)
-        way.dgrad(dy, w, dx, *options)
-        way.wgrad(x, dy, dw, *options)
+        way.forward(x, w, np.zeros(0, np.float32), False, y, options)
+        way.dgrad(dy, w, dx, options)
+        way.wgrad(x, dy, dw, options)
         results[way] = y, dx, dw
     for enabled, way in ((True, winograd), (False, direct)):
         monkeypatch.setattr(winograd, "ENABLED", enabled)

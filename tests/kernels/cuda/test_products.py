@@ -95,13 +95,15 @@ def test_matrices_that_lie_either_way(case, backend):
 def test_any_convolution(backend, data):
     groups, R, S = (data.draw(st.integers(1, most)) for most in (3, 4, 3))
     stride, padding = ((data.draw(st.integers(low, 3)), data.draw(st.integers(low, 3))) for low in (1, 0))
-    H, W = (data.draw(st.integers(max(1, window - 2 * p), 9)) for window, p in zip((R, S), padding, strict=True))
+    dilation = data.draw(st.sampled_from([(1, 1), (2, 3), (3, 2)]))
+    H, W = (data.draw(st.integers(max(1, (window - 1) * apart + 1 - 2 * p), 12))
+            for window, p, apart in zip((R, S), padding, dilation, strict=True))
     N, channels = data.draw(st.integers(1, 2)), data.draw(st.sampled_from([1, 3, 8]))
     C = groups * channels
     K = groups * data.draw(st.sampled_from([1, 3, channels]))
     some = numbers(backend, kind=np.abs)  # sums of few products that cancel would be off by any share of themselves
     agree(conv2d, backend, conv2d.passes(some, (N, H, W, C), (R, S, C // groups, K), backend.target, stride=stride,
-                                           padding=padding, groups=groups))
+                                           padding=padding, dilation=dilation, groups=groups))
 
 
 @pytest.mark.parametrize("backend", ["float32"], indirect=True)
