@@ -47,6 +47,11 @@ def _attention(x, heads):
     return functional.scaled_dot_product_attention(*parts, is_causal=True).transpose(1, 2).reshape(N, T, C)
 
 
+def _along_channels(function, x):
+    """What `function` makes of x with channels last, where images do not have them."""
+    return function(x) if x.ndim < 4 else function(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 def set_precision(name):
     """How PyTorch multiplies on a GPU from here on, and that it looks for cuDNN's fastest way."""
     torch.backends.cudnn.benchmark = True
@@ -91,9 +96,10 @@ class Step:
         """The output of a block of ours."""
         match block:
             case Conv():
-                return functional.conv2d(x, *self.weights[block.name], **block.geometry).relu_()
+                y = functional.conv2d(x, *self.weights[block.name], **block.geometry)
+                return y.relu_() if block.relu else y
             case Dense():
-                y = functional.linear(x, *self.weights[block.name])
+                y = _along_channels(lambda x: functional.linear(x, *self.weights[block.name]), x)
                 return y.relu_() if block.relu else y
             case ConvNorm():
                 y = self.norm(block, x)
@@ -101,7 +107,7 @@ class Step:
             case Residual():
                 return self.residual(block, x)
             case LayerNorm():
-                return functional.layer_norm(x, x.shape[-1:], *self.weights[block.name])
+                return _along_channels(lambda x: functional.layer_norm(x, x.shape[-1:], *self.weights[block.name]), x)
             case Embedding():
                 token, position = self.weights[block.name]
                 return functional.embedding(x, token) + position

@@ -21,16 +21,16 @@ class ConvNorm(Layer):
     kind = "conv"
     MOMENTUM, EPS = 0.1, 1e-5
 
-    def __init__(self, name, channels, window, *, stride=1, padding=0, relu=True):
+    def __init__(self, name, channels, window, *, stride=1, padding=0, dilation=1, groups=1, relu=True):
         super().__init__(name)
         self.channels, self.window, self.relu = channels, window, relu
-        self.geometry = {"stride": stride, "padding": padding}
+        self.geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
         self.state_size = 1 + 2 * channels
 
     def build(self, shape):
-        """Declare weight (R,S,C,K), gamma and beta (K,)."""
+        """Declare weight (R,S,C/groups,K), gamma and beta (K,)."""
         made = conv_shape(self, shape)
-        filters = (self.window, self.window, shape[2], self.channels)
+        filters = (self.window, self.window, shape[2] // self.geometry["groups"], self.channels)
         self.declare("weight", filters, math.sqrt(2 / math.prod(filters[:3])))
         self.declare("gamma", (self.channels,), mean=1.0)
         self.declare("beta", (self.channels,))

@@ -74,8 +74,8 @@ class Layer:
 def conv_shape(layer, shape):
     """What a convolution makes of (H,W,C). Raises ShapeError for another shape, and if its window does not fit."""
     require(layer.name, shape, "H,W,C")
-    stride, padding = layer.geometry["stride"], layer.geometry["padding"]
-    P, Q = ((n + 2 * padding - layer.window) // stride + 1 for n in shape[:2])
+    stride, padding, dilation = (layer.geometry[name] for name in ("stride", "padding", "dilation"))
+    P, Q = ((n + 2 * padding - dilation * (layer.window - 1) - 1) // stride + 1 for n in shape[:2])
     if min(P, Q) < 1:
         raise ShapeError(f"{layer.name}: its {layer.window}x{layer.window} window does not fit an input of"
                          f" {shape[0]}x{shape[1]}")
@@ -83,21 +83,22 @@ def conv_shape(layer, shape):
 
 
 class Conv(Layer):
-    """Convolution, bias and ReLU: (H,W,C) to (P,Q,channels).
+    """Convolution, bias and, unless relu=False, ReLU: (H,W,C) to (P,Q,channels).
 
     channels   out of the layer
     window     taps in each direction
-    stride, padding, groups   as in kernels.conv2d
+    stride, padding, dilation, groups   as in kernels.conv2d
     std        of the initial weights; default: sqrt(2 / fan in), He et al. 2015
     bias       its initial value
     """
 
     kind = "conv"
 
-    def __init__(self, name, channels, window, *, stride=1, padding=0, groups=1, std=None, bias=0.0):
+    def __init__(self, name, channels, window, *, stride=1, padding=0, dilation=1, groups=1, relu=True, std=None,
+                 bias=0.0):
         super().__init__(name)
-        self.channels, self.window, self.std, self.bias = channels, window, std, bias
-        self.geometry = {"stride": stride, "padding": padding, "groups": groups}
+        self.channels, self.window, self.relu, self.std, self.bias = channels, window, relu, std, bias
+        self.geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
 
     def build(self, shape):
         """Declare weight (R,S,C/groups,K) and bias (K,)."""
@@ -108,15 +109,18 @@ class Conv(Layer):
         return made
 
     def forward(self, x, batch):
-        """Conv + bias + ReLU."""
+        """Convolve, add the bias, ReLU."""
         yield self
         self.x = x
-        self.y = kernels.conv2d(x, self.weight["weight"], self.weight["bias"], relu=True, **self.geometry)
+        self.y = kernels.conv2d(x, self.weight["weight"], self.weight["bias"], relu=self.relu, **self.geometry)
         return self.y
 
     def backward(self, dy):
         """The gradient of the weights first, since it is sent to other ranks."""
-        kernels.bias_relu_backward(dy, self.y, out=dy, db=self.gradient["bias"])
+        if self.relu:
+            kernels.bias_relu_backward(dy, self.y, out=dy, db=self.gradient["bias"])
+        else:
+            kernels.bias_grad(dy, out=self.gradient["bias"])
         weight = self.gradient["weight"]
         kernels.conv2d_wgrad(self.x, dy, weight.shape, out=weight, **self.geometry)
         yield self
@@ -128,7 +132,7 @@ class Conv(Layer):
 class Dense(Layer):
     """Fully connected layer, with bias unless bias=None and ReLU unless relu=False: (C,) to (channels,).
 
-    Of tokens (T,C) it does so with each of them. `std` of the initial weights is sqrt(2 / C) by default; `kind` is
+    Of tokens (T,C) it does so with each of them, of images (H,W,C) with each pixel. `std` of the initial weights is sqrt(2 / C) by default; `kind` is
     what the layer is counted as in measurements.
     """
 
@@ -139,6 +143,7 @@ class Dense(Layer):
     def build(self, shape):
         """Declare weight (C,K) and bias (K,)."""
         *tokens, C = shape
+        self.images = len(shape) == 3
         self.declare("weight", (C, self.channels), self.std or math.sqrt(2 / C))
         if self.bias is not None:
             self.declare("bias", (self.channels,), mean=self.bias)
@@ -165,10 +170,11 @@ class Dense(Layer):
 
 
 class LayerNorm(Layer):
-    """Layer normalization of each token (Ba et al. 2016): (T,C) to (T,C)."""
+    """Layer normalization (Ba et al. 2016) of each token (T,C) or pixel (H,W,C), or of (C,); the shape stays as it is."""
 
     def build(self, shape):
         """Declare gamma and beta (C,)."""
+        self.images = len(shape) == 3
         self.declare("gamma", shape[-1:], mean=1.0)
         self.declare("beta", shape[-1:])
         return shape

@@ -50,14 +50,14 @@ class Graph:
         match block:
             case Conv():
                 weights = (self.weight(block, part) for part in ("weight", "bias"))
-                return self.relu(self.convolution(block, x, *weights))
+                return self.relu(self.convolution(block, x, *weights), block.relu)
             case ConvNorm():
                 return self.relu(self.normalized(block, x), block.relu)
-            case Dense():
-                return self.dense(block, x)
-            case LayerNorm():
-                scales = (self.weight(block, part) for part in ("gamma", "beta"))
-                return self.node("LayerNormalization", x, *scales, axis=-1, epsilon=1e-5)
+            case Dense() | LayerNorm() if block.images:
+                turned = self.along_channels(block, self.node("Transpose", x, perm=[0, 2, 3, 1]))
+                return self.node("Transpose", turned, perm=[0, 3, 1, 2])
+            case Dense() | LayerNorm():
+                return self.along_channels(block, x)
             case Embedding():
                 token, position = (self.weight(block, part) for part in ("token", "position"))
                 return self.node("Add", self.node("Gather", token, x), position)
@@ -108,9 +108,9 @@ class Graph:
 
     def convolution(self, block, x, *weights):
         """With a bias or without."""
-        stride, padding = block.geometry["stride"], block.geometry["padding"]
+        stride, padding, dilation, groups = (block.geometry[name] for name in ("stride", "padding", "dilation", "groups"))
         return self.node("Conv", x, *weights, kernel_shape=[block.window] * 2, strides=[stride] * 2,
-                         pads=[padding] * 4, group=block.geometry.get("groups", 1))
+                         pads=[padding] * 4, dilations=[dilation] * 2, group=groups)
 
     def normalized(self, block, x):
         """Convolution and batch normalization by the running statistics."""
@@ -118,8 +118,11 @@ class Graph:
         convolved = self.convolution(block, x, self.weight(block, "weight"))
         return self.node("BatchNormalization", convolved, *scales, epsilon=block.EPS)
 
-    def dense(self, block, x):
-        """Of the last axis."""
+    def along_channels(self, block, x):
+        """A dense layer or layer normalization of the last axis."""
+        if isinstance(block, LayerNorm):
+            scales = (self.weight(block, part) for part in ("gamma", "beta"))
+            return self.node("LayerNormalization", x, *scales, axis=-1, epsilon=1e-5)
         weight = self.arrays[f"{block.name}/weight"].exported().T
         y = self.node("MatMul", x, self.constant(weight, f"{block.name}/weight"))
         if block.bias is not None:

@@ -50,6 +50,12 @@ def test_new_net():
     assert "channels of the first convolution" in " ".join(train(1, "--net", name, "--help").stdout.split())
 
 
+def test_modern_nets():
+    name = f"{EXAMPLES / 'modern_nets.py'}:convnext"
+    assert accuracy(train(2, "--net", name, "--width", 16, "--depth", 1, "--stem", 1, "--epochs", 8,
+                          "--optimizer", "adamw", "--lr", 0.002)) > 40
+
+
 @pytest.mark.parametrize(("words", "message"), [
     ("--schedule {}/new_schedule.py:Nothing", "there is no Nothing in"),
     ("--schedule {}/nowhere.py:Some", "cannot be imported (FileNotFoundError"),

@@ -1,6 +1,7 @@
 """The measurement of a whole training step. PyTorch's side is tested by the measurement itself: see step.compare."""
 
 import json
+import runpy
 import sys
 from types import SimpleNamespace
 
@@ -11,6 +12,9 @@ import nets
 from bench import step
 from mpilayer.base.errors import UserError
 from tests.bench.test_bench import run
+from tests.test_examples import EXAMPLES
+
+MODERN = runpy.run_path(str(EXAMPLES / "modern_nets.py"))
 
 
 @pytest.fixture
@@ -108,6 +112,15 @@ def test_nets_that_differ_are_not_timed(layer, scale, message, mini):
     with pytest.raises(UserError) as error:
         step.compare(mini, {"same": mini, "other": Changed(mini, layer, np.float32(scale))})
     assert str(error.value) == message + "they are not the same net, and nothing was timed"
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("mobilenet", {"width": 8}), ("convnext", {"width": 8, "depth": 1})])
+def test_nets_of_depthwise_convolutions_are_those_of_pytorch(name, sizes):
+    pytest.importorskip("torch")
+    from bench.peer_torch import Step
+
+    ours = step.Step(nets.build(MODERN[name], shape=(64, 64, 3), classes=10, **sizes), 4)
+    step.compare(ours, {layout: Step(ours.net, ours.batch, layout, step.SGD) for layout in ("NCHW", "NHWC")})
 
 
 def test_dropout_is_off_for_the_comparison_only(mini):

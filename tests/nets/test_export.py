@@ -1,5 +1,7 @@
 """Exported nets against ONNX Runtime and PyTorch, which know nothing of our kernels."""
 
+import runpy
+
 import numpy as np
 import pytest
 
@@ -7,9 +9,11 @@ import nets
 from mpilayer.training.batch import Batch
 from nets.blocks import AvgPool, Flatten, GlobalAvgPool, Loss, MaxPool
 from nets.composite import Sequence
+from nets.conv_norm import ConvNorm
 from nets.layer import Conv, Dense
 from nets.onnx_graph import onnx_model
 from nets.state_dict import from_state_dict, heads, state_dict, take
+from tests.test_examples import EXAMPLES
 
 CLOSE = 1e-4  # of the largest logit
 SIZES = {"alexnet": ((99, 99, 3), 5), "googlenet": ((64, 64, 3), 5), "resnet50": ((64, 64, 3), 5),
@@ -50,6 +54,9 @@ def assert_close(found, expected):
     assert np.abs(found - expected).max() <= CLOSE * np.abs(expected).max()
 
 
+MODERN = runpy.run_path(str(EXAMPLES / "modern_nets.py"))
+
+
 def run_onnx(model, x):
     runtime = pytest.importorskip("onnxruntime")
     session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -63,6 +70,25 @@ def test_onnx_runtime_gives_the_same_logits(name):
     for size in (1, 3):
         x, expected = answers(net, size)
         assert_close(run_onnx(model, x), expected)
+
+
+@pytest.mark.parametrize(("name", "sizes", "published"), [
+    ("mobilenet", {}, 4_231_976), ("convnext", {"depth": 1, "width": 24}, None),
+    ("mobilenet", {"width": 16}, None)])
+def test_nets_of_depthwise_convolutions(name, sizes, published):
+    net = scrambled(nets.build(MODERN[name], shape=(64, 64, 3), **sizes))
+    assert net.size == (published or net.size)
+    x, expected = answers(net)
+    assert_close(run_onnx(onnx_model(net, name), x), expected)
+
+
+def test_dilated_convolutions_in_groups():
+    body = Sequence(Conv("conv", 6, 3, padding=2, dilation=2, groups=3, relu=False),
+                    ConvNorm("norm", 8, 3, stride=2, padding=3, dilation=3, groups=2), Flatten(),
+                    Dense("out", 4, relu=False), Loss())
+    net = scrambled(nets.Net(body, (9, 10, 3)))
+    x, expected = answers(net)
+    assert_close(run_onnx(onnx_model(net, "dilated"), x), expected)
 
 
 @pytest.mark.parametrize("pool", [MaxPool, AvgPool])
