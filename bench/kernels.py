@@ -12,15 +12,18 @@ from rich.table import Table
 import kernels
 from bench import options as shared
 from bench.rows import compared, peer_cells, show
+from bench.samples import draw
 from bench.timing import alternate, copy_bandwidth, peak
 from kernels import gpu
 from kernels.conv2d.cases import CASES as CONVOLUTIONS
 from kernels.dense.cases import CASES as DENSE
+from mpilayer.base.cli import natural
 from mpilayer.base.errors import UserError
 
 PASSES = ("forward", "dgrad", "wgrad")
 CASES = [case for case in (*CONVOLUTIONS, *DENSE) if case.net != "odd"]
 SECONDS = 0.2  # at least, for each row
+GOOD = 0.9  # of the peer's speed
 LINE = "{net:9} {layer:13} {pass:7} {shape:30} {ms:>8} {gflops:>8} {share:>6} {peer:>9} {ratio:>6}"
 HEAD = {"net": "net", "layer": "layer", "pass": "pass", "shape": "x * w / stride", "ms": "ms",
         "gflops": "GFLOP/s", "share": "peak", "peer": "peer ms", "ratio": "ratio"}
@@ -111,10 +114,23 @@ PEERS = {"torch": (open_torch, torch_functions)}
 
 
 def shape(case, batch):
-    """x * w / stride, as in 16x27x27x96 * 5x5x48x256."""
+    """x * w / stride : dilation, as in 16x27x27x96 * 5x5x48x256."""
     x, w = ("x".join(map(str, sizes)) for sizes in case.shapes(batch)[:2])
-    stride = getattr(case, "stride", 1)
-    return f"{x} * {w}" + (f" / {stride}" if stride > 1 else "")
+    return f"{x} * {w}" + "".join(f" {sign} {value}" for sign, value in _steps(case))
+
+
+def _steps(case):
+    """[(sign, stride or dilation)] that is not 1."""
+    named = (("/", getattr(case, "stride", 1)), (":", getattr(case, "dilation", 1)))
+    return [(sign, value) for sign, value in named if value > 1]
+
+
+def kind(case):
+    """Which layers it is compared with: dense, or as in 3x3 / 2, 7x7 depthwise."""
+    if not hasattr(case, "window"):
+        return "dense"
+    words = [f"{case.window}x{case.window}", *(f"{sign} {value}" for sign, value in _steps(case))]
+    return " ".join([*words, *(["depthwise"] if case.groups == case.channels > 1 else [])])
 
 
 def _passes(case, options):
@@ -124,9 +140,11 @@ def _passes(case, options):
 
 
 def select(options):
-    """[(case, its passes)]. Raises UserError if there is none."""
+    """[(case, batch, its passes)]. Raises UserError if there is none."""
+    if options.random:
+        return [(case, batch, _passes(case, options)) for case, batch in draw(options.random, options.seed)]
     cases = [case for case in CASES if options.net in (None, case.net) and options.layer in case.name]
-    chosen = [(case, passes) for case in cases if (passes := _passes(case, options))]
+    chosen = [(case, options.batch, passes) for case in cases if (passes := _passes(case, options))]
     if not chosen:
         names = ", ".join(case.name for case in CASES if options.net in (None, case.net))
         raise UserError(f"no layer {options.layer!r} with such a pass | expected part of one of {names}")
@@ -135,9 +153,9 @@ def select(options):
 
 def measure(chosen, options, most):
     """Yield a row for each pass of each case."""
-    for case, passes in chosen:
+    for case, batch, passes in chosen:
         rng = np.random.default_rng(0)
-        room = [kernels.empty(sizes) for sizes in case.shapes(options.batch)]
+        room = [kernels.empty(sizes) for sizes in case.shapes(batch)]
         arrays = [rng.standard_normal(out=array, dtype=np.float32) for array in room]
         if options.precision == "bfloat16":
             arrays[::2] = (array.astype(gpu.bfloat16()) for array in arrays[::2])  # weights are float32
@@ -145,13 +163,13 @@ def measure(chosen, options, most):
         theirs = PEERS[options.peer][1](case, *arrays) if options.peer else dict.fromkeys(passes, {})
         for name in passes:
             times = alternate({"ours": mine[name], **theirs[name]}, rounds=options.rounds, seconds=SECONDS)
-            yield row(case, name, options.batch, most, times.pop("ours"), times)
+            yield row(case, name, batch, most, times.pop("ours"), times)
 
 
 def row(case, name, batch, most, mine, theirs):
     """What is known of one pass; METRICS.md has the formulas."""
     gflops = case.flops(batch) / mine / 1e9
-    return {"net": case.net, "layer": case.name, "pass": name, "shape": shape(case, batch),
+    return {"net": case.net, "layer": case.name, "kind": kind(case), "pass": name, "shape": shape(case, batch),
             **compared(mine, theirs), "gflops": gflops, "peak_share": gflops / most}
 
 
@@ -164,15 +182,10 @@ def line(row):
 
 def means(rows):
     """{group: (its rows, geometric mean of their ratios)}."""
-    cases = {(case.net, case.name): case for case in CASES}
-    groups = {"all": rows, "conv": [], "dense": [], **{name: [] for name in PASSES}}
+    groups = {"all": rows, "conv": [row for row in rows if row["kind"] != "dense"],
+              **{name: [row for row in rows if row["pass"] == name] for name in PASSES}}
     for row in rows:
-        case = cases[row["net"], row["layer"]]
-        groups["dense" if case in DENSE else "conv"].append(row)
-        groups[row["pass"]].append(row)
-        if case not in DENSE:
-            kind = f"{case.window}x{case.window}" + (f" / {case.stride}" if case.stride > 1 else "")
-            groups.setdefault(kind, []).append(row)
+        groups.setdefault(row["kind"], []).append(row)
     return {what: (len(group), statistics.geometric_mean(r["ratio"] for r in group))
             for what, group in groups.items() if group}
 
@@ -187,12 +200,14 @@ def summary(rows, peer):
 
 def report(chosen, options):
     """Measure, and print each row as it comes; return them all."""
-    most, total = peak(options.precision) * options.threads, sum(len(passes) for _, passes in chosen)
-    head = (f"{options.precision}, {shared.threads(options)}, batch {options.batch}, "
+    most, total = peak(options.precision) * options.threads, sum(len(passes) for *_, passes in chosen)
+    batch = "any batch" if options.random else f"batch {options.batch}"
+    head = (f"{options.precision}, {shared.threads(options)}, {batch}, "
             f"peak {most:.1f} GFLOP/s, copy {copy_bandwidth():.1f} GB/s", LINE.format(**HEAD))
     rows, say = show(head, measure(chosen, options, most), total, line)
     if options.peer:
         say(summary(rows, options.peer))
+        say(f"{np.mean([one['ratio'] >= GOOD for one in rows]):.0%} of the rows at {GOOD} or more")
         say("worst: " + line(min(rows, key=lambda one: one["ratio"])))
     return rows
 
@@ -203,6 +218,9 @@ def parser():
     p.add_argument("--net", choices=sorted({case.net for case in CASES}), help="only this net (default: all)")
     p.add_argument("--pass", dest="only", choices=PASSES, help="only this pass (default: all)")
     p.add_argument("--layer", default="", metavar="PART", help="only layers named so in part")
+    p.add_argument("--random", type=shared.count, default=0, metavar="N",
+                   help="instead: so many layers of random shape and batch")
+    p.add_argument("--seed", type=natural, default=0, help="with --random: which ones (default: 0)")
     shared.add(p, PEERS, rounds=9)
     p.add_argument("--batch", type=shared.count, default=16, help="images (default: 16)")
     shared.add_precision(p)

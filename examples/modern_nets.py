@@ -26,7 +26,7 @@ def mobilenet(classes, width=32):
 
 
 @recipe(shape=(224, 224, 3), classes=1000, width="channels of the first stage",
-        depth="blocks of a stage; the third has three times as many", stem="pixels that the first layer joins, each way")
+        depth="blocks of a stage; the third has three times as many", stem="window and stride of the first layer")
 def convnext(classes, width=96, depth=3, stem=4):
     """ConvNeXt (Liu et al. 2022) without scales of layers: a depthwise 7x7, then two dense layers for each pixel."""
     blocks = [Conv("stem", width, stem, stride=stem, relu=False), LayerNorm("stem/norm")]

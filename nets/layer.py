@@ -132,8 +132,8 @@ class Conv(Layer):
 class Dense(Layer):
     """Fully connected layer, with bias unless bias=None and ReLU unless relu=False: (C,) to (channels,).
 
-    Of tokens (T,C) it does so with each of them, of images (H,W,C) with each pixel. `std` of the initial weights is sqrt(2 / C) by default; `kind` is
-    what the layer is counted as in measurements.
+    Of tokens (T,C) it does so with each of them, of images (H,W,C) with each pixel. `std` of the initial weights is
+    sqrt(2 / C) by default; `kind` is what the layer is counted as in measurements.
     """
 
     def __init__(self, name, channels, *, relu=True, std=None, bias=0.0, kind="dense"):
@@ -170,7 +170,7 @@ class Dense(Layer):
 
 
 class LayerNorm(Layer):
-    """Layer normalization (Ba et al. 2016) of each token (T,C) or pixel (H,W,C), or of (C,); the shape stays as it is."""
+    """Layer normalization (Ba et al. 2016) of each token (T,C) or pixel (H,W,C), or of (C,); the shape stays."""
 
     def build(self, shape):
         """Declare gamma and beta (C,)."""

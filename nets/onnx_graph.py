@@ -108,7 +108,8 @@ class Graph:
 
     def convolution(self, block, x, *weights):
         """With a bias or without."""
-        stride, padding, dilation, groups = (block.geometry[name] for name in ("stride", "padding", "dilation", "groups"))
+        names = "stride", "padding", "dilation", "groups"
+        stride, padding, dilation, groups = (block.geometry[name] for name in names)
         return self.node("Conv", x, *weights, kernel_shape=[block.window] * 2, strides=[stride] * 2,
                          pads=[padding] * 4, dilations=[dilation] * 2, group=groups)
 

@@ -37,8 +37,9 @@ def _geometry(operation, x_shape, w_shape, stride, padding, dilation, groups):
     dilation = tuple(1 if window == 1 else apart for apart, window in zip(dilation, taps, strict=True))
     free = [size + sum(border) - apart * (window - 1) - 1
             for size, border, apart, window in zip(pixels, padding, dilation, taps, strict=True)]
-    require(min(free) >= 0, operation, "the filter is larger than the padded image: x {}, w {}, padding {}, dilation {}",
-            x_shape, w_shape, padding, dilation)
+    require(min(free) >= 0, operation,
+            "the filter is larger than the padded image: x {}, w {}, padding {}, dilation {}", x_shape, w_shape,
+            padding, dilation)
     y_shape = (N, *(space // step + 1 for space, step in zip(free, stride, strict=True)), K)
     return Geometry(stride, padding, dilation, int(groups)), y_shape
 

@@ -71,8 +71,8 @@ def _depthwise(net, layers, window):
                    window // 2, channels)
 
 
-# Table 1 of Howard et al. 2017, and ConvNeXt-T of Liu et al. 2022; below, 3x3 layers of DeepLabv3 (Chen et al. 2017) with
-# output stride 8, of an image of 224 pixels.
+# Table 1 of Howard et al. 2017, and ConvNeXt-T of Liu et al. 2022; below, 3x3 layers of DeepLabv3 (Chen et al. 2017)
+# with output stride 8, of an image of 224 pixels.
 MOBILENET = ((112, 32, 1), (112, 64, 2), (56, 128, 1), (56, 128, 2), (28, 256, 1), (28, 256, 2), (14, 512, 1),
              (14, 512, 2), (7, 1024, 1))
 CONVNEXT = (56, 96, 1), (28, 192, 1), (14, 384, 1), (7, 768, 1)

@@ -83,9 +83,9 @@ def forward(x, w, bias, relu, y, geometry):
 
 
 def _phase(first, size, stride, before, window, dilation):
-    """(positions, taps, first tap, where it looks, every, apart) of every stride-th pixel from `first` on, along one axis.
+    """(positions, taps, first tap, where it looks, every, apart) of every stride-th pixel from `first` on.
 
-    The taps are `every` so many, and look at pixels that are `apart` so many.
+    All along one axis. The taps are `every` so many, and look at pixels that are `apart` so many.
     """
     both = math.gcd(stride, dilation)
     every, positions = stride // both, -(-(size - first) // stride)

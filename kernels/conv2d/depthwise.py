@@ -1,7 +1,7 @@
 """Depthwise convolution: each channel has a filter of its own.
 
-A row of the micro-kernel's tile is a pixel, its columns are channels, and each channel of A meets that of B only. A band
-of image rows at a time is copied, with its border and as float32, to where it stays in cache.
+A row of the micro-kernel's tile is a pixel, its columns are channels, and each channel of A meets that of B only. A
+band of image rows at a time is copied, with its border and as float32, to where it stays in cache.
 """
 
 import math
@@ -38,7 +38,7 @@ def _rows(band, step, apart, taps):
 def _sweep(tile, x, start, step, apart, w, w_strides, taps, bias, relu, y, y_strides, size, band, first, last):
     """Rows first to last of all images of y, each `size` pixels, at an address with strides of bytes.
 
-    The filter, of R x S `taps` at the address w, begins at pixel `start` of x and moves by `step`; its taps are `apart`.
+    The filter, R x S `taps` at the address w, begins at pixel `start` of x and moves by `step`; its taps are `apart`.
     """
     (y0, x0), (step_y, step_x), (apart_y, apart_x), (R, S), (P, Q) = start, step, apart, taps, size
     (y_n, y_p, y_q, each), C, wide = y_strides, x.shape[3], tile.columns
@@ -75,8 +75,8 @@ def forward(x, w, bias, relu, y, geometry):
 def _phases(taps, size, stride, before, dilation):
     """Along one axis, yield (first pixel of dx, its first of dy, taps, the first of them, every, apart) of each phase.
 
-    A phase of the stride is the pixels of dx that the same taps reach: `every` so many, which meet pixels of dy that are
-    `apart` so many.
+    A phase of the stride is the pixels of dx that the same taps reach: `every` so many, which meet pixels of dy that
+    are `apart` so many.
     """
     both = math.gcd(stride, dilation)
     every, apart = stride // both, dilation // both

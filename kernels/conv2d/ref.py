@@ -17,10 +17,10 @@ def _split(array, groups, axis):
 
 
 def conv2d(x, w, b, geometry, relu=False):
-    """y[n,p,q,k] = b[k] + sum over r, s, c of x[n, p*stride+r*dilation-top, q*stride+s*dilation-left, c] * w[r,s,c,k]."""
-    windows = _windows(x, w.shape, geometry)
+    """y[n,p,q,k] = b[k] + sum over r, s, c of x[n, p*stride+r*apart-top, q*stride+s*apart-left, c] * w[r,s,c,k]."""
+    windows, filters = _split(_windows(x, w.shape, geometry), geometry.groups, 3), _split(w, geometry.groups, 3)
     y = np.concatenate([np.einsum("npqcrs,rsck->npqk", a, v, optimize=True)
-                        for a, v in zip(_split(windows, geometry.groups, 3), _split(w, geometry.groups, 3), strict=True)], axis=3)
+                        for a, v in zip(windows, filters, strict=True)], axis=3)
     y = y if b is None else y + b
     return np.maximum(y, 0) if relu else y
 
@@ -42,10 +42,10 @@ def conv2d_dgrad(dy, w, x_shape, geometry):
 
 
 def conv2d_wgrad(x, dy, w_shape, geometry):
-    """dw[r,s,c,k] = sum over n, p, q of x[n, p*stride+r*dilation-top, q*stride+s*dilation-left, c] * dy[n,p,q,k]."""
-    windows = _windows(x, w_shape, geometry)
+    """dw[r,s,c,k] = sum over n, p, q of x[n, p*stride+r*apart-top, q*stride+s*apart-left, c] * dy[n,p,q,k]."""
+    windows, gradients = _split(_windows(x, w_shape, geometry), geometry.groups, 3), _split(dy, geometry.groups, 3)
     return np.concatenate([np.einsum("npqcrs,npqk->rsck", a, d, optimize=True)
-                           for a, d in zip(_split(windows, geometry.groups, 3), _split(dy, geometry.groups, 3), strict=True)], axis=3)
+                           for a, d in zip(windows, gradients, strict=True)], axis=3)
 
 
 def bias_grad(dy):

@@ -39,7 +39,7 @@ def along_rows(x):
 
 
 @inner
-def _interleave(x, out):
+def interleave(x, out):
     """out[p, 2 i] = x[2 p, i], out[p, 2 i + 1] = x[2 p + 1, i]; zero for a row that x has not."""
     for p in range((x.shape[0] + 1) // 2):
         row, first = adjacent(out[p]), adjacent(x[2 * p])
@@ -67,7 +67,7 @@ def _shorten(x, out):
 def down_columns(x, out):
     """Each of x (T,M,C), float32 or uint16, as pairs of what is below each other: out (T,ceil(M/2),2 C)."""
     for t in range(x.shape[0]):
-        _interleave(x[t], out[t])
+        interleave(x[t], out[t])
         tick(x[t].size)
 
 
@@ -85,7 +85,7 @@ def _pack(w, first, last, panels, row, short_row):
     (_, depth, wide), K = panels.shape, w.shape[1]
     begin, end = first * wide, min(K, last * wide)
     for p in range(depth):
-        _interleave(w[2 * p:2 * p + 2, begin:end], short_row)
+        interleave(w[2 * p:2 * p + 2, begin:end], short_row)
         for j in range(first, last):
             start = j * wide - begin
             for i in range(min(wide, end - j * wide)):
@@ -128,8 +128,8 @@ def _summed(tile, x, dy, dw, x_pairs, dy_pairs, first, last):
         count = min(CHANNELS, last - c)
         for m in range(0, M, 2 * PIXELS):
             rows = min(2 * PIXELS, M - m)
-            _interleave(x[m:m + rows, c:c + count], x_pairs)
-            _interleave(dy[m:m + rows], dy_pairs)
+            interleave(x[m:m + rows, c:c + count], x_pairs)
+            interleave(dy[m:m + rows], dy_pairs)
             for j in range(-(-K // wide)):
                 panel = b + j * wide * FLOAT
                 multiply(tile, count, min(wide, K - j * wide), (rows + 1) // 2, (a, FLOAT, a_k), (panel, b_k),
