@@ -8,7 +8,7 @@ from rich.table import Table
 
 import kernels
 from bench import options as shared
-from bench.kernels import CASES, ours
+from bench.layers import CASES, ours
 from bench.rows import console
 from bench.timing import alternate
 from kernels.progress import now

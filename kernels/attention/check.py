@@ -21,6 +21,5 @@ def passes(qkv, dy, heads, target=HOST):
 
 def passes_of(case, some, target=HOST):
     """The same for two sequences of a case at most; `some` makes an array of a shape."""
-    N, T, C3 = case.shape
-    shape = (min(N, 2), T, C3)
-    return passes(some(shape), some((*shape[:2], C3 // 3)), case.heads, target)
+    (shape,) = case.shapes(min(case.N, 2))
+    return passes(some(shape), some((*shape[:2], shape[2] // 3)), case.heads, target)

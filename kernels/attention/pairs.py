@@ -12,9 +12,9 @@ from kernels import compiled, micro, scratch
 from kernels.attention.heads import (
     INFINITY,
     KEYS,
-    ONE,
     TILES,
     dot,
+    finish,
     head_of,
     online,
     plain,
@@ -100,10 +100,11 @@ def _shorten(row, target):
 
 
 @inner
-def _round(sums, scale, out):
-    """out = sums * scale, rounded."""
-    for d in range(sums.size):
-        out[d] = nearest(sums[d] * scale)
+def _round(sums, out):
+    """out (rows,D) = sums, rounded."""
+    for r in range(sums.shape[0]):
+        for d in range(sums.shape[1]):
+            out[r, d] = nearest(sums[r, d])
 
 
 @jit
@@ -130,8 +131,9 @@ def _forward(tile, qkv, pairs, y, lse, space, first, last):
                 product(tile, count, plain(along), values[j // 2:(j + width + 1) // 2], space.sums[:count],
                         ACCUMULATE if j > 0 else 0)
             for r in range(count):
-                _round(space.sums[r], ONE / sums[r], out[i + r])
+                finish(space.sums[r], sums[r])
                 lse[item // heads, item % heads, i + r] = tops[r] + np.log(sums[r])
+            _round(space.sums[:count], out[i:i + count])
 
 
 @jit
@@ -171,8 +173,6 @@ def _backward(tile, qkv, pairs, y, dy, dy_pairs, dqkv, lse, space, first, last):
                 product(tile, width, turned(slopes_down), queries[:half], space.key_sums[some], ACCUMULATE)
                 product(tile, count, plain(along), keys[j // 2:(j + width + 1) // 2], space.sums[:count],
                         ACCUMULATE if j > 0 else 0)
-            for r in range(count):
-                _round(space.sums[r], ONE, head_of(dqkv, item, heads, 0, D)[i + r])
-        for t in range(T):
-            _round(space.key_sums[t], ONE, head_of(dqkv, item, heads, 1, D)[t])
-            _round(space.value_sums[t], ONE, head_of(dqkv, item, heads, 2, D)[t])
+            _round(space.sums[:count], head_of(dqkv, item, heads, 0, D)[i:i + count])
+        _round(space.key_sums, head_of(dqkv, item, heads, 1, D))
+        _round(space.value_sums, head_of(dqkv, item, heads, 2, D))

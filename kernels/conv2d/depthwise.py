@@ -4,12 +4,12 @@ A row of the micro-kernel's tile is a pixel, its columns are channels, and each 
 band of image rows at a time is copied, with its border and as float32, to where it stays in cache.
 """
 
-import math
+import itertools
 
 import numpy as np
 
 from kernels import compiled, micro, scratch
-from kernels.conv2d.pixels import CACHED, FLOAT, gather
+from kernels.conv2d.pixels import CACHED, FLOAT, gather, phase, phases
 from kernels.micro import ACCUMULATE, BFLOAT16, RELU
 from kernels.threads import parallel_for
 from kernels.vectors import call
@@ -72,40 +72,27 @@ def forward(x, w, bias, relu, y, geometry):
     parallel_for(N * P, work)
 
 
-def _phases(taps, size, stride, before, dilation):
-    """Along one axis, yield (first pixel of dx, its first of dy, taps, the first of them, every, apart) of each phase.
-
-    A phase of the stride is the pixels of dx that the same taps reach: `every` so many, which meet pixels of dy that
-    are `apart` so many.
-    """
-    both = math.gcd(stride, dilation)
-    every, apart = stride // both, dilation // both
-    for tap in range(min(every, taps)):
-        offset = tap * dilation - before
-        first, count = offset % stride, -(-(taps - tap) // every)
-        if first < size:
-            yield first, (first - offset) // stride - (count - 1) * apart, count, tap, every, apart
-
-
 def dgrad(dy, w, dx, geometry):
     """Gradient by the input, into dx: a convolution with the filter flipped, for each phase of the stride."""
     (R, S, _, C), (N, H, W, _), each, tile = w.shape, dx.shape, dx.itemsize, micro.columns_tile()
     (sh, sw), ((top, _), (left, _)), dilation, _ = geometry
-    rows, columns = (list(_phases(*each)) for each in ((R, H, sh, top, dilation[0]), (S, W, sw, left, dilation[1])))
-    if len(rows) < min(sh, H) or len(columns) < min(sw, W):
+    rows, columns = phases(R, sh, dilation[0]), phases(S, sw, dilation[1])
+    if rows < sh or columns < sw:
         dx[:] = 0
-    for h, y0, down, r0, every_y, apart_y in rows:
-        for v, x0, across, s0, every_x, apart_x in columns:
-            taps, apart, size = (down, across), (apart_y, apart_x), (-(-(H - h) // sh), -(-(W - v) // sw))
-            last_tap = w.ctypes.data + ((r0 + (down - 1) * every_y) * S + s0 + (across - 1) * every_x) * C * FLOAT
-            target = dx.ctypes.data + (h * W + v) * C * each
-            strides = H * W * C * each, sh * W * C * each, sw * C * each, each
+    for r0, s0 in itertools.product(range(rows), range(columns)):
+        h, y0, down, every_y, apart_y = phase(r0, R, sh, top, dilation[0])
+        v, x0, across, every_x, apart_x = phase(s0, S, sw, left, dilation[1])
+        taps, apart, size = (down, across), (apart_y, apart_x), (-(-(H - h) // sh), -(-(W - v) // sw))
+        last_tap = w.ctypes.data + ((r0 + (down - 1) * every_y) * S + s0 + (across - 1) * every_x) * C * FLOAT
+        target = dx.ctypes.data + (h * W + v) * C * each
+        strides = H * W * C * each, sh * W * C * each, sw * C * each, each
 
-            def work(first, last, start=(y0, x0), apart=apart, taps=taps, size=size, w=last_tap, target=target,
-                     w_strides=(-every_y * S * C * FLOAT, -every_x * C * FLOAT), strides=strides):
-                _sweep(tile, dy, start, (1, 1), apart, w, w_strides, taps, NONE, False, target, strides, size,
-                       _band(*size, C, (1, 1), apart, taps), first, last)
+        def work(first, last, start=(y0, x0), apart=apart, taps=taps, size=size, w=last_tap, target=target,
+                 w_strides=(-every_y * S * C * FLOAT, -every_x * C * FLOAT), strides=strides):
+            _sweep(tile, dy, start, (1, 1), apart, w, w_strides, taps, NONE, False, target, strides, size,
+                   _band(*size, C, (1, 1), apart, taps), first, last)
 
+        if min(size) > 0:
             parallel_for(N * size[0], work)
 
 

@@ -4,12 +4,10 @@ A row of its tile is a pixel, its stride the distance of neighbouring output pix
 filter row are neighbours in memory, so one block of the tile is a whole filter row and R blocks are the filter.
 """
 
-import math
-
 import numpy as np
 
 from kernels import compiled, micro, scratch
-from kernels.conv2d.pixels import CACHED, FLOAT, pad, shifted, with_border
+from kernels.conv2d.pixels import CACHED, FLOAT, pad, phase, phases, shifted, with_border
 from kernels.layout import transpose
 from kernels.matmul.cpu import NONE, times
 from kernels.micro import ACCUMULATE, BFLOAT16, RELU
@@ -133,13 +131,8 @@ def sweep_images(tile, x, w, bias, relu, y, geometry):
 
 @jit
 def sweep_gradients(tile, dy, w, dx, geometry):
-    """A convolution with stride 1 for each phase of the stride: the pixels of dx that the same taps reach.
-
-    These are `every` so many taps, and meet pixels of dy that are `apart` so many.
-    """
+    """A convolution with stride 1 for each phase of the stride: the pixels of dx that the same taps reach."""
     (sh, sw), ((top, _), (left, _)), (dilation_y, dilation_x), groups = geometry
-    both_y, both_x = math.gcd(sh, dilation_y), math.gcd(sw, dilation_x)
-    every, apart = (sh // both_y, sw // both_x), (dilation_y // both_y, dilation_x // both_x)
     N, H, W, C = dx.shape
     R, S, Cg, K = w.shape
     P, Q = dy.shape[1:3]
@@ -151,24 +144,22 @@ def sweep_gradients(tile, dy, w, dx, geometry):
     row = images.shape[2] * K * FLOAT
     each = dx.itemsize
     c_n = H * W * C * each
-    if min(every[0], R) < sh or min(every[1], S) < sw:
+    if phases(R, sh, dilation_y) < sh or phases(S, sw, dilation_x) < sw:
         dx[:] = 0
-    for r0 in range(min(every[0], R)):
-        for s0 in range(min(every[1], S)):
-            first_y, first_x = r0 * dilation_y - top, s0 * dilation_x - left
-            h, v = first_y % sh, first_x % sw
-            packed = _pack_phase(w, groups, tile.columns, r0, s0, every)
-            rows, columns = packed.shape[2:4]
-            image_taps, panel_taps, depth = _taps(rows, columns, K, row, K // groups, apart)
+    for r0 in range(phases(R, sh, dilation_y)):
+        for s0 in range(phases(S, sw, dilation_x)):
+            h, y0, rows, every_y, apart_y = phase(r0, R, sh, top, dilation_y)
+            v, x0, columns, every_x, apart_x = phase(s0, S, sw, left, dilation_x)
+            packed = _pack_phase(w, groups, tile.columns, r0, s0, (every_y, every_x))
+            image_taps, panel_taps, depth = _taps(rows, columns, K, row, K // groups, (apart_y, apart_x))
             panel_taps *= tile.columns * FLOAT
-            y0 = (h - first_y) // sh - (rows - 1) * apart[0] + above
-            x0 = (v - first_x) // sw - (columns - 1) * apart[1] + before
             for n in range(0, N if h < H and v < W else 0, images.shape[0]):
                 count = min(images.shape[0], N - n)
                 if bordered:
                     pad(dy[n:n + count], buffer, above, before)
                 for g in range(groups):
-                    _sweep(tile, images.ctypes.data + y0 * row + (x0 * K + g * (K // groups)) * FLOAT,
+                    begin = (y0 + above) * row + ((x0 + before) * K + g * (K // groups)) * FLOAT
+                    _sweep(tile, images.ctypes.data + begin,
                            (images.shape[1] * row, row, K * FLOAT), image_taps, packed[g].ctypes.data, panel_taps,
                            depth, dx.ctypes.data + n * c_n + ((h * W + v) * C + g * Cg) * each,
                            (c_n, sh * W * C * each, sw * C * each), 0, False,

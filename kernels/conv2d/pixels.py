@@ -1,5 +1,7 @@
 """How images are read: with a border, tap by tap, or some rows at a time."""
 
+import math
+
 import numpy as np
 
 from kernels import compiled
@@ -28,6 +30,25 @@ def with_border(x, top, bottom, left, right):
     bytes_each = (top + H + bottom) * (left + W + right) * C * FLOAT
     count = min(N, max(1, CACHED // bytes_each)) if top + bottom + left + right > 0 else 0
     return np.zeros((count, top + H + bottom, left + W + right, C), np.float32)
+
+
+@inner
+def phases(taps, stride, dilation):
+    """How many phases a stride has, along one axis: each is the pixels of dx that the same taps reach."""
+    return min(stride // math.gcd(stride, dilation), taps)
+
+
+@inner
+def phase(tap, taps, stride, before, dilation):
+    """The phase that begins with a tap, along one axis, as a convolution of dy.
+
+    (its first pixel of dx, the first of dy that its last tap meets there, how many taps, how many to the next one, how
+    many pixels of dy from one to the next); `before` is the padding.
+    """
+    both = math.gcd(stride, dilation)
+    every, apart, offset = stride // both, dilation // both, tap * dilation - before
+    first, count = offset % stride, -(-(taps - tap) // every)
+    return first, (first - offset) // stride - (count - 1) * apart, count, every, apart
 
 
 @jit

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from bench import __main__ as bench
-from bench import hook, kernels, memory, timing
+from bench import hook, kernels, layers, memory, timing
 
 ROOT = Path(bench.__file__).parents[1]
-KEYS = ["net", "layer", "pass", "shape", "seconds", "peer", "peer_seconds", "ratio", "gflops", "peak_share"]
+KEYS = ["net", "layer", "kind", "pass", "shape", "seconds", "peer", "peer_seconds", "ratio", "gflops", "peak_share"]
 
 
 def run(*argv):
@@ -153,14 +153,37 @@ def test_a_file_that_cannot_be_written_is_refused_at_once(command, capsys):
 def test_kernels_measures_the_nets_alone():
     options = kernels.parser().parse_args([])
     chosen = kernels.select(options)
-    assert {case.net for case, _ in chosen} == {"alexnet", "googlenet", "resnet50"}
-    for case, passes in chosen:
-        assert ("dgrad" in passes) == (case.channels > 3)
+    assert {case.net for case, *_ in chosen} == {"alexnet", "googlenet", "resnet50", "mobilenet", "convnext", "deeplab",
+                                                 "transformer"}
+    for case, batch, passes in chosen:
+        assert batch == 16
+        assert ("dgrad" in passes) == (case.name != "attention" and case.channels > 3)
+
+
+def test_random_layers_are_the_same_each_time_and_of_every_kind(quick, capsys):
+    options = kernels.parser().parse_args(["--random", "200", "--seed", "3"])
+    chosen = kernels.select(options)
+    assert chosen == kernels.select(options)
+    found = {layers.kind(case) for case, *_ in chosen}
+    assert {"dense", "1x1", "3x3", "3x3 / 2", "3x3 : 2", "3x3 depthwise"} < found
+    assert all(2e7 <= case.flops(batch) <= 2e10 for case, batch, _ in chosen)
+    assert run("kernels", "--random", 1, "--rounds", 1) == 0
+    assert "any batch" in capsys.readouterr().out
+
+
+def test_attention_and_its_gradient_are_measured(quick, tmp_path):
+    file = tmp_path / "rows.json"
+    words = "--net", "transformer", "--layer", "attention", "--batch", 1, "--rounds", 1
+    assert run("kernels", *words, "--json", file) == 0
+    forward, backward = json.loads(file.read_text())
+    assert forward["gflops"] * forward["seconds"] == pytest.approx(2 * 2 * 8 * 32 * 256 * 257 / 2 / 1e9)
+    assert backward["gflops"] * backward["seconds"] == pytest.approx(5 * 2 * 8 * 32 * 256 * 257 / 2 / 1e9)
+    assert forward["shape"] == "1x256x768, 8 x 32"
 
 
 def test_geometric_means():
-    rows = [{"net": "alexnet", "layer": layer, "pass": which, "ratio": ratio} for layer, which, ratio in
-            [("conv2", "forward", 1.0), ("conv2", "dgrad", 4.0), ("fc6", "forward", 0.25)]]
+    rows = [{"kind": kind, "pass": which, "ratio": ratio} for kind, which, ratio in
+            [("5x5", "forward", 1.0), ("5x5", "dgrad", 4.0), ("dense", "forward", 0.25)]]
     means = {what: (count, pytest.approx(mean)) for what, (count, mean) in kernels.means(rows).items()}
     assert means == {"all": (3, 1), "conv": (2, 2), "dense": (1, 0.25), "forward": (2, 0.5), "dgrad": (1, 4),
                      "5x5": (2, 2)}

@@ -38,7 +38,7 @@ def convolutions(draw):
     padding = draw(side | st.tuples(side, side) | st.tuples(*[st.tuples(side, side)] * 2))
     (top, bottom), (left, right) = arguments.padding("test", padding)
     dilation = draw(st.sampled_from([1, 1, 2]) | st.tuples(*[st.integers(1, 4)] * 2))
-    H, W = (draw(st.integers(max(1, apart * (taps - 1) + 1 - pad), 16)) for apart, taps, pad in zip(
+    H, W = (draw(st.integers(max(1, apart * (taps - 1) + 1 - pad), 18)) for apart, taps, pad in zip(
         arguments.pair("test", "dilation", dilation), (R, S), (top + bottom, left + right), strict=True))
     groups = draw(st.sampled_from([1, 1, 2, 3, None]))  # the last: one for each channel
     if groups is None:

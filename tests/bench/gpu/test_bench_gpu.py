@@ -15,6 +15,8 @@ import pytest
 from bench import cluster, cubins, processes, timing
 from bench.gpu import build, check, command, layers, memory, overlap, part, record, steps, table
 from bench.gpu import device as gpu_device
+from kernels.attention.cases import Case as Attention
+from kernels.dense.cases import Case as Dense
 from mpilayer.base.errors import UserError
 from tests import emulator
 from tests.ranks import TOP, environment
@@ -326,9 +328,11 @@ def test_units_have_names_of_their_own_and_come_in_one_order(module, monkeypatch
 
 def test_all_layers_of_the_nets_are_measured():
     units = layers.units(options()).values()
-    assert {unit.net for unit in units} == set(command.NETS)
-    assert {unit.kind for unit in units} == {"conv", "dense", "attention"}
-    assert {unit.size for unit in units if unit.kind == "dense" and unit.net == "transformer"} == {16 * 1024}
+    assert {unit.case.net for unit in units} == set(command.NETS)
+    assert {type(unit.case) for unit in units} >= {Attention, Dense}
+    rows = {unit.case.shapes(unit.size)[0][0] for unit in units
+            if isinstance(unit.case, Dense) and unit.case.net == "transformer"}
+    assert rows == {16 * 1024}
 
 
 def test_cases_are_made_larger():

@@ -12,8 +12,8 @@ from kernels.attention.check import passes, passes_of
 from kernels.gpu import fetch
 from tests.kernels.cuda.rooms import MODES, is_caught, lacks
 
-SMALL = [Case("whole", 2, 70, 2, 16), Case("odd", 1, 37, 3, 5), Case("one token", 3, 1, 2, 4),
-         Case("wide", 1, 70, 1, 80), Case("wide, odd", 1, 33, 2, 67), Case("long", 1, 700, 1, 8)]
+SMALL = [Case("odd", "whole", 2, 70, 2, 16), Case("odd", "odd", 1, 37, 3, 5), Case("odd", "one token", 3, 1, 2, 4),
+         Case("odd", "wide", 1, 70, 1, 80), Case("odd", "wide, odd", 1, 33, 2, 67), Case("odd", "long", 1, 700, 1, 8)]
 # Probabilities and what becomes of them are rounded to bfloat16 before they are multiplied, as results are after.
 BOUNDS = {"float32": (2e-6, 2e-6, 5e-6), "tf32": (1e-3, 1e-3, 1e-3), "bfloat16": (4e-3, 2e-6, 8e-3)}
 
