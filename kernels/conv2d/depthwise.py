@@ -5,6 +5,7 @@ band of image rows at a time is copied, with its border and as float32, to where
 channels as the tile has columns: each panel is one stretch of memory, read from the first pixel to the last.
 """
 
+import functools
 import itertools
 from typing import NamedTuple
 
@@ -51,7 +52,7 @@ class Steps(NamedTuple):
     every: tuple
 
 
-@inner
+@jit
 def _copy(image, first, left, band, rows):
     """So many rows of an image (H,W,C) from row `first` and column `left` on, zero outside, into band (panels, rows,
     columns, wide) as float32.
@@ -87,10 +88,7 @@ def _panels(w):
     """Filters (R,S,1,C) as (panels, R, S, wide)."""
     R, S, _, C = w.shape
     panels = _room("taps", R, S, C)
-    wide = panels.shape[3]
-    for j, panel in enumerate(panels):
-        part = w[:, :, 0, j * wide:(j + 1) * wide]
-        panel[:, :, :part.shape[2]] = part
+    _copy(w.reshape(R, S, C), 0, 0, panels, R)
     return panels
 
 
@@ -118,34 +116,40 @@ def _sweep(tile, x, w, windows, steps, bias, relu, y, band, most, reach, first, 
         n, p = first // places, first % places
         count = min(most, places - p, last - first)
         _copy(x[n], y0 + p * step_y, x0, band, (count - 1) * step_y + reach)
-        for j in range(band.shape[0]):
-            c, start = min(wide, C - j * wide), bias[j * wide:].ctypes.data if bias.size else 0
+        for i in range(count):
             for window in windows:
                 (R, S), (r, s), (row, column), (h, v), (P, Q) = _pairs(window)
-                a = band.ctypes.data + ((j * rows + row - y0) * columns + column - x0) * pixel
-                b = w.ctypes.data + ((j * w.shape[1] + r) * S_all + s) * pixel
-                target = y.ctypes.data + (((n * OH + h + p * down) * OW + v) * C + j * wide) * each
-                step = down * OW * C * each
-                for i in range(min(count, P - p)):
-                    call(tile.address, (Q, c, S, a + i * step_y * columns * pixel, step_x * pixel, apart_x * pixel, b,
-                                        every_x * pixel, target + i * step, across * C * each, R, x_taps.ctypes.data,
-                                        w_taps.ctypes.data, mode, start, target + (i + 1) * step, across * C * each,
-                                        tile.rows * across * C * each))
+                if p + i >= P:
+                    continue
+                for j in range(band.shape[0]):
+                    c, start = min(wide, C - j * wide), bias[j * wide:].ctypes.data if bias.size else 0
+                    a = band.ctypes.data + ((j * rows + row - y0 + i * step_y) * columns + column - x0) * pixel
+                    b = w.ctypes.data + ((j * w.shape[1] + r) * S_all + s) * pixel
+                    target = y.ctypes.data + (((n * OH + h + (p + i) * down) * OW + v) * C + j * wide) * each
+                    call(tile.address, (Q, c, S, a, step_x * pixel, apart_x * pixel, b, every_x * pixel, target,
+                                        across * C * each, R, x_taps.ctypes.data, w_taps.ctypes.data, mode, start,
+                                        target + wide * each, across * C * each, tile.rows * across * C * each))
         first += count
+
+
+@functools.lru_cache(1 << 12)
+def _plan(windows, step, apart):
+    """(array (windows,5,2), rows that a row of places reaches over, rows of places, columns that they reach over)."""
+    numbers = np.array(windows)
+    taps, _, start, _, size = numbers.transpose(1, 0, 2)
+    begin, end = start.min(0), start + (taps - 1) * apart + 1  # of all windows in their first places
+    reach, columns = int(end[:, 0].max() - begin[0]), int((end + (size - 1) * step)[:, 1].max() - begin[1])
+    return numbers, reach, int(size[:, 0].max()), columns
 
 
 def _convolve(x, w, windows, steps, bias, relu, y):
     """y = conv(x, w) + bias, the places of each Window in `windows`."""
-    windows = np.array(windows)
-    taps, _, start, _, size = windows.transpose(1, 0, 2)
-    begin, end = start.min(0), start + (taps - 1) * steps.apart + 1  # of all windows in their first places
-    reach, places = int(end[:, 0].max() - begin[0]), int(size[:, 0].max())
-    columns = int((end + (size - 1) * steps.image)[:, 1].max() - begin[1])
-    tile = micro.columns_tile()
+    numbers, reach, places, columns = _plan(windows, steps.image, steps.apart)
+    tile, panels = micro.columns_tile(), _panels(w)
 
     def work(first, last):
         band, most = _band(places, x.shape[3], steps.image[0], reach, columns)
-        _sweep(tile, x, w, windows, steps, bias, relu, y, band, most, reach, first, last)
+        _sweep(tile, x, panels, numbers, steps, bias, relu, y, band, most, reach, first, last)
 
     parallel_for(len(x) * places, work)
 
@@ -154,15 +158,18 @@ def forward(x, w, bias, relu, y, geometry):
     """y = conv(x, w) + bias; an empty bias is none."""
     stride, ((top, _), (left, _)), dilation, _ = geometry
     window = Window(w.shape[:2], (0, 0), (-top, -left), (0, 0), y.shape[1:3])
-    _convolve(x, _panels(w), [window], Steps(stride, (1, 1), dilation, (1, 1)), bias, relu, y)
+    _convolve(x, w, (window,), Steps(stride, (1, 1), dilation, (1, 1)), bias, relu, y)
 
 
 def _axis(taps, size, stride, before, dilation):
-    """Along one axis of the gradient by the input: ([numbers of each window in the order of Window], apart, every)."""
+    """Along one axis of the gradient by the input: ([numbers of each window in the order of Window], apart, every).
+
+    Taps are met from the last to the first.
+    """
     found = [(tap, *phase(tap, taps, stride, before, dilation)) for tap in range(phases(taps, stride, dilation))]
-    numbers = [(count, taps - 1 - tap - (count - 1) * every, start, first, -(-(size - first) // stride))
+    numbers = [(count, tap + (count - 1) * every, start, first, -(-(size - first) // stride))
                for tap, first, start, count, every, _ in found if first < size]
-    return numbers, found[0][-1], found[0][-2]
+    return numbers, found[0][-1], -found[0][-2]
 
 
 def dgrad(dy, w, dx, geometry):
@@ -170,11 +177,11 @@ def dgrad(dy, w, dx, geometry):
     (H, W), (stride, ((top, _), (left, _)), dilation, _) = dx.shape[1:3], geometry
     axes = [_axis(*each) for each in zip(w.shape[:2], (H, W), stride, (top, left), dilation, strict=True)]
     (rows, columns), apart, every = zip(*axes, strict=True)
-    windows = [Window(*zip(*both, strict=True)) for both in itertools.product(rows, columns)]
+    windows = tuple(Window(*zip(*both, strict=True)) for both in itertools.product(rows, columns))
     if len(windows) < min(stride[0], H) * min(stride[1], W):
         dx[:] = 0
     if windows:
-        _convolve(dy, _panels(w[::-1, ::-1]), windows, Steps((1, 1), stride, apart, every), NONE, False, dx)
+        _convolve(dy, w, windows, Steps((1, 1), stride, apart, every), NONE, False, dx)
 
 
 @jit
@@ -201,6 +208,21 @@ def _sum(tile, x, dy, dw, geometry, band, most, lines, first, last):
                                         count, x_lines.ctypes.data, dy_lines.ctypes.data, ACCUMULATE, 0, b, 0, 0))
 
 
+@jit
+def _add(each, dw):
+    """dw (R,S,C) = the sum of each (N, panels, R, S, wide)."""
+    wide = each.shape[4]
+    dw[:] = 0
+    for n in range(len(each)):
+        for j in range(each.shape[1]):
+            for r in range(dw.shape[0]):
+                for s in range(dw.shape[1]):
+                    target = adjacent(dw[r, s, j * wide:(j + 1) * wide])
+                    source = adjacent(each[n, j, r, s])
+                    for c in range(target.size):
+                        target[c] += source[c]
+
+
 def wgrad(x, dy, dw, geometry):
     """Gradient by the weights, into dw: the sum of those of all images, in their order."""
     (R, S, _, C), (N, P, Q, _), (stride, _, dilation, _) = dw.shape, dy.shape, geometry
@@ -214,6 +236,4 @@ def wgrad(x, dy, dw, geometry):
         _sum(tile, x, dy, each, geometry, band, most, lines, first, last)
 
     parallel_for(N, work)
-    for j, panel in enumerate(each.sum(0)):
-        part = dw[:, :, 0, j * wide:(j + 1) * wide]
-        part[:] = panel[:, :, :part.shape[2]]
+    _add(each, dw.reshape(R, S, C))

@@ -14,7 +14,9 @@ from kernels.matmul.few_rows import CROWDED, SUMMED
 from kernels.micro import ACCUMULATE
 from kernels.threads import parallel_for
 
-FEW = 64  # rows for which packing weights costs more than it brings
+# Rows up to which packing all weights costs more than it brings: of x w, of x w^T where weights are large or not, and
+# of x^T dy; and of bfloat16, whose pairs are twice as fast.
+FEW, LARGE, FEW_TRANSPOSED, FEW_SUMMED, FEW_SHORT = 384, 1 << 20, (512, 192), 512, 64
 
 NONE = np.zeros(0, np.float32)
 jit = compiled.kernel()
@@ -25,7 +27,7 @@ def times(x, w, bias, relu, y, more=False):
     added before.
     """
     if x.dtype == np.uint16:
-        if len(x) > FEW:
+        if len(x) > FEW_SHORT:
             packed.times(pairs.along_rows(x), w, False, bias, relu, y, False, pairs.PAIRS)
         else:
             rounded(lambda target: times(widened("wide", x), w, bias, relu, target), y)
@@ -35,19 +37,20 @@ def times(x, w, bias, relu, y, more=False):
         packed.times(x, w, False, bias, relu, y, more)
     else:
         panels = -(-w.shape[1] // tile.columns)
-        parallel_for(panels, lambda first, last: few_rows.times(tile, x, w, bias, relu, y, more, first, last))
+        parallel_for(panels, lambda first, last: few_rows.times(
+            tile, x, w, bias, relu, y, more, *few_rows.memory(tile, len(x)), first, last))
 
 
 def times_transposed(x, w, y):
     """y (M,K) = x (M,C) w^T, w (K,C)."""
     if x.dtype == np.uint16:
-        if len(x) > FEW:
+        if len(x) > FEW_SHORT:
             packed.times(pairs.along_rows(x), w, True, NONE, False, y, False, pairs.PAIRS)
         else:
             rounded(lambda target: times_transposed(widened("wide", x), w, target), y)
         return
     (M, C), tile = x.shape, micro.tile()
-    if M > FEW:
+    if FEW_TRANSPOSED[w.size <= LARGE] < M:
         packed.times(x, w, True, NONE, False, y, False)
         return
     panels = scratch.array("panels", (-(-M // tile.columns), C, tile.columns))
@@ -63,7 +66,7 @@ def times_transposed(x, w, y):
 def summed(x, dy, dw):
     """dw (C,K) = x^T dy, x (M,C), dy (M,K)."""
     if x.dtype == np.uint16:
-        if len(x) > FEW:
+        if len(x) > FEW_SHORT:
             parallel_for(x.shape[1], lambda first, last: pairs.summed(x, dy, dw, first, last))
         else:
             summed(widened("wide", x), widened("wide dy", dy), dw)
@@ -71,12 +74,12 @@ def summed(x, dy, dw):
     (M, C), K, tile = x.shape, dy.shape[1], micro.tile()
 
     def work(first, last):
-        if M > FEW:
+        if M > FEW_SUMMED:
             packed.summed(tile, x, dy, dw, *packed.copies(C, K), first, last)
         else:
             few_rows.summed(tile, x, dy, dw, first, last)
 
-    if M > FEW and x.strides[0] * 2 % CROWDED == 0 and K * 4 <= C:  # then the narrow one had better be the rows
+    if M > FEW_SUMMED and x.strides[0] * 2 % CROWDED == 0 and K * 4 <= C:  # then the narrow one had better be the rows
         transposed = scratch.array("transposed", (K, C))
         summed(dy, x, transposed)
         transpose(transposed, dw)

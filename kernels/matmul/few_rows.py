@@ -1,7 +1,9 @@
 """Products with few rows: the weights are the traffic, each is read once, in order."""
 
 
-from kernels import compiled
+from kernels import compiled, scratch
+from kernels.hints import adjacent, restrict
+from kernels.layout import copy, padded_length
 from kernels.micro import ACCUMULATE, RELU, multiply
 from kernels.vectors import call
 
@@ -11,23 +13,48 @@ SUMMED = 1024  # products in one go: the rounding error grows with the longest s
 AHEAD = 2  # panels to fetch: the hardware does not follow a walk down the columns
 CROWDED = 4096  # bytes from one row to the next, or a multiple: all rows would share the same sets of L1
 
-jit = compiled.kernel()
+TOGETHER = 256  # rows of x in a sum
+PANELS = 3  # tiles, one below the other, for which a panel is worth copying
+
+jit, inner = compiled.decorators()
+
+
+@inner
+def _panel(w, panel):
+    """A panel of w (depth, at most as many columns) where its rows lie next to each other."""
+    panel = restrict(panel)
+    for c in range(w.shape[0]):
+        source, target = adjacent(w[c]), adjacent(panel[c])
+        for k in range(source.size):
+            target[k] = source[k]
+
+
+def memory(tile, M):
+    """What `times` works in: a copy of a slice of x, and of a panel of w."""
+    return scratch.array("x", (M, padded_length(SLICE))), scratch.array("panel", (SLICE, tile.columns))
 
 
 @jit
-def times(tile, x, w, bias, relu, y, more, first, last):
-    """Panels first to last of y = x w; w is read where it lies, not packed."""
+def times(tile, x, w, bias, relu, y, more, x_copy, panel, first, last):
+    """Panels first to last of y = x w; w is read where it lies, or if many rows need it by way of `panel`."""
     wide = tile.columns
     (M, C), K = x.shape, w.shape[1]
     for c in range(0, C, SLICE):
         depth = min(SLICE, C - c)
         mode = (ACCUMULATE if more or c > 0 else 0) | (RELU if relu and c + depth == C else 0)
+        a, a_row = x.ctypes.data + c * FLOAT, C * FLOAT
+        if a_row % CROWDED == 0 and tile.rows < M:
+            copy(x[:, c:c + depth], x_copy)
+            a, a_row = x_copy.ctypes.data, x_copy.strides[0]
         for k in range(first * wide, min(K, last * wide), wide):
-            b = w.ctypes.data + (c * K + k) * FLOAT
-            call(tile.address, (M, min(wide, K - k), depth, x.ctypes.data + c * FLOAT, C * FLOAT, FLOAT, b, K * FLOAT,
-                                y.ctypes.data + k * FLOAT, K * FLOAT, 1, tile.zero, tile.zero, mode,
-                                bias.ctypes.data + k * FLOAT if bias.size else 0, b + AHEAD * wide * FLOAT,
-                                K * FLOAT, 0))
+            width, lies = min(wide, K - k), w.ctypes.data + (c * K + k) * FLOAT
+            b, b_k = lies, K * FLOAT
+            if PANELS * tile.rows < M:
+                _panel(w[c:c + depth, k:k + width], panel)
+                b, b_k = panel.ctypes.data, wide * FLOAT
+            call(tile.address, (M, width, depth, a, a_row, FLOAT, b, b_k, y.ctypes.data + k * FLOAT, K * FLOAT, 1,
+                                tile.zero, tile.zero, mode, bias.ctypes.data + k * FLOAT if bias.size else 0,
+                                lies + AHEAD * wide * FLOAT, K * FLOAT, 0))
 
 
 @jit
@@ -54,12 +81,14 @@ def times_transposed(tile, panels, w, part, y, first, last):
 
 @jit
 def summed(tile, x, dy, dw, first, last):
-    """Rows first to last of dw = x^T dy, tile by tile: dw is written in order."""
+    """Rows first to last of dw = x^T dy, tile by tile: dw is written in order, for every TOGETHER rows of x once."""
     tall, wide = tile.rows, tile.columns
     (M, C), K = x.shape, dy.shape[1]
-    for c in range(first, last, tall):
-        for k in range(0, K, wide):
-            target = dw.ctypes.data + (c * K + k) * FLOAT
-            multiply(tile, min(tall, last - c), min(wide, K - k), M, (x.ctypes.data + c * FLOAT, FLOAT, C * FLOAT),
-                     (dy.ctypes.data + k * FLOAT, K * FLOAT), (target, K * FLOAT), 0,
-                     (target + AHEAD * wide * FLOAT, K * FLOAT, 0))
+    for m in range(0, M, TOGETHER):
+        a, b = x.ctypes.data + m * C * FLOAT, dy.ctypes.data + m * K * FLOAT
+        for c in range(first, last, tall):
+            for k in range(0, K, wide):
+                target = dw.ctypes.data + (c * K + k) * FLOAT
+                multiply(tile, min(tall, last - c), min(wide, K - k), min(TOGETHER, M - m),
+                         (a + c * FLOAT, FLOAT, C * FLOAT), (b + k * FLOAT, K * FLOAT), (target, K * FLOAT),
+                         ACCUMULATE if m > 0 else 0, (target + AHEAD * wide * FLOAT, K * FLOAT, 0))

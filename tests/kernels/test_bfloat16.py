@@ -12,7 +12,7 @@ from kernels.check_target import here
 from kernels.conv2d import check as conv2d
 from kernels.conv2d import winograd
 from kernels.dense import check as dense
-from kernels.matmul.cpu import FEW
+from kernels.matmul.cpu import FEW_SHORT as FEW
 from kernels.micro import ACCUMULATE, BFLOAT16, RELU
 from kernels.rooms import part, rooms
 from tests.kernels.oracle import locked, random

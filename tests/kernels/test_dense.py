@@ -7,7 +7,8 @@ import kernels
 from kernels.check import normals
 from kernels.dense import check, ref
 from kernels.dense.cases import CASES
-from kernels.matmul.few_rows import SLICE
+from kernels.matmul.cpu import FEW, FEW_SUMMED, FEW_TRANSPOSED
+from kernels.matmul.few_rows import SLICE, TOGETHER
 from tests.kernels.oracle import BOUND, all_close, locked, numeric_gradient, random
 
 
@@ -24,6 +25,14 @@ def numbers(kind, seed):
        st.sampled_from(["whole", "fractions"]), st.integers(0, 2**32))
 def test_matches_the_reference(M, C, K, kind, seed):
     some = numbers(kind, seed)
+    all_close(check.passes(some(M, C), some(C, K), some(K), some(M, K)))
+
+
+@pytest.mark.parametrize("M", [*range(40, 46), FEW_TRANSPOSED[1] + 1, TOGETHER, TOGETHER + 1, FEW, FEW + 1, FEW_SUMMED,
+                               FEW_SUMMED + 1])
+@pytest.mark.parametrize(("C", "K"), [(70, 45), (1024, 33), (2 * SLICE + 1, 1024)])
+def test_rows_around_those_that_another_way_begins_with(M, C, K):
+    some = numbers("whole", M)
     all_close(check.passes(some(M, C), some(C, K), some(K), some(M, K)))
 
 
