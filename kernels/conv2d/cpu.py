@@ -10,6 +10,17 @@ NONE = np.zeros(0, np.float32)
 SMALL = 64  # pixels
 
 
+PLAIN = (1, 1), ((0, 0), (0, 0)), (1, 1), 1
+
+
+def _flat(image, w, geometry):
+    """(image, weights, geometry), as those of one pixel if the window is the whole image: then it is a dense layer."""
+    _, padding, dilation, groups = geometry
+    if image.shape[1:3] != w.shape[:2] or (padding, dilation, groups) != PLAIN[1:]:
+        return image, w, geometry
+    return image.reshape(len(image), 1, 1, -1), w.reshape(1, 1, -1, w.shape[3]), geometry._replace(stride=PLAIN[0])
+
+
 def _way(dtype, w_shape, y_shape, geometry, transforms=True):
     stride, padding, dilation, groups = geometry
     if w_shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)) and groups == 1:
@@ -34,6 +45,7 @@ def _in_float32(way, dtype):
 def forward(x, w, bias, relu, y, geometry):
     """y = conv(x, w) + bias (None: no bias), clipped at zero if `relu`."""
     bias = NONE if bias is None else bias
+    x, w, geometry = _flat(x, w, geometry)
     way = _way(x.dtype, w.shape, y.shape, geometry, _worth_widening(x.dtype, y.shape))
     if _in_float32(way, x.dtype):
         wide = widened("wide", x)
@@ -44,6 +56,7 @@ def forward(x, w, bias, relu, y, geometry):
 
 def dgrad(dy, w, dx, geometry):
     """Gradient by the input, into dx."""
+    dx, w, geometry = _flat(dx, w, geometry)
     (R, S, C, K), groups = w.shape, geometry.groups
     way = _way(dy.dtype, (R, S, K // groups, C * groups), dx.shape, geometry,
                max(geometry.stride) == 1 and _worth_widening(dy.dtype, dx.shape))
@@ -56,6 +69,7 @@ def dgrad(dy, w, dx, geometry):
 
 def wgrad(x, dy, dw, geometry):
     """Gradient by the weights, into dw."""
+    x, dw, geometry = _flat(x, dw, geometry)
     way = _way(x.dtype, dw.shape, dy.shape, geometry)
     if _in_float32(way, x.dtype):
         x, dy = widened("wide", x), widened("wide dy", dy)

@@ -6,10 +6,10 @@ filter row are neighbours in memory, so one block of the tile is a whole filter 
 
 import numpy as np
 
-from kernels import compiled, micro, scratch
-from kernels.conv2d.pixels import CACHED, FLOAT, pad, phase, phases, shifted, with_border
+from kernels import compiled, micro
+from kernels.conv2d import taps
+from kernels.conv2d.pixels import CACHED, FLOAT, inside, pad, phase, phases, with_border
 from kernels.layout import transpose
-from kernels.matmul.cpu import NONE, times
 from kernels.micro import ACCUMULATE, BFLOAT16, RELU
 from kernels.threads import parallel_for
 from kernels.vectors import call
@@ -40,15 +40,17 @@ def _taps(R, S, C, row, group, apart):
 
 
 @inner
-def _sweep(tile, a, a_strides, image_taps, b, panel_taps, depth, c, c_strides, bias, relu, N, P, Q, K, each):
+def _sweep(tile, a, a_strides, image_taps, rows, b, panel_taps, depth, c, c_strides, bias, relu, N, P, Q, K, each):
     """Output pixels (N,P,Q) with K channels at address c, from pixels at address a and packed weights at b.
 
+    rows   (where in an image the first row of taps begins, by how many it moves, rows of taps, from each to the next,
+           rows before and up to the end of those that are no border): in the border taps are left out
     each   bytes of an output number: 4, or 2 of bfloat16, which rounds more than the longest sum does
     """
+    top, step, R, apart, begin, end = rows
     wide, short = tile.columns, BFLOAT16 if each < FLOAT else 0
     (a_n, a_p, a_q), (c_n, c_p, c_q) = a_strides, c_strides
-    taps = panel_taps.size
-    together = taps if short else max(1, SUMMED // depth)
+    together = panel_taps.size if short else max(1, SUMMED // depth)
     lines = N * P
     block = max(1, CACHED // a_p)
     panel = depth * panel_taps.size * wide * FLOAT
@@ -56,8 +58,11 @@ def _sweep(tile, a, a_strides, image_taps, b, panel_taps, depth, c, c_strides, b
         for k in range(0, K, wide):
             for line in range(start, min(start + block, lines)):
                 n, p = line // P, line % P
-                for t in range(0, taps, together):
-                    mode = (ACCUMULATE if t > 0 else 0) | (RELU if relu and t + together >= taps else 0) | short
+                first, last = inside(top + p * step, apart, R, begin, end)
+                first, last = (first, last) if first < last else (0, R)  # something has to be written
+                first, taps = first * panel_taps.size // R, last * panel_taps.size // R
+                for t in range(first, taps, together):
+                    mode = (ACCUMULATE if t > first else 0) | (RELU if relu and t + together >= taps else 0) | short
                     call(tile.address, (Q, min(wide, K - k), depth, a + n * a_n + p * a_p, a_q, FLOAT,
                                         b + k // wide * panel, wide * FLOAT, c + n * c_n + p * c_p + k * each, c_q,
                                         min(together, taps - t), image_taps[t:].ctypes.data,
@@ -124,7 +129,8 @@ def sweep_images(tile, x, w, bias, relu, y, geometry):
         for g in range(groups):
             first = g * (K // groups)
             _sweep(tile, images.ctypes.data + g * Cg * FLOAT, (images.shape[1] * row, sh * row, sw * C * FLOAT),
-                   image_taps, packed[g].ctypes.data, panel_taps, depth, y.ctypes.data + n * c_n + first * each,
+                   image_taps, (0, sh, R, dilation[0], top, top + H),
+                   packed[g].ctypes.data, panel_taps, depth, y.ctypes.data + n * c_n + first * each,
                    (c_n, c_p, c_q), bias.ctypes.data + first * FLOAT if bias.size else 0, relu, count, P, Q,
                    K // groups, each)
 
@@ -160,10 +166,25 @@ def sweep_gradients(tile, dy, w, dx, geometry):
                 for g in range(groups):
                     begin = (y0 + above) * row + ((x0 + before) * K + g * (K // groups)) * FLOAT
                     _sweep(tile, images.ctypes.data + begin,
-                           (images.shape[1] * row, row, K * FLOAT), image_taps, packed[g].ctypes.data, panel_taps,
-                           depth, dx.ctypes.data + n * c_n + ((h * W + v) * C + g * Cg) * each,
+                           (images.shape[1] * row, row, K * FLOAT), image_taps,
+                           (y0 + above, 1, rows, apart_y, above, above + P), packed[g].ctypes.data, panel_taps, depth,
+                           dx.ctypes.data + n * c_n + ((h * W + v) * C + g * Cg) * each,
                            (c_n, sh * W * C * each, sw * C * each), 0, False,
                            count, -(-(H - h) // sh), -(-(W - v) // sw), Cg, each)
+
+
+@inner
+def _seen(start, lines, P, first, step, H, strides, a_lines, b_lines):
+    """How many of so many lines of dy, from `start` on, a row of taps meets inside images of H rows, and their offsets
+    in x and dy. In the first line of an image it meets row `first`.
+    """
+    count, (image, row, line) = 0, strides
+    for i in range(lines):
+        n, p = (start + i) // P, (start + i) % P
+        if 0 <= first + p * step < H:
+            a_lines[count], b_lines[count] = n * image + p * row, i * line
+            count += 1
+    return count
 
 
 @jit
@@ -174,9 +195,7 @@ def sum_pixels(tile, x, dy, dw, geometry, more, first, last):
     """
     wide = tile.columns
     (sh, sw), ((top, bottom), (left, right)), (dilation_y, dilation_x), groups = geometry
-    N, H, W, C = x.shape
-    R, S, Cg, K = dw.shape
-    P, Q = dy.shape[1:3]
+    (N, H, W, C), (R, S, Cg, K), (P, Q) = x.shape, dw.shape, dy.shape[1:3]
     bordered = top + bottom + left + right > 0
     buffer = with_border(x, top, bottom, left, right)  # not `images`: x may be read-only
     images = buffer if bordered else x
@@ -185,7 +204,8 @@ def sum_pixels(tile, x, dy, dw, geometry, more, first, last):
     runs, length = (1, S * C) if groups == 1 and dilation_x == 1 else (S, Cg)
     block, Kg = max(1, PIXELS // Q), K // groups
     panels = -(-Kg // wide)
-    a_lines, b_lines = np.empty(block, np.intp), np.arange(block) * (Q * K * FLOAT)
+    a_lines, b_lines, counts = np.empty((R, block), np.intp), np.empty((R, block), np.intp), np.zeros(R, np.intp)
+    begun = np.full(R, more)  # whether a row of taps has met anything: of one that never does, dw is not written
     for n in range(0, N, per_buffer):
         count = min(per_buffer, N - n)
         if bordered:
@@ -193,37 +213,29 @@ def sum_pixels(tile, x, dy, dw, geometry, more, first, last):
         for start in range(0, count * P, block):
             lines = min(block, count * P - start)
             pixel = (n * P + start) * Q
-            for i in range(lines):
-                a_lines[i] = (start + i) // P * image + (start + i) % P * sh * row
+            for r in range(R):
+                counts[r] = _seen(start, lines, P, r * dilation_y - top, sh, H, (image, sh * row, Q * K * FLOAT),
+                                  a_lines[r], b_lines[r])
             for panel in range(first, last):
                 g, k = panel // panels, panel % panels * wide
                 width, k = min(wide, Kg - k), g * Kg + k
                 for r in range(R):
-                    for s in range(runs):
+                    for s in range(runs if counts[r] > 0 else 0):
                         tap = r * dilation_y * row + (s * dilation_x * C + g * Cg) * FLOAT
                         call(tile.address, (length, width, Q, images.ctypes.data + tap, FLOAT, sw * C * FLOAT,
                                             dy.ctypes.data + (pixel * K + k) * FLOAT, K * FLOAT,
                                             dw.ctypes.data + ((r * S + s) * Cg * K + k) * FLOAT, K * FLOAT,
-                                            lines, a_lines.ctypes.data, b_lines.ctypes.data,
-                                            ACCUMULATE if more or pixel > 0 else 0, 0, dy.ctypes.data, 0, 0))
-
-
-def _tap_by_tap(x, w, bias, relu, y, geometry):
-    """A matrix product for each tap, of rows gathered from all images: for lines shorter than a tile."""
-    (R, S, C, K), (stride, ((top, _), (left, _)), dilation, _) = w.shape, geometry
-    seen = scratch.array("seen", (*y.shape[:3], C))
-    for r in range(R):
-        for s in range(S):
-            shifted(x, r * dilation[0] - top, s * dilation[1] - left, stride, seen)
-            first, last = r + s == 0, r + s == R + S - 2
-            times(seen.reshape(-1, C), w[r, s], bias if first else NONE, relu and last, y.reshape(-1, K), not first)
+                                            counts[r], a_lines[r].ctypes.data, b_lines[r].ctypes.data,
+                                            ACCUMULATE if begun[r] else 0, 0, dy.ctypes.data, 0, 0))
+            begun |= counts > 0
 
 
 def forward(x, w, bias, relu, y, geometry):
     """y = conv(x, w) + bias; an empty bias is none."""
     tile = micro.tile()
-    if geometry.groups == 1 and y.shape[2] <= tile.rows // 2 and w.shape[2] >= WIDE:
-        _tap_by_tap(x, w, bias, relu, y, geometry)
+    short = geometry.groups == 1 and y.shape[2] <= tile.rows // 2 and w.shape[2] >= WIDE
+    if short or taps.wins(y, w, geometry):
+        taps.forward(x, w, bias, relu, y, geometry)
         return
     parallel_for(len(x), lambda first, last: sweep_images(tile, x[first:last], w, bias, relu, y[first:last],
                                                           geometry))
@@ -231,6 +243,9 @@ def forward(x, w, bias, relu, y, geometry):
 
 def dgrad(dy, w, dx, geometry):
     """Gradient by the input, into dx."""
+    if taps.wins(dy, w, geometry):
+        taps.dgrad(dy, w, dx, geometry)
+        return
     tile = micro.tile()
     parallel_for(len(dy), lambda first, last: sweep_gradients(tile, dy[first:last], w, dx[first:last],
                                                               geometry))
@@ -238,6 +253,10 @@ def dgrad(dy, w, dx, geometry):
 
 def wgrad(x, dy, dw, geometry):
     """Gradient by the weights, into dw."""
-    tile = micro.tile()
+    tile, (step, _), ((top, _), _), (apart, _) = micro.tile(), *geometry[:3]
+    for r in range(len(dw)):
+        first, end = inside(r * apart - top, step, dy.shape[1], 0, x.shape[1])
+        if first == end:
+            dw[r] = 0
     panels = geometry.groups * -(-dw.shape[3] // geometry.groups // tile.columns)
     parallel_for(panels, lambda first, last: sum_pixels(tile, x, dy, dw, geometry, False, first, last))

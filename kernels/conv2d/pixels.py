@@ -33,6 +33,13 @@ def with_border(x, top, bottom, left, right):
 
 
 @inner
+def inside(start, apart, count, begin, end):
+    """Which of start, start + apart, ..., so many, lie within begin..end: (first, past the last)."""
+    first = min(count, max(0, -((start - begin) // apart)))
+    return first, max(first, min(count, (end - 1 - start) // apart + 1))
+
+
+@inner
 def phases(taps, stride, dilation):
     """How many phases a stride has, along one axis: each is the pixels of dx that the same taps reach."""
     return min(stride // math.gcd(stride, dilation), taps)

@@ -118,6 +118,17 @@ def test_blocks(x_shape, w_shape, options):
     all_close(check.passes(numbers("whole", 0), x_shape, w_shape, **options))
 
 
+@pytest.mark.parametrize("options", [{}, {"stride": 2}])
+def test_a_window_as_large_as_the_image_is_a_dense_layer(options):
+    all_close(check.passes(numbers("whole", 0), (70, 5, 7, 9), (5, 7, 9, 35), **options))
+
+
+@pytest.mark.parametrize("options", [{}, {"padding": (1, 2), "stride": 2, "dilation": 2},
+                                     {"padding": 3, "stride": (3, 1)}])
+def test_few_pixels_and_large_weights(options):
+    all_close(check.passes(numbers("whole", 0), (2, 6, 5, 130), (3, 3, 130, 140), **options))
+
+
 SMALL = (2, 6, 7, 4), (3, 2, 2, 6), {"stride": (1, 2), "padding": ((1, 2), (0, 1)), "groups": 2}
 
 
