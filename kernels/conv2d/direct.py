@@ -195,7 +195,8 @@ def sum_pixels(tile, x, dy, dw, geometry, more, first, last):
     """
     wide = tile.columns
     (sh, sw), ((top, bottom), (left, right)), (dilation_y, dilation_x), groups = geometry
-    (N, H, W, C), (R, S, Cg, K), (P, Q) = x.shape, dw.shape, dy.shape[1:3]
+    N, H, _, C = x.shape
+    (R, S, Cg, K), (P, Q) = dw.shape, dy.shape[1:3]
     bordered = top + bottom + left + right > 0
     buffer = with_border(x, top, bottom, left, right)  # not `images`: x may be read-only
     images = buffer if bordered else x

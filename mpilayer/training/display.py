@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from kernels import num_threads
 from mpilayer.base.terminal import launcher_on_terminal
 from mpilayer.base.tracing import KINDS
 from mpilayer.training.meter import WAITING
@@ -40,7 +41,7 @@ class Display:
         self.bar.stop()
 
     def begin(self, name, net, data, schedule, steps, where=""):
-        """Say what will be done: with a net of that name, a schedule in words, and `where`, if not here."""
+        """Say what will be done: with a net of that name, a schedule in words, and `where`, if not on CPUs."""
         ranks = self.ranks
         crowd = f", more than its {ranks.cores} cores: they give way while waiting" if ranks.crowded else ""
         self.bar.console.print(
@@ -48,6 +49,9 @@ class Display:
             f"({len(data.train):,} training samples, {data.classes} classes)\n"
             f"schedule {schedule}, effective batch {self.batch}, {steps} steps; "
             f"{ranks.size} ranks, {ranks.node.size} on this machine{crowd}{where}")
+        if ranks.size == 1 < ranks.cores // num_threads() and not where:
+            self.say(f"one of {ranks.cores} cores computes"
+                     f" | try: mpiexec -n {ranks.cores} python -m mpilayer.train ...")
         self.task = self.bar.add_task("", total=steps)
 
     def say(self, text):

@@ -123,6 +123,14 @@ def test_runs_without_mpiexec_from_any_folder(tmp_path):
     assert "1 ranks, 1 on this machine" in done.stdout
 
 
+@pytest.mark.parametrize(("count", "threads"), [(1, 1), (1, 64), (2, 1)])
+def test_one_rank_on_several_cores_says_that_more_are_faster(count, threads):
+    done = train(count, "--steps", "1", KERNELS_NUM_THREADS=str(threads))
+    cores = len(os.sched_getaffinity(0))
+    told = f"one of {cores} cores computes | try: mpiexec -n {cores} python -m mpilayer.train ..." in done.stdout
+    assert told == (count == threads == 1 and cores > 1), done.stdout
+
+
 def test_googlenet_mini_learns():
     done = train(2, "--net", "googlenet-mini", "--epochs", "12", seconds=120)
     assert done.returncode == 0, done.stderr
