@@ -7,9 +7,10 @@ import sys
 from mpilayer.base.errors import UserError
 
 COMMANDS = {
-    "kernels": ("bench.kernels", "speed of convolution and dense layers, next to the peak of the core and a peer"),
+    "kernels": ("bench.kernels", "speed of convolution, dense layers and attention, next to the peak of the core"),
     "step": ("bench.step", "time of a training step of a net and of its parts, next to a peer"),
     "hook": ("bench.hook", "cost and regularity of the calls that kernels make to let messages advance"),
+    "transforms": ("bench.transforms", "accuracy of convolution by transforms, if its products were of bfloat16"),
     "memory": ("bench.memory", "speed of the other kernels, next to the bandwidth of memory and a peer"),
     "ratio": ("bench.ratio", "time of communication / time of computation, layer by layer"),
     "allreduce": ("bench.allreduce", "all-reduce by message size: latency and bandwidth of each way of making it"),

@@ -60,8 +60,9 @@ def test_alternate_takes_the_median_of_a_call(monkeypatch):
             clock["now"] += next(durations)
         return function
 
-    slow = itertools.chain([9, 1, 5, 1, 2], itertools.repeat(1))  # warm-up, counting calls, three rounds
-    quick = itertools.repeat(timing.LEAST / 8)
+    rounds = (seconds for seconds in (5, 1, 2) for _ in range(8))
+    slow = itertools.chain([9, 1], rounds, itertools.repeat(1))  # warm-up, counting calls, three rounds
+    quick = itertools.repeat(timing.LEAST / 8)  # so each is called eight times in a round
     times = timing.alternate({"slow": takes(slow), "quick": takes(quick)}, rounds=3, seconds=0)
     assert times == pytest.approx({"slow": 2, "quick": timing.LEAST / 8})
 
@@ -179,6 +180,17 @@ def test_attention_and_its_gradient_are_measured(quick, tmp_path):
     assert forward["gflops"] * forward["seconds"] == pytest.approx(2 * 2 * 8 * 32 * 256 * 257 / 2 / 1e9)
     assert backward["gflops"] * backward["seconds"] == pytest.approx(5 * 2 * 8 * 32 * 256 * 257 / 2 / 1e9)
     assert forward["shape"] == "1x256x768, 8 x 32"
+
+
+def test_transforms_of_bfloat16_are_exact_or_save_products_but_not_both(tmp_path):
+    file = tmp_path / "rows.json"
+    assert run("transforms", "--json", file) == 0
+    rows = {(row["outputs"], row["data_parts"], row["filter_parts"]): row for row in json.loads(file.read_text())}
+    assert rows[2, 1, 1]["saved"] == pytest.approx(9 * 4 / 16)
+    assert rows[4, 2, 2]["saved"] == pytest.approx(9 * 16 / 36 / 3)
+    for row in rows.values():
+        within = row["error"] < 3e-3
+        assert within == (row["data_parts"] == row["filter_parts"] == 2 or row["saved"] < 1.2), row
 
 
 def test_geometric_means():
