@@ -193,9 +193,8 @@ def sum_pixels(tile, x, dy, dw, geometry, more, first, last):
 
     The sum runs over pixels, a few lines at once; it is added to dw if `more`.
     """
-    wide = tile.columns
+    wide, (N, H, _, C) = tile.columns, x.shape
     (sh, sw), ((top, bottom), (left, right)), (dilation_y, dilation_x), groups = geometry
-    N, H, _, C = x.shape
     (R, S, Cg, K), (P, Q) = dw.shape, dy.shape[1:3]
     bordered = top + bottom + left + right > 0
     buffer = with_border(x, top, bottom, left, right)  # not `images`: x may be read-only
