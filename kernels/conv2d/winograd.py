@@ -5,12 +5,12 @@ points stay in cache. An image with a stride s is one of 1/s the size with s*s t
 """
 
 import functools
-from typing import NamedTuple
 
 import numpy as np
 
 from kernels import compiled, env, micro, scratch
 from kernels.conv2d.pixels import copy_from, gather
+from kernels.conv2d.squares import OUTPUTS, cut_into_squares, lines_of, to_points
 from kernels.conv2d.transform import DATA, FILTER, GRADIENT, OUTPUT, WEIGHTS, transform
 from kernels.layout import padded_length, transpose
 from kernels.micro import ACCUMULATE, multiply
@@ -18,29 +18,11 @@ from kernels.threads import parallel_for
 from kernels.vectors import call
 
 ENABLED = env.is_on("KERNELS_WINOGRAD")
-OUTPUTS = {3: 4, 4: 5, 5: 4}  # taps r: outputs m, which make 6 points or 8
-FLOAT = 4
+FLOAT, PARTS = 4, 4
 NEAR, FAR = 1 << 20, 24 << 20  # bytes of points in a block: one core's L2, and the L3 it may share
 SUMMED = {6: 256, 8: 64}  # products in one go, by n: more points magnify rounding errors, so sums are shorter
 
 jit, inner = compiled.decorators()
-
-
-class Squares(NamedTuple):
-    """How an image is cut: m x m outputs from n x n inputs, stride and border, lines in an image and their length."""
-
-    m: int
-    n: int
-    stride: int
-    top: int
-    left: int
-    down: int
-    across: int
-
-
-def _squares(r, stride, padding, P, Q):
-    m = OUTPUTS[r]
-    return Squares(m, m + r - 1, stride, padding[0][0], padding[1][0], -(-P // m), -(-Q // m))
 
 
 def wins(w_shape, stride, groups, P, Q):
@@ -56,26 +38,9 @@ def _faster(w_shape, stride, groups, P, Q):
     r = -(-R // stride[0])
     if R != S or stride[0] != stride[1] or r not in OUTPUTS or (stride[0] > 1 and groups > 1):
         return False
-    cut = _squares(r, stride[0], ((0, 0), (0, 0)), P, Q)
+    cut = cut_into_squares(r, stride[0], ((0, 0), (0, 0)), P, Q)
     squares = cut.down * cut.across * cut.n**2 * (C * K + 8 * (C + K))
     return squares < 0.8 * P * Q * R * S * w_shape[2] * K
-
-
-def _block(cut, images, channels, size):
-    """How many lines have points, of so many channels in all, that fill `size` bytes."""
-    return min(images * cut.down, max(1, size // (channels * cut.n**2 * cut.across * FLOAT)))
-
-
-@inner
-def _data(data, x, cut, start, lines, line, v):
-    """A block of lines to the points v (n * n, squares, channels)."""
-    m, n, s, top, left, down, across = cut
-    columns, C = line.shape[1:]
-    plane, step = v.shape[1] * v.shape[2] * FLOAT, v.shape[2] * FLOAT
-    for i in range(lines):
-        gather(x[(start + i) // down], (start + i) % down * m, top, left, s, line)
-        call(data, (across, C, line.ctypes.data, columns * C * FLOAT, C * FLOAT, m * C * FLOAT,
-                    v[0, i * across:].ctypes.data, n * plane, plane, step, 0, 0))
 
 
 @jit
@@ -127,7 +92,7 @@ def _forward(tile, data, output, x, u, bias, relu, y, cut, summed, first, last, 
     block = v.shape[1] // cut.across
     for start in range(first, last, block):
         lines = min(block, last - start)
-        _data(data, x, cut, start, lines, line, v)
+        to_points(data, x, cut, start, lines, line, v)
         _products(tile, v, u, y.shape[3], lines * cut.across, summed, z)
         _output(output, z, bias, relu, cut, start, lines, edge, y)
 
@@ -141,7 +106,7 @@ def _convolve(x, w, bias, relu, y, cut, groups):
     u = scratch.array("u", (n * n, groups, panels, Cg, tile.columns))
     parallel_for(groups * panels, lambda first, last: _filters(filter, w, n, first, last, u))
     bias = bias if bias.size else np.zeros(K, np.float32)
-    block = _block(cut, len(x), channels + K, 2 * NEAR if u.nbytes > 4 * NEAR else NEAR)
+    block = lines_of(cut, len(x), channels + K, 2 * NEAR if u.nbytes > 4 * NEAR else NEAR)
 
     def work(first, last):
         line = scratch.array("line", (n, cut.across * m + n - m, channels))
@@ -171,7 +136,7 @@ def forward(x, w, bias, relu, y, geometry):
     """y = conv(x, w) + bias; an empty bias is none."""
     s = geometry.stride[0]
     w = _unfold(w, s) if s > 1 else w
-    _convolve(x, w, bias, relu, y, _squares(len(w), s, geometry.padding, *y.shape[1:3]), geometry.groups)
+    _convolve(x, w, bias, relu, y, cut_into_squares(len(w), s, geometry.padding, *y.shape[1:3]), geometry.groups)
 
 
 @jit
@@ -191,7 +156,7 @@ def dgrad(dy, w, dx, geometry):
     flipped = scratch.array("w", (r, r, K // groups, C * groups))
     _flip(w, groups, flipped)
     around = (r - 1 - top,) * 2, (r - 1 - left,) * 2
-    _convolve(dy, flipped, np.zeros(0, np.float32), False, dx, _squares(r, 1, around, *dx.shape[1:3]), groups)
+    _convolve(dy, flipped, np.zeros(0, np.float32), False, dx, cut_into_squares(r, 1, around, *dx.shape[1:3]), groups)
 
 
 @inner
@@ -228,7 +193,7 @@ def _sums(tile, v, z, panels, squares, summed, more, first, u):
                          (u[point, j].ctypes.data, wide * FLOAT), ACCUMULATE if more or t > 0 else 0, (b, 0, 0))
 
 
-@inner
+@jit
 def _weights(weights, u, n, panels, first, dw):
     """Panels of u, from `first` on, to dw (R,S,C,K)."""
     (_, own, C, wide), (_, S, _, K) = u.shape, dw.shape
@@ -241,37 +206,66 @@ def _weights(weights, u, n, panels, first, dw):
 
 
 @jit
-def _wgrad(tile, data, gradient, weights, x, dy, dw, cut, panels, summed, first, x_line, dy_line, v, z, u):
-    block, lines = v.shape[1] // cut.across, dy.shape[0] * cut.down
-    for start in range(0, lines, block):
-        count = min(block, lines - start)
-        _data(data, x, cut, start, count, x_line, v)
+def _wgrad(tile, data, gradient, x, dy, cut, panels, summed, first, begin, end, x_line, dy_line, v, z, u):
+    """Panels from `first` on of u, by the lines from `begin` to `end`."""
+    block = v.shape[1] // cut.across
+    for start in range(begin, end, block):
+        count = min(block, end - start)
+        to_points(data, x, cut, start, count, x_line, v)
         _gradient(gradient, dy, cut, panels, start, count, dy_line, first, z)
-        _sums(tile, v, z, panels, count * cut.across, summed, start > 0, first, u)
-    _weights(weights, u, cut.n, panels, first, dw)
+        _sums(tile, v, z, panels, count * cut.across, summed, start > begin, first, u)
+
+
+def _by_panels(sums, panels, lines, shape, finish):
+    """Let sums(first, last, 0, lines, u) fill panels of u for each thread, and `finish` them."""
+    def work(first, last):
+        u = scratch.array("u", (shape[0], last - first, *shape[1:]))
+        sums(first, last, 0, lines, u)
+        finish(first, u)
+
+    parallel_for(panels, work)
+
+
+def _by_lines(sums, panels, lines, shape, finish):
+    """The same for parts of the lines; what they sum up to is added in their order."""
+    parts = min(PARTS, lines)
+    shares = scratch.array("shares", (parts, shape[0], panels, *shape[1:]))
+
+    def work(first, last):
+        for part in range(first, last):
+            sums(0, panels, lines * part // parts, lines * (part + 1) // parts, shares[part])
+
+    parallel_for(parts, work)
+    with np.errstate(all="ignore"):  # behind the last channel there may be anything
+        total = shares.sum(0)
+    finish(0, total)
 
 
 def wgrad(x, dy, dw, geometry):
-    """Gradient by the weights, into dw. Every thread has panels of its own, and all points of x."""
+    """Gradient by the weights, into dw.
+
+    Every thread has panels of its own, and all points of x; or where panels are few, a part of the lines.
+    """
     s, groups = geometry.stride[0], geometry.groups
     r = -(-len(dw) // s)
-    cut = _squares(r, s, geometry.padding, *dy.shape[1:3])
+    cut = cut_into_squares(r, s, geometry.padding, *dy.shape[1:3])
     m, n, tile, K = cut.m, cut.n, micro.tile(), dy.shape[3]
     data, gradient, weights = (transform(kind, m, r) for kind in (DATA, GRADIENT, WEIGHTS))
     channels = x.shape[3] * s * s
     Cg, panels = channels // groups, (-(-K // groups // tile.columns), K // groups)
     whole = dw if s == 1 else scratch.array("w", (r, r, Cg, K))
     # every block reads and writes all of u: where that is more than the block's own points, blocks are large
-    squares = cut.across * _block(cut, len(x), channels + K, FAR if n * n * Cg * K > NEAR else 2 * NEAR)
+    squares = cut.across * lines_of(cut, len(x), channels + K, FAR if n * n * Cg * K > NEAR else 2 * NEAR)
 
-    def work(first, last):
-        u = scratch.array("u", (n * n, last - first, Cg, tile.columns))
-        _wgrad(tile, data, gradient, weights, x, dy, whole, cut, panels, SUMMED[n], first,
+    def sums(first, last, begin, end, u):
+        _wgrad(tile, data, gradient, x, dy, cut, panels, SUMMED[n], first, begin, end,
                scratch.array("line", (n, cut.across * m + n - m, channels)),
                scratch.array("edge", (m, cut.across * m, K)),
                scratch.array("v", (n * n, squares, padded_length(channels))),
                scratch.array("z", (n * n, last - first, squares, tile.columns)), u)
 
-    parallel_for(groups * panels[0], work)
+    way = _by_panels if groups * panels[0] > PARTS else _by_lines
+    way(sums, groups * panels[0], len(dy) * cut.down, (n * n, Cg, tile.columns),
+        lambda first, u: _weights(weights, u, n, panels, first, whole))
     if s > 1:
         dw[:] = _fold(whole, s, dw.shape)

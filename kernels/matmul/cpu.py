@@ -18,6 +18,8 @@ from kernels.threads import parallel_for
 # of x^T dy; and of bfloat16, whose pairs are twice as fast.
 FEW, LARGE, FEW_TRANSPOSED, FEW_SUMMED, FEW_SHORT = 384, 1 << 20, (512, 192), 512, 64
 
+PARTS = 8  # of the rows of x and dy, where x^T dy is small
+
 NONE = np.zeros(0, np.float32)
 jit = compiled.kernel()
 
@@ -79,12 +81,29 @@ def summed(x, dy, dw):
         else:
             few_rows.summed(tile, x, dy, dw, first, last)
 
-    if M > FEW_SUMMED and x.strides[0] * 2 % CROWDED == 0 and K * 4 <= C:  # then the narrow one had better be the rows
+    if PARTS**2 * C * K <= M * (C + K) and M > FEW_SUMMED:
+        _summed_in_parts(tile, x, dy, dw)
+    elif M > FEW_SUMMED and x.strides[0] * 2 % CROWDED == 0 and K * 4 <= C:  # the narrow one had better be the rows
         transposed = scratch.array("transposed", (K, C))
         summed(dy, x, transposed)
         transpose(transposed, dw)
     else:
         parallel_for(C, work)
+
+
+def _summed_in_parts(tile, x, dy, dw):
+    """The same in parts of all rows, added in their order: so threads do not read all of x and dy each."""
+    sums = scratch.array("sums", (PARTS, *dw.shape))
+    cuts = [len(x) * part // PARTS for part in range(PARTS + 1)]
+
+    def work(first, last):
+        copies = packed.copies(*dw.shape)
+        for part in range(first, last):
+            rows = slice(cuts[part], cuts[part + 1])
+            packed.summed(tile, x[rows], dy[rows], sums[part], *copies, 0, dw.shape[0])
+
+    parallel_for(PARTS, work)
+    np.sum(sums, 0, out=dw)
 
 
 @jit
