@@ -4,7 +4,7 @@ import numpy as np
 
 from kernels import compiled
 from kernels.bfloat16 import rounded, widen, widened
-from kernels.conv2d import depthwise, direct, pairs, pointwise, winograd
+from kernels.conv2d import depthwise, dilated, direct, pairs, pointwise, winograd
 
 NONE = np.zeros(0, np.float32)
 SMALL = 64  # pixels
@@ -29,6 +29,8 @@ def _way(dtype, w_shape, y_shape, geometry, transforms=True):
         return depthwise
     if transforms and dilation == (1, 1) and winograd.wins(w_shape, stride, groups, *y_shape[1:3]):
         return winograd
+    if transforms and dilation != (1, 1) and dilated.wins(w_shape, y_shape, geometry):
+        return dilated
     return pairs if dtype == np.uint16 and (groups == 1 or w_shape[2] % 2 == 0) else direct
 
 
@@ -39,7 +41,7 @@ def _worth_widening(dtype, shape):
 
 def _in_float32(way, dtype):
     """Whether bfloat16 must be widened for it: transforms save more products than pairs do."""
-    return dtype == np.uint16 and way in (winograd, direct)
+    return dtype == np.uint16 and way in (winograd, dilated, direct)
 
 
 def forward(x, w, bias, relu, y, geometry):

@@ -5,11 +5,13 @@ from hypothesis import strategies as st
 from numba import njit
 
 import kernels
+from kernels import check as check_all
 from kernels import vectors
 from kernels.check import normals
-from kernels.conv2d import direct, ref, winograd
+from kernels.check_target import HOST
+from kernels.conv2d import dilated, direct, ref, winograd
 from kernels.conv2d.cases import CASES
-from kernels.conv2d.check import TRANSFORMED, passes_of
+from kernels.conv2d.check import TRANSFORMED, passes, passes_of
 from kernels.conv2d.check import geometry as all_pairs
 from kernels.conv2d.transform import DATA, FILTER, GRADIENT, OUTPUT, WEIGHTS, linear, matrices, transform
 from tests.kernels.oracle import all_close, close, random
@@ -120,6 +122,21 @@ def test_they_are_chosen_where_they_win():
     assert not winograd.wins((3, 3, 2, 2), (1, 1), 1, 8, 8)
     assert not winograd.wins((3, 5, 64, 64), (1, 1), 1, 56, 56)
     assert not winograd.wins((3, 3, 64, 64), (1, 2), 1, 56, 56)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("size", "taps", "options"), [
+    ((20, 21), 3, {"dilation": (2, 3), "padding": 2}), ((33, 30), 3, {"dilation": 4, "padding": ((4, 3), (0, 9))}),
+    ((40, 36), 5, {"dilation": 2, "groups": 2})])
+def test_dilated_convolutions_are_those_of_smaller_images(size, taps, options, dtype):
+    x_shape, w_shape = (2, *size, 64), (taps, taps, 64 // options.get("groups", 1), 96)
+    geometry = all_pairs(**options)
+    y_shape = kernels.conv2d(random(x_shape), random(w_shape), **options).shape
+    assert dilated.wins(w_shape, y_shape, geometry)
+    target, bound = (HOST, TRANSFORMED) if dtype == "float32" else (check_all.numba("bfloat16").target, 4e-3)
+    some = lambda shape: target.rounded(random(shape, sum(shape)))  # noqa: E731
+    for name, got, want in passes(some, x_shape, w_shape, target, **options):
+        assert np.abs(np.asarray(got, np.float64) - want).max() <= bound * np.abs(want).max(), name
 
 
 def test_one_switch_turns_them_off(monkeypatch):
