@@ -93,7 +93,7 @@ def line(row):
 
 def means(rows):
     """{group: (its rows, geometric mean of their ratios)}."""
-    groups = {"all": rows, "conv": [row for row in rows if row["kind"] != "dense"],
+    groups = {"all": rows, "conv": [row for row in rows if row["kind"] not in ("dense", "attention")],
               **{name: [row for row in rows if row["pass"] == name] for name in PASSES}}
     for row in rows:
         groups.setdefault(row["kind"], []).append(row)

@@ -60,8 +60,9 @@ def dgrad(dy, w, dx, geometry):
     """Gradient by the input, into dx."""
     dx, w, geometry = _flat(dx, w, geometry)
     (R, S, C, K), groups = w.shape, geometry.groups
-    way = _way(dy.dtype, (R, S, K // groups, C * groups), dx.shape, geometry,
-               max(geometry.stride) == 1 and _worth_widening(dy.dtype, dx.shape))
+    transforms = (max(geometry.stride) == 1 and _worth_widening(dy.dtype, dx.shape)
+                  and dilated.fits(dy.shape, w.shape, dx.shape, geometry.dilation))
+    way = _way(dy.dtype, (R, S, K // groups, C * groups), dx.shape, geometry, transforms)
     if _in_float32(way, dy.dtype):
         wide = widened("wide", dy)
         rounded(lambda target: way.dgrad(wide, w, target, geometry), dx)

@@ -4,11 +4,12 @@ Taps that are d pixels apart meet every d-th pixel. So each image becomes d x d 
 """
 
 import itertools
+import math
 
 from kernels import scratch
 from kernels.conv2d import winograd
 
-WASTE = 1.3  # times as many pixels as there are may be computed: small images do not all end at the same place
+WASTE, WIDER = 1.3, 1.5  # times as many pixels may be computed: small images have borders, or end at different places
 PLAIN = (0, 0), (0, 0)
 
 
@@ -24,6 +25,13 @@ def wins(w_shape, y_shape, geometry):
     cells = P * Q * dilation[0] * dilation[1]
     return (stride == (1, 1) and cells <= WASTE * y_shape[1] * y_shape[2]
             and winograd.wins(w_shape, stride, groups, P, Q))
+
+
+def fits(dy_shape, w_shape, dx_shape, dilation):
+    """Whether the gradient by the input is that of not too many more pixels than there are."""
+    cells = math.prod((size + taps - 1) * apart for size, taps, apart in zip(
+        _sizes(dy_shape, dilation), w_shape[:2], dilation, strict=True))
+    return dilation == (1, 1) or cells <= WIDER * dx_shape[1] * dx_shape[2]
 
 
 def _cells(size, apart, border):

@@ -18,7 +18,7 @@ from kernels.threads import parallel_for
 # of x^T dy; and of bfloat16, whose pairs are twice as fast.
 FEW, LARGE, FEW_TRANSPOSED, FEW_SUMMED, FEW_SHORT = 384, 1 << 20, (512, 192), 512, 64
 
-PARTS = 8  # of the rows of x and dy, where x^T dy is small
+PARTS, SMALL, MANY = 8, 1 << 14, 1 << 13  # of the rows of x and dy, where x^T dy is small and rows are many
 
 NONE = np.zeros(0, np.float32)
 jit = compiled.kernel()
@@ -81,12 +81,12 @@ def summed(x, dy, dw):
         else:
             few_rows.summed(tile, x, dy, dw, first, last)
 
-    if PARTS**2 * C * K <= M * (C + K) and M > FEW_SUMMED:
-        _summed_in_parts(tile, x, dy, dw)
-    elif M > FEW_SUMMED and x.strides[0] * 2 % CROWDED == 0 and K * 4 <= C:  # the narrow one had better be the rows
+    if M > FEW_SUMMED and x.strides[0] * 2 % CROWDED == 0 and K * 4 <= C:  # then the narrow one had better be the rows
         transposed = scratch.array("transposed", (K, C))
         summed(dy, x, transposed)
         transpose(transposed, dw)
+    elif SMALL >= C * K and M >= MANY:
+        _summed_in_parts(tile, x, dy, dw)
     else:
         parallel_for(C, work)
 

@@ -45,7 +45,7 @@ def test_shapes_of_googlenet():
     shapes = [case[2:-1] for case in CONVOLUTIONS if case.net == "googlenet"]
     assert set(shapes) == table
     assert (layers, len(shapes), channels) == (57, 49, 1024)
-    assert {case[2:] for case in DENSE if case.net == "googlenet"} == {(4 * 4 * 128, 1024), (1024, 1000)}
+    assert {case[2:4] for case in DENSE if case.net == "googlenet"} == {(4 * 4 * 128, 1024), (1024, 1000)}
 
 
 # He et al. 2015, table 1, 50 layers, strides as torchvision's v1.5: how often, pixels in, channels in, filters, window,
@@ -88,4 +88,4 @@ def test_layers_of_resnet50():
     own = {case[2:-1] for case in CONVOLUTIONS if case.net == "resnet50"}
     assert own == set(shapes) - {case[2:-1] for case in CONVOLUTIONS if case.net == "googlenet"}
     assert (len(own), len(shapes)) == (21, 23)
-    assert [case[2:] for case in DENSE if case.net == "resnet50"] == [(2048, 1000)]
+    assert [case[2:4] for case in DENSE if case.net == "resnet50"] == [(2048, 1000)]

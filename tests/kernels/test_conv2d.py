@@ -50,7 +50,7 @@ def convolutions(draw):
             {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups})
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(convolutions(), st.sampled_from(["whole", "fractions"]), st.integers(0, 2**32))
 def test_matches_the_reference(convolution, kind, seed):
     x_shape, w_shape, options = convolution
