@@ -244,7 +244,7 @@ def _by_lines(sums, panels, lines, shape, finish):
 def wgrad(x, dy, dw, geometry):
     """Gradient by the weights, into dw.
 
-    Every thread has panels of its own, and all points of x; or where panels are few, a part of the lines.
+    Every thread has panels of its own, and all points of x; or where they are few and small, a part of the lines.
     """
     s, groups = geometry.stride[0], geometry.groups
     r = -(-len(dw) // s)
@@ -264,8 +264,9 @@ def wgrad(x, dy, dw, geometry):
                scratch.array("v", (n * n, squares, padded_length(channels))),
                scratch.array("z", (n * n, last - first, squares, tile.columns)), u)
 
-    way = _by_panels if groups * panels[0] > PARTS else _by_lines
-    way(sums, groups * panels[0], len(dy) * cut.down, (n * n, Cg, tile.columns),
+    few, lines = groups * panels[0] <= PARTS, len(dy) * cut.down
+    way = _by_lines if few and PARTS**2 * Cg * K <= lines * cut.across * (channels + K) else _by_panels
+    way(sums, groups * panels[0], lines, (n * n, Cg, tile.columns),
         lambda first, u: _weights(weights, u, n, panels, first, whole))
     if s > 1:
         dw[:] = _fold(whole, s, dw.shape)
