@@ -43,7 +43,23 @@ def open_torch():
         libc.mallopt(m_mmap_max, 0)
 
 
-PEERS = {"torch": (open_torch, torch_functions)}
+def one_thread(case, *arrays):
+    """{pass: {way: function}} of our own kernels on one thread."""
+    threads = kernels.num_threads()
+
+    def alone(function):
+        def call():
+            kernels.set_num_threads(1)
+            try:
+                function()
+            finally:
+                kernels.set_num_threads(threads)
+        return call
+
+    return {name: {"alone": alone(function)} for name, function in ours(case, *arrays).items()}
+
+
+PEERS = {"torch": (open_torch, torch_functions), "one-thread": (lambda: None, one_thread)}
 
 
 def _wanted(case, options):

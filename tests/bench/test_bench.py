@@ -128,6 +128,16 @@ def test_kernels_against_a_peer_takes_its_better_layout(quick, monkeypatch, caps
     assert "geometric mean" in printed
 
 
+def test_kernels_against_one_thread_of_their_own(quick, tmp_path, capsys):
+    file = tmp_path / "rows.json"
+    words = "--layer", "5a/5x5_reduce", "--peer", "one-thread", "--threads", 2, "--rounds", 1, "--batch", 1
+    assert run("kernels", *words, "--json", file) == 0
+    rows = json.loads(file.read_text())
+    assert [list(row["peer"]) for row in rows] == [["alone"]] * 3
+    assert all(row["ratio"] == pytest.approx(row["peer_seconds"] / row["seconds"]) for row in rows)
+    assert "one-thread / ours" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("argv", [("kernels", "--layer", "fc8"), ("step",)])
 def test_without_torch_it_says_what_to_install(argv, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
