@@ -4,7 +4,7 @@ import numpy as np
 
 from kernels import compiled
 from kernels.bfloat16 import rounded, widen, widened
-from kernels.conv2d import depthwise, dilated, direct, pairs, pointwise, winograd
+from kernels.conv2d import depthwise, dilated, direct, pairs, pointwise, taps, winograd
 
 NONE = np.zeros(0, np.float32)
 SMALL = 64  # pixels
@@ -27,6 +27,7 @@ def _way(dtype, w_shape, y_shape, geometry, transforms=True):
         return pointwise
     if w_shape[2] == 1 and w_shape[3] == groups > 1:
         return depthwise
+    transforms = transforms and not taps.wins(y_shape, w_shape, groups)
     if transforms and dilation == (1, 1) and winograd.wins(w_shape, stride, groups, *y_shape[1:3]):
         return winograd
     if transforms and dilation != (1, 1) and dilated.wins(w_shape, y_shape, geometry):

@@ -14,9 +14,9 @@ FEW, LARGE = 128, 1 << 14  # pixels, and weights of a tap
 jit = compiled.kernel()
 
 
-def wins(pixels, w, geometry):
-    """Whether packing large weights costs more than it brings, for so few pixels (N,P,Q,K)."""
-    return geometry.groups == 1 and math.prod(pixels.shape[:3]) <= FEW and w.shape[2] * w.shape[3] >= LARGE
+def wins(shape, w_shape, groups):
+    """Whether packing or transforming large weights costs more than it brings, for so few pixels (N,P,Q,K)."""
+    return groups == 1 and math.prod(shape[:3]) <= FEW and w_shape[2] * w_shape[3] >= LARGE
 
 
 def forward(x, w, bias, relu, y, geometry):
