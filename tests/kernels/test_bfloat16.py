@@ -104,7 +104,7 @@ def ways(request):
 
 
 @pytest.mark.usefixtures("ways")
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(convolutions(), st.integers(0, 2**32))
 def test_convolutions_match_the_reference(convolution, seed):
     x_shape, w_shape, options = convolution

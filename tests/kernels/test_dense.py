@@ -20,7 +20,7 @@ def numbers(kind, seed):
     return lambda *shape: rng.random(shape, np.float32)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 300) | st.integers(1, 20), st.integers(1, 70),
        st.sampled_from(["whole", "fractions"]), st.integers(0, 2**32))
 def test_matches_the_reference(M, C, K, kind, seed):

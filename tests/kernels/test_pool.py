@@ -11,7 +11,7 @@ from kernels.pool.geometry import axes
 from tests.kernels.oracle import numeric_gradient
 
 EPS = np.finfo(np.float32).eps
-few = settings(max_examples=200, deadline=None)
+few = settings(max_examples=100, deadline=None)
 
 
 def random(shape, seed=0):

@@ -87,7 +87,7 @@ def check(some, x_shape, w_shape, stride, padding, groups):
         close(dx, ref.conv2d_dgrad(dy64, w64, x_shape, geometry), bound=TRANSFORMED)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(convolutions(), st.integers(0, 2**32))
 def test_matches_the_reference(convolution, seed):
     rng = np.random.default_rng(seed)
