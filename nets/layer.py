@@ -72,12 +72,18 @@ class Layer:
 
 
 def conv_shape(layer, shape):
-    """What a convolution makes of (H,W,C). Raises ShapeError for another shape, and if its window does not fit."""
+    """What a convolution makes of (H,W,C). Raises ShapeError for another shape, if its window does not fit, and if its
+    groups do not share out the channels.
+    """
     require(layer.name, shape, "H,W,C")
-    stride, padding, dilation = (layer.geometry[name] for name in ("stride", "padding", "dilation"))
+    stride, padding, dilation, groups = (layer.geometry[name] for name in ("stride", "padding", "dilation", "groups"))
+    if shape[2] % groups or layer.channels % groups:
+        raise ShapeError(f"{layer.name}: {groups} groups cannot share out {shape[2]} channels that come in and"
+                         f" {layer.channels} that go out")
     P, Q = ((n + 2 * padding - dilation * (layer.window - 1) - 1) // stride + 1 for n in shape[:2])
     if min(P, Q) < 1:
-        raise ShapeError(f"{layer.name}: its {layer.window}x{layer.window} window does not fit an input of"
+        apart = f", with a dilation of {dilation}," if dilation > 1 else ""
+        raise ShapeError(f"{layer.name}: its {layer.window}x{layer.window} window{apart} does not fit an input of"
                          f" {shape[0]}x{shape[1]}")
     return P, Q, layer.channels
 

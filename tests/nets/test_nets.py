@@ -195,6 +195,15 @@ def evaluate(net, sample):
     return net.logits
 
 
+@pytest.mark.parametrize(("layer", "message"), [
+    (Conv("conv", 6, 3, groups=4), "conv: 4 groups cannot share out 6 channels that come in and 6 that go out"),
+    (ConvNorm("conv", 8, 1, groups=3), "conv: 3 groups cannot share out 6 channels that come in and 8 that go out"),
+    (Conv("conv", 6, 3, dilation=3), "conv: its 3x3 window, with a dilation of 3, does not fit an input of 6x6")])
+def test_convolutions_that_cannot_be_say_so_before_training(layer, message):
+    with pytest.raises(nets.ShapeError, match=f"^{message}$"):
+        layer.build((6, 6, 6))
+
+
 def test_running_statistics_are_those_of_the_steps_so_far_at_first():
     """After one step they are that batch's, the variance by one less: evaluation of a large batch equals training."""
     net = build("resnet-mini", (16, 16, 1))
