@@ -68,10 +68,11 @@ def _wanted(case, options):
 
 def select(options):
     """[(case, batch, its passes)]. Raises UserError if there is none."""
-    if options.random:
-        return [(case, batch, _wanted(case, options)) for case, batch in draw(options.random, options.seed)]
-    cases = [case for case in CASES if options.net in (None, case.net) and options.layer in case.name]
-    chosen = [(case, options.batch, passes) for case in cases if (passes := _wanted(case, options))]
+    if options.random and (options.net or options.layer):
+        raise UserError("--random draws layers of no net | try: without --net and --layer")
+    cases = [(case, options.batch) for case in CASES if options.net in (None, case.net) and options.layer in case.name]
+    cases = draw(options.random, options.seed) if options.random else cases
+    chosen = [(*each, passes) for each in cases if (passes := _wanted(each[0], options))]
     if not chosen:
         names = ", ".join(case.name for case in CASES if options.net in (None, case.net))
         raise UserError(f"no layer {options.layer!r} with such a pass | expected part of one of {names}")

@@ -149,6 +149,8 @@ def test_without_torch_it_says_what_to_install(argv, monkeypatch, capsys):
 @pytest.mark.parametrize(("argv", "message"), [
     (["--layer", "conv9"], "no layer 'conv9'"),
     (["--layer", "conv1", "--pass", "dgrad"], "no layer 'conv1'"),
+    (["--random", "2", "--net", "alexnet"], "--random draws layers of no net | try: without --net and --layer"),
+    (["--random", "2", "--pass", "backward"], "no layer '' with such a pass"),
 ])
 def test_kernels_says_what_does_not_fit(argv, message, capsys):
     assert run("kernels", *argv) == 2
