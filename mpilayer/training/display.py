@@ -49,7 +49,7 @@ class Display:
             f"({len(data.train):,} training samples, {data.classes} classes)\n"
             f"schedule {schedule}, effective batch {self.batch}, {steps} steps; "
             f"{ranks.size} ranks, {ranks.node.size} on this machine{crowd}{where}")
-        if ranks.size == 1 < ranks.cores // num_threads() and not where:
+        if ranks.size == num_threads() == 1 < ranks.cores and not where:
             self.say(f"one of {ranks.cores} cores computes"
                      f" | try: mpiexec -n {ranks.cores} python -m mpilayer.train ...")
         self.task = self.bar.add_task("", total=steps)
