@@ -5,25 +5,22 @@ import numpy as np
 from kernels import compiled
 from kernels.bfloat16 import rounded, widen, widened
 from kernels.conv2d import depthwise, dilated, direct, pairs, pointwise, taps, winograd
+from kernels.conv2d.pixels import BORDERLESS
 
 NONE = np.zeros(0, np.float32)
 SMALL = 64  # pixels
 
 
-PLAIN = (1, 1), ((0, 0), (0, 0)), (1, 1), 1
-
-
 def _flat(image, w, geometry):
     """(image, weights, geometry), as those of one pixel if the window is the whole image: then it is a dense layer."""
-    _, padding, dilation, groups = geometry
-    if image.shape[1:3] != w.shape[:2] or (padding, dilation, groups) != PLAIN[1:]:
+    if image.shape[1:3] != w.shape[:2] or geometry[1:] != (BORDERLESS, (1, 1), 1):
         return image, w, geometry
-    return image.reshape(len(image), 1, 1, -1), w.reshape(1, 1, -1, w.shape[3]), geometry._replace(stride=PLAIN[0])
+    return image.reshape(len(image), 1, 1, -1), w.reshape(1, 1, -1, w.shape[3]), geometry._replace(stride=(1, 1))
 
 
 def _way(dtype, w_shape, y_shape, geometry, transforms=True):
     stride, padding, dilation, groups = geometry
-    if w_shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)) and groups == 1:
+    if w_shape[:2] == (1, 1) and padding == BORDERLESS and groups == 1:
         return pointwise
     if w_shape[2] == 1 and w_shape[3] == groups > 1:
         return depthwise

@@ -8,9 +8,9 @@ import math
 
 from kernels import scratch
 from kernels.conv2d import winograd
+from kernels.conv2d.pixels import BORDERLESS
 
 WASTE, WIDER = 1.3, 1.5  # times as many pixels may be computed: small images have borders, or end at different places
-PLAIN = (0, 0), (0, 0)
 
 
 def _sizes(y_shape, dilation):
@@ -78,7 +78,7 @@ def _plan(w_shape, y_shape, geometry):
     _, ((top, _), (left, _)), dilation, _ = geometry
     sizes = _sizes(y_shape, dilation)
     inputs = tuple(size + taps - 1 for size, taps in zip(sizes, w_shape[:2], strict=True))
-    return inputs, sizes, dilation, (top, left), geometry._replace(padding=PLAIN, dilation=(1, 1))
+    return inputs, sizes, dilation, (top, left), geometry._replace(padding=BORDERLESS, dilation=(1, 1))
 
 
 def forward(x, w, bias, relu, y, geometry):

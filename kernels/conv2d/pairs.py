@@ -9,7 +9,7 @@ import numpy as np
 
 from kernels import compiled, micro, scratch
 from kernels.conv2d import direct
-from kernels.conv2d.pixels import CACHED, FLOAT
+from kernels.conv2d.pixels import BORDERLESS, CACHED, FLOAT
 from kernels.matmul.pairs import along_rows, down_columns, shorten
 from kernels.progress import tick
 from kernels.threads import parallel_for
@@ -69,7 +69,7 @@ def wgrad(x, dy, dw, geometry):
     """Gradient by the weights, into dw."""
     (N, H, W, C), (_, P, Q, K) = x.shape, dy.shape
     stride, ((top, bottom), (left, right)), _, groups = geometry
-    tile, each = micro.pairs_tile(), geometry._replace(stride=(stride[0], 2 * stride[1]), padding=((0, 0), (0, 0)))
+    tile, each = micro.pairs_tile(), geometry._replace(stride=(stride[0], 2 * stride[1]), padding=BORDERLESS)
     lines, columns, half = top + H + bottom, left + W + right, -(-Q // 2)
     count = min(N, max(1, CACHED // (lines * columns * C * FLOAT)))
     images, gradients = scratch.array("images", (count, lines, columns, C)), scratch.array("dy", (count, P, half, K))

@@ -8,6 +8,7 @@ from kernels import compiled
 from kernels.bfloat16 import widen
 
 FLOAT = 4
+BORDERLESS = (0, 0), (0, 0)  # padding
 CACHED = 384 << 10  # bytes of image worked on at a time: it shares a core's L2 with a panel of the weights
 
 jit, inner = compiled.decorators()
