@@ -118,6 +118,11 @@ def tensor(operation, name, value, axes, dtype=np.float32):
     return _contiguous(value)
 
 
+def weights(operation, name, value, axes, x):
+    """As `tensor`, of float32 or x's dtype."""
+    return tensor(operation, name, value, axes, x.dtype if _is(value, x.dtype) else np.float32)
+
+
 def writeable(value):
     """Whether an array may be written to; on the GPU every one may."""
     return gpu.is_array(value) or value.flags.writeable

@@ -16,11 +16,13 @@ class CheckTarget(NamedTuple):
     """Where kernels are checked: functions of a NumPy array.
 
     x         the array as activations are there: perhaps bfloat16
-    w         the array as weights, and all else, are there: of the same dtype
+    factor    the array as weights that something is multiplied by: perhaps bfloat16, too
+    w         the array as all else: of the same dtype
     rounded   what x keeps of it, a float32 NumPy array: the reference begins with the same numbers
     """
 
     x: Callable = _same
+    factor: Callable = _same
     w: Callable = _same
     rounded: Callable = _same
 
@@ -30,7 +32,10 @@ HOST = CheckTarget()
 
 def here(dtype):
     """This processor, with activations of that dtype: float32 or bfloat16."""
-    return CheckTarget(lambda array: array.astype(dtype), rounded=lambda array: array.astype(dtype).astype(np.float32))
+    def put(array):
+        return array.astype(dtype)
+
+    return CheckTarget(put, put, rounded=lambda array: array.astype(dtype).astype(np.float32))
 
 
 def on_gpu(dtype=np.float32):
@@ -38,7 +43,7 @@ def on_gpu(dtype=np.float32):
     def put(array):
         return gpu.cupy().asarray(array.astype(dtype))
 
-    return CheckTarget(put, gpu.cupy().asarray, lambda array: array.astype(dtype).astype(np.float32))
+    return CheckTarget(put, put, gpu.cupy().asarray, lambda array: array.astype(dtype).astype(np.float32))
 
 
 class Bound(NamedTuple):

@@ -3,8 +3,8 @@
     x (N,H,W,C)   w (R,S,C/groups,K)   b (K,)   y (N,P,Q,K)
     P = (H + top + bottom - dilation (R - 1) - 1) // stride + 1
 
-N images, H x W pixels in, P x Q out, R x S taps, C channels in, K out. Weights and their gradients are float32, x, y
-and their gradients too, or bfloat16. `stride` and `dilation`, the distance of neighbouring taps, are an int or a pair
+N images, H x W pixels in, P x Q out, R x S taps, C channels in, K out. Gradients by the weights are float32, x, y and
+their gradients too, or bfloat16; then w is either. `stride` and `dilation`, the distance of neighbouring taps, are an int or a pair
 (rows, columns), `padding` an int, a pair or ((top, bottom), (left, right)); `groups` divides C and K.
 Every function raises ValueError, naming the operation and the shapes, for anything that does not fit.
 """
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kernels import arguments
-from kernels.arguments import ACTIVATION, implementation, require, sizes, tensor
+from kernels.arguments import ACTIVATION, implementation, require, sizes, tensor, weights
 
 
 class Geometry(NamedTuple):
@@ -47,10 +47,11 @@ def _geometry(operation, x_shape, w_shape, stride, padding, dilation, groups):
 def conv2d(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, relu=False, out=None):
     """y (N,P,Q,K) = x (N,H,W,C) * w (R,S,C/groups,K) + b (K,), clipped at zero if `relu`; into `out` if given.
 
-    y has x's dtype, float32 or bfloat16; w and b are float32. Raises ValueError for shapes and dtypes that
-    do not fit, and for a filter that is larger than the padded image.
+    y has x's dtype, float32 or bfloat16; w has it, too, or is float32, as b is. Raises ValueError for shapes and dtypes
+    that do not fit, and for a filter that is larger than the padded image.
     """
-    x, w = tensor("conv2d", "x", x, "NHWC", ACTIVATION), tensor("conv2d", "w", w, "RSCK")
+    x = tensor("conv2d", "x", x, "NHWC", ACTIVATION)
+    w = weights("conv2d", "w", w, "RSCK", x)
     geometry, y_shape = _geometry("conv2d", x.shape, w.shape, stride, padding, dilation, groups)
     if b is not None:
         b = tensor("conv2d", "b", b, "K")
@@ -64,10 +65,11 @@ def conv2d(x, w, b=None, *, stride=1, padding=0, dilation=1, groups=1, relu=Fals
 def conv2d_dgrad(dy, w, x_shape, *, stride=1, padding=0, dilation=1, groups=1, out=None):
     """dx of shape `x_shape`, the gradient by the input, from dy (N,P,Q,K) and w; into `out` if given.
 
-    dx has dy's dtype, float32 or bfloat16. Raises ValueError unless a convolution of such an x with w has
-    dy's shape.
+    dx has dy's dtype, float32 or bfloat16; w has it, too, or is float32. Raises ValueError unless a convolution of such
+    an x with w has dy's shape.
     """
-    dy, w = tensor("conv2d_dgrad", "dy", dy, "NPQK", ACTIVATION), tensor("conv2d_dgrad", "w", w, "RSCK")
+    dy = tensor("conv2d_dgrad", "dy", dy, "NPQK", ACTIVATION)
+    w = weights("conv2d_dgrad", "w", w, "RSCK", dy)
     x_shape = sizes("conv2d_dgrad", "x_shape", x_shape)
     geometry, y_shape = _geometry("conv2d_dgrad", x_shape, w.shape, stride, padding, dilation, groups)
     require(dy.shape == y_shape, "conv2d_dgrad", "dy must be {} for this convolution, got {}", y_shape, dy)

@@ -21,7 +21,7 @@ def passes(some, x_shape, w_shape, target=HOST, **options):
     x, w, b = some(x_shape), some(w_shape), some(w_shape[3:])
     x64, w64, how = x.astype(np.float64), w.astype(np.float64), geometry(**options)
     y64, b64 = ref.conv2d(x64, w64, None, how), b.astype(np.float64)
-    x, w, b = target.x(x), target.w(w), target.w(b)
+    x, w, b = target.x(x), target.factor(w), target.w(b)
     yield "conv2d", conv2d(x, w, **options), y64
     yield "conv2d + b", conv2d(x, w, b, **options), y64 + b64
     yield "conv2d + b, relu", conv2d(x, w, b, relu=True, **options), np.maximum(y64 + b64, 0)

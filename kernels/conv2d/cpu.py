@@ -42,11 +42,17 @@ def _in_float32(way, dtype):
     return dtype == np.uint16 and way in (winograd, dilated, direct)
 
 
+def _as_taken(way, w):
+    """The weights: in float32 but where pairs are made of them."""
+    return widened("wide w", w) if w.dtype == np.uint16 and way not in (pairs, pointwise) else w
+
+
 def forward(x, w, bias, relu, y, geometry):
     """y = conv(x, w) + bias (None: no bias), clipped at zero if `relu`."""
     bias = NONE if bias is None else bias
     x, w, geometry = _flat(x, w, geometry)
     way = _way(x.dtype, w.shape, y.shape, geometry, _worth_widening(x.dtype, y.shape))
+    w = _as_taken(way, w)
     if _in_float32(way, x.dtype):
         wide = widened("wide", x)
         rounded(lambda target: way.forward(wide, w, bias, relu, target, geometry), y)
@@ -61,6 +67,7 @@ def dgrad(dy, w, dx, geometry):
     transforms = (max(geometry.stride) == 1 and _worth_widening(dy.dtype, dx.shape)
                   and dilated.fits(dy.shape, w.shape, dx.shape, geometry.dilation))
     way = _way(dy.dtype, (R, S, K // groups, C * groups), dx.shape, geometry, transforms)
+    w = _as_taken(way, w)
     if _in_float32(way, dy.dtype):
         wide = widened("wide", dy)
         rounded(lambda target: way.dgrad(wide, w, target, geometry), dx)

@@ -2,22 +2,23 @@
 
     x (M,C)   w (C,K)   b (K,)   y (M,K)
 
-M samples, C inputs, K outputs; weights and their gradients are float32, x, y and their gradients too, or
-bfloat16. Every function raises ValueError, naming the operation and the shapes, for anything that does not fit. The
+M samples, C inputs, K outputs; gradients by the weights are float32, x, y and their gradients too, or bfloat16; then w
+is either. Every function raises ValueError, naming the operation and the shapes, for anything that does not fit. The
 gradient by the bias is `kernels.bias_grad`.
 """
 
 from kernels import arguments
-from kernels.arguments import ACTIVATION, implementation, require, tensor
+from kernels.arguments import ACTIVATION, implementation, require, tensor, weights
 
 
 def dense(x, w, b=None, *, relu=False, out=None):
     """y (M,K) = x (M,C) w (C,K) + b (K,), clipped at zero if `relu`; into `out` if given.
 
-    y has x's dtype, float32 or bfloat16; w and b are float32. Raises ValueError for anything that does not
-    fit.
+    y has x's dtype, float32 or bfloat16; w has it, too, or is float32, as b is. Raises ValueError for anything that does
+    not fit.
     """
-    x, w = tensor("dense", "x", x, "MC", ACTIVATION), tensor("dense", "w", w, "CK")
+    x = tensor("dense", "x", x, "MC", ACTIVATION)
+    w = weights("dense", "w", w, "CK", x)
     require(x.shape[1] == w.shape[0], "dense", "x {} and w {} must agree in C", x, w)
     if b is not None:
         b = tensor("dense", "b", b, "K")
@@ -31,9 +32,11 @@ def dense(x, w, b=None, *, relu=False, out=None):
 def dense_dgrad(dy, w, out=None):
     """dx (M,C), the gradient by the input, from dy (M,K) and w (C,K); into `out` if given.
 
-    dx has dy's dtype, float32 or bfloat16; w is float32. Raises ValueError for anything that does not fit.
+    dx has dy's dtype, float32 or bfloat16; w has it, too, or is float32. Raises ValueError for anything that does not
+    fit.
     """
-    dy, w = tensor("dense_dgrad", "dy", dy, "MK", ACTIVATION), tensor("dense_dgrad", "w", w, "CK")
+    dy = tensor("dense_dgrad", "dy", dy, "MK", ACTIVATION)
+    w = weights("dense_dgrad", "w", w, "CK", dy)
     require(dy.shape[1] == w.shape[1], "dense_dgrad", "dy {} and w {} must agree in K", dy, w)
     kernel = implementation(__name__, "dense_dgrad", dy, w)
     dx = arguments.output("dense_dgrad", out, (dy.shape[0], w.shape[0]), dy.dtype, like=dy)

@@ -12,7 +12,7 @@ BOUND = PRODUCTS
 def passes(x, w, b, dy, target=HOST):
     """Yield (pass, result, reference)."""
     x64, w64, b64, dy64 = (array.astype(np.float64) for array in (x, w, b, dy))
-    x, dy, w, b = *map(target.x, (x, dy)), *map(target.w, (w, b))
+    x, dy, w, b = *map(target.x, (x, dy)), target.factor(w), target.w(b)
     yield "dense", dense(x, w), ref.dense(x64, w64, None)
     yield "dense + b", dense(x, w, b), ref.dense(x64, w64, b64)
     yield "dense + b, relu", dense(x, w, b, relu=True), ref.dense(x64, w64, b64, relu=True)

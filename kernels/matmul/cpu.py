@@ -1,7 +1,7 @@
 """The three products of a layer, x w, dy w^T and x^T dy, and batches of matrices.
 
-Dense layers are these; so are convolutions of one pixel. Arrays are float32, or uint16 for bfloat16; weights and their
-gradients are float32. Of few rows weights are the traffic, and float32 products are as fast.
+Dense layers are these; so are convolutions of one pixel. Arrays are float32, or uint16 for bfloat16; gradients by the
+weights are float32, and weights may be so beside bfloat16. Of few rows weights are the traffic.
 """
 
 import numpy as np
@@ -10,13 +10,13 @@ from kernels import compiled, micro, scratch
 from kernels.bfloat16 import rounded, widened
 from kernels.layout import padded_length, transpose
 from kernels.matmul import few_rows, packed, pairs
-from kernels.matmul.few_rows import CROWDED, SUMMED
+from kernels.matmul.packed import CROWDED, SUMMED
 from kernels.micro import ACCUMULATE
 from kernels.threads import parallel_for
 
 # Rows up to which packing all weights costs more than it brings: of x w, of x w^T where weights are large or not, and
 # of x^T dy; and of bfloat16, whose pairs are twice as fast.
-FEW, LARGE, FEW_TRANSPOSED, FEW_SUMMED, FEW_SHORT = 384, 1 << 20, (512, 192), 512, 64
+FEW, LARGE, FEW_TRANSPOSED, FEW_SUMMED, FEW_SHORT = 384, 1 << 20, (512, 192), 512, 192
 
 PARTS, SMALL, MANY = 8, 1 << 14, 1 << 13  # of the rows of x and dy, where x^T dy is small and rows are many
 
@@ -29,10 +29,10 @@ def times(x, w, bias, relu, y, more=False):
     added before.
     """
     if x.dtype == np.uint16:
-        if len(x) > FEW_SHORT:
-            packed.times(pairs.along_rows(x), w, False, bias, relu, y, False, pairs.PAIRS)
+        if len(x) <= FEW_SHORT:
+            pairs.few_times(x, w, bias, relu, y)
         else:
-            rounded(lambda target: times(widened("wide", x), w, bias, relu, target), y)
+            packed.times(pairs.along_rows(x), w, False, bias, relu, y, False, pairs.PAIRS)
         return
     tile = micro.tile()
     if len(x) > FEW:
@@ -45,33 +45,25 @@ def times(x, w, bias, relu, y, more=False):
 
 def times_transposed(x, w, y):
     """y (M,K) = x (M,C) w^T, w (K,C)."""
+    few = len(x) <= FEW_TRANSPOSED[w.size <= LARGE]
     if x.dtype == np.uint16:
-        if len(x) > FEW_SHORT:
-            packed.times(pairs.along_rows(x), w, True, NONE, False, y, False, pairs.PAIRS)
+        if few:
+            pairs.few_times_transposed(x, w, y)
         else:
-            rounded(lambda target: times_transposed(widened("wide", x), w, target), y)
-        return
-    (M, C), tile = x.shape, micro.tile()
-    if FEW_TRANSPOSED[w.size <= LARGE] < M:
+            packed.times(pairs.along_rows(x), w, True, NONE, False, y, False, pairs.PAIRS)
+    elif few:
+        few_rows.times_transposed(micro.tile(), x, w, y)
+    else:
         packed.times(x, w, True, NONE, False, y, False)
-        return
-    panels = scratch.array("panels", (-(-M // tile.columns), C, tile.columns))
-    packed.pack(x, True, 0, len(panels), panels)
-
-    def work(first, last):
-        part = scratch.array("part", (tile.rows, tile.columns))
-        few_rows.times_transposed(tile, panels, w, part, y, first, last)
-
-    parallel_for(len(w), work)
 
 
 def summed(x, dy, dw):
     """dw (C,K) = x^T dy, x (M,C), dy (M,K)."""
     if x.dtype == np.uint16:
-        if len(x) > FEW_SHORT:
-            parallel_for(x.shape[1], lambda first, last: pairs.summed(x, dy, dw, first, last))
+        if len(x) <= FEW_SUMMED:
+            pairs.few_summed(x, dy, dw)
         else:
-            summed(widened("wide", x), widened("wide dy", dy), dw)
+            parallel_for(x.shape[1], lambda first, last: pairs.summed(x, dy, dw, first, last))
         return
     (M, C), K, tile = x.shape, dy.shape[1], micro.tile()
 

@@ -1,18 +1,17 @@
 """Products with few rows: the weights are the traffic, each is read once, in order."""
 
-
 from kernels import compiled, scratch
+from kernels.bfloat16 import narrow
 from kernels.hints import adjacent, restrict
 from kernels.layout import copy, padded_length
+from kernels.matmul import packed
+from kernels.matmul.packed import CROWDED, FLOAT, SUMMED
 from kernels.micro import ACCUMULATE, RELU, multiply
+from kernels.threads import parallel_for
 from kernels.vectors import call
 
-FLOAT = 4
 SLICE = 128  # rows of weights multiplied before y is touched again: a panel of them fits L1
-SUMMED = 1024  # products in one go: the rounding error grows with the longest sum
 AHEAD = 2  # panels to fetch: the hardware does not follow a walk down the columns
-CROWDED = 4096  # bytes from one row to the next, or a multiple: all rows would share the same sets of L1
-
 TOGETHER = 256  # rows of x in a sum
 PANELS = 3  # tiles, one below the other, for which a panel is worth copying
 
@@ -58,7 +57,7 @@ def times(tile, x, w, bias, relu, y, more, x_copy, panel, first, last):
 
 
 @jit
-def times_transposed(tile, panels, w, part, y, first, last):
+def _times_transposed(tile, panels, w, part, y, first, last):
     """Columns first to last of y^T = w x^T, tile by tile: so the rows of the tile are rows of w, read where they are.
 
     panels (M/wide, C, wide) is x^T.
@@ -76,7 +75,20 @@ def times_transposed(tile, panels, w, part, y, first, last):
                          ACCUMULATE if c > 0 else 0, (a, 0, 0))
             for m in range(width):
                 for i in range(rows):
-                    y[j * wide + m, k + i] = part[i, m]
+                    y[j * wide + m, k + i] = narrow(part[i, m], y)
+
+
+def times_transposed(tile, x, w, y):
+    """y (M,K) = x (M,C) w^T, w (K,C)."""
+    (M, C), wide = x.shape, tile.columns
+    panels = scratch.array("panels", (-(-M // wide), C, wide))
+    packed.pack(x, True, 0, len(panels), panels)
+
+    def work(first, last):
+        part = scratch.array("part", (tile.rows, wide))
+        _times_transposed(tile, panels, w, part, y, first, last)
+
+    parallel_for(len(w), work)
 
 
 @jit

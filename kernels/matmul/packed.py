@@ -11,12 +11,14 @@ import numpy as np
 from kernels import compiled, micro, scratch
 from kernels.bfloat16 import convert_rows
 from kernels.layout import copy, padded_length, transpose
-from kernels.matmul.few_rows import CROWDED, FLOAT, SUMMED
 from kernels.micro import ACCUMULATE, BFLOAT16, RELU, multiply
 from kernels.progress import tick
 from kernels.threads import parallel_for
 from kernels.vectors import call
 
+FLOAT = 4
+SUMMED = 1024  # products in one go: the rounding error grows with the longest sum
+CROWDED = 4096  # bytes from one row to the next, or a multiple: all rows would share the same sets of L1
 ROWS = 112  # rows of x for which a panel is used before the next
 PACKED = 2 << 20  # bytes of weights packed at a time: they are read from L2, or L3, once for every ROWS
 PIXELS, CHANNELS = 128, 1024  # of x in a gradient by weights: a part of it that stays in L2

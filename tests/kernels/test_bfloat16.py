@@ -12,7 +12,8 @@ from kernels.check_target import here
 from kernels.conv2d import check as conv2d
 from kernels.conv2d import winograd
 from kernels.dense import check as dense
-from kernels.matmul.cpu import FEW_SHORT as FEW
+from kernels.matmul.cpu import FEW_SHORT, FEW_SUMMED, FEW_TRANSPOSED
+from kernels.matmul.pairs import WIDTH
 from kernels.micro import ACCUMULATE, BFLOAT16, RELU
 from kernels.rooms import part, rooms
 from tests.kernels.oracle import locked, random
@@ -21,6 +22,7 @@ from tests.kernels.test_micro import call
 
 SHORT = ml_dtypes.bfloat16
 TARGET = here(SHORT)
+TARGETS = TARGET, TARGET._replace(factor=lambda array: array)  # weights in bfloat16, and in float32
 
 
 def shorts(rng, *shape):
@@ -88,11 +90,20 @@ def source(seed):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 2 * FEW) | st.integers(FEW + 1, 300), st.integers(1, 300) | st.integers(2000, 5000),
-       st.integers(1, 70), st.integers(0, 2**32))
-def test_dense_matches_the_reference(M, C, K, seed):
+@given(st.integers(1, 300), st.integers(1, 300) | st.integers(2000, 5000), st.integers(1, 70), st.integers(0, 2**32),
+       st.sampled_from(TARGETS))
+def test_dense_matches_the_reference(M, C, K, seed, target):
     some = source(seed)
-    within(dense.passes(some((M, C)), some((C, K)), some(K), some((M, K)), TARGET), dense.BOUND)
+    within(dense.passes(some((M, C)), some((C, K)), some(K), some((M, K)), target), dense.BOUND)
+
+
+@pytest.mark.parametrize("M", [*FEW_TRANSPOSED, FEW_SHORT, FEW_SUMMED])
+@pytest.mark.parametrize(("C", "K"), [(259, 31), (30, WIDTH + 70), (33, 2 * WIDTH)])
+@pytest.mark.parametrize("more", [0, 1])
+def test_dense_with_rows_around_those_that_another_way_begins_with(M, C, K, more):
+    some = source(M)
+    for target in TARGETS:
+        within(dense.passes(some((M + more, C)), some((C, K)), some(K), some((M + more, K)), target), dense.BOUND)
 
 
 @pytest.fixture(scope="module", params=["pairs", "transforms"])
@@ -105,10 +116,10 @@ def ways(request):
 
 @pytest.mark.usefixtures("ways")
 @settings(max_examples=60, deadline=None)
-@given(convolutions(), st.integers(0, 2**32))
-def test_convolutions_match_the_reference(convolution, seed):
+@given(convolutions(), st.integers(0, 2**32), st.sampled_from(TARGETS))
+def test_convolutions_match_the_reference(convolution, seed, target):
     x_shape, w_shape, options = convolution
-    within(conv2d.passes(source(seed), x_shape, w_shape, TARGET, **options), conv2d.BOUND)
+    within(conv2d.passes(source(seed), x_shape, w_shape, target, **options), conv2d.BOUND)
 
 
 @pytest.mark.usefixtures("ways")
@@ -163,7 +174,7 @@ def test_nan_stays_in_its_sample():
 
 def test_weights_and_results_of_another_dtype_are_refused():
     x = np.zeros((2, 2), SHORT)
-    with pytest.raises(ValueError, match=r"dense: w must be \(C,K\) float32( or bfloat16)?, got \(2,2\) bfloat16"):
-        kernels.dense(x, x)
+    with pytest.raises(ValueError, match=r"dense: w must be \(C,K\) float32, got \(2,2\) bfloat16"):
+        kernels.dense(x.astype(np.float32), x)
     with pytest.raises(ValueError, match="must be a writeable, C-contiguous bfloat16 array"):
         kernels.dense(x, np.zeros((2, 2), np.float32), out=np.zeros((2, 2), np.float32))
