@@ -4,8 +4,8 @@
     P = (H + top + bottom - dilation (R - 1) - 1) // stride + 1
 
 N images, H x W pixels in, P x Q out, R x S taps, C channels in, K out. Gradients by the weights are float32, x, y and
-their gradients too, or bfloat16; then w is either. `stride` and `dilation`, the distance of neighbouring taps, are an int or a pair
-(rows, columns), `padding` an int, a pair or ((top, bottom), (left, right)); `groups` divides C and K.
+their gradients too, or bfloat16; then w is either. `stride` and `dilation`, the distance of neighbouring taps, are an
+int or a pair (rows, columns), `padding` an int, a pair or ((top, bottom), (left, right)); `groups` divides C and K.
 Every function raises ValueError, naming the operation and the shapes, for anything that does not fit.
 """
 

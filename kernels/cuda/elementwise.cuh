@@ -27,6 +27,15 @@ template <class Kind> struct Out {
     __device__ __forceinline__ void write(int64 at) const { store<VEC>(to + at, made); }
 };
 
+// Written unless it is a null pointer.
+template <class Kind> struct Perhaps : Out<Kind> {
+    using Out<Kind>::Out;
+    __device__ __forceinline__ void write(int64 at) const {
+        if (this->to != nullptr) Out<Kind>::write(at);
+    }
+};
+template <class Kind> Perhaps(Kind*) -> Perhaps<Kind>;
+
 template <class Kind> struct Both {
     In<Kind> old;
     Out<Kind> changed;

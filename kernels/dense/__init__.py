@@ -14,8 +14,8 @@ from kernels.arguments import ACTIVATION, implementation, require, tensor, weigh
 def dense(x, w, b=None, *, relu=False, out=None):
     """y (M,K) = x (M,C) w (C,K) + b (K,), clipped at zero if `relu`; into `out` if given.
 
-    y has x's dtype, float32 or bfloat16; w has it, too, or is float32, as b is. Raises ValueError for anything that does
-    not fit.
+    y has x's dtype, float32 or bfloat16; w has it, too, or is float32, as b is. Raises ValueError for anything that
+    does not fit.
     """
     x = tensor("dense", "x", x, "MC", ACTIVATION)
     w = weights("dense", "w", w, "CK", x)

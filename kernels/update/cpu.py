@@ -3,57 +3,69 @@
 import numpy as np
 
 from kernels import compiled
+from kernels.bfloat16 import bits, nearest, widen
 from kernels.progress import tick
 from kernels.threads import parallel_for
 
 BLOCK, ROW = 4096, 64
 ONE = np.float32(1)
-
+NONE = np.zeros(0, np.uint16)
 
 jit, inner = compiled.decorators()
 
 
 @inner
+def _round(w, rounded):
+    """Nothing if `rounded` is empty."""
+    for i in range(rounded.size):
+        rounded[i] = nearest(w[i])
+
+
+@inner
 def _momentum_block(w, g, v, lr, momentum, weight_decay, scale, old, new):
     for i in range(w.size):
-        step = lr * (scale * g[i] + weight_decay * w[i])
+        step = lr * (scale * widen(g[i]) + weight_decay * w[i])
         v[i] = momentum * v[i] + step
         w[i] -= old * v[i] + new * step
 
 
 @jit
-def _momentum_update(w, g, v, lr, momentum, weight_decay, scale, old, new):
+def _momentum_update(w, g, v, rounded, constants):
     for start in range(0, w.size, BLOCK):
         end = start + BLOCK
-        _momentum_block(w[start:end], g[start:end], v[start:end], lr, momentum, weight_decay, scale, old, new)
+        _momentum_block(w[start:end], g[start:end], v[start:end], *constants)
+        _round(w[start:end], rounded[start:end])
         tick(BLOCK)
 
 
-def momentum_update(w, g, v, *constants):
-    """Change w and v (size,) in place."""
-    parallel_for(w.size, lambda a, b: _momentum_update(w[a:b], g[a:b], v[a:b], *constants))
+def momentum_update(w, g, v, rounded, *constants):
+    """Change w and v (size,) in place, and write `rounded` unless it is None."""
+    rounded = NONE if rounded is None else bits(rounded)
+    parallel_for(w.size, lambda a, b: _momentum_update(w[a:b], g[a:b], v[a:b], rounded[a:b], constants))
 
 
 @inner
 def _adamw_block(w, g, m, v, rate, decay, beta1, beta2, eps, scale, old, new):
     for i in range(w.size):
-        gradient = scale * g[i]
+        gradient = scale * widen(g[i])
         m[i] = beta1 * m[i] + (ONE - beta1) * gradient
         v[i] = beta2 * v[i] + (ONE - beta2) * (gradient * gradient)
         w[i] -= rate * (old * m[i] + new * gradient) / (np.sqrt(v[i]) + eps) + decay * w[i]
 
 
 @jit
-def _adamw_update(w, g, m, v, constants):
+def _adamw_update(w, g, m, v, rounded, constants):
     for start in range(0, w.size, BLOCK):
         end = start + BLOCK
         _adamw_block(w[start:end], g[start:end], m[start:end], v[start:end], *constants)
+        _round(w[start:end], rounded[start:end])
         tick(BLOCK)
 
 
-def adamw_update(w, g, m, v, *constants):
-    """Change w, m and v (size,) in place."""
-    parallel_for(w.size, lambda a, b: _adamw_update(w[a:b], g[a:b], m[a:b], v[a:b], constants))
+def adamw_update(w, g, m, v, rounded, *constants):
+    """Change w, m and v (size,) in place, and write `rounded` unless it is None."""
+    rounded = NONE if rounded is None else bits(rounded)
+    parallel_for(w.size, lambda a, b: _adamw_update(w[a:b], g[a:b], m[a:b], v[a:b], rounded[a:b], constants))
 
 
 @jit
@@ -70,7 +82,8 @@ def compensate_delay(g, w, then, factor):
 @inner
 def _add_squares(x, totals):
     for i in range(x.size):
-        totals[i] += np.float64(x[i]) * np.float64(x[i])
+        value = np.float64(widen(x[i]))
+        totals[i] += value * value
 
 
 @jit

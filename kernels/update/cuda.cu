@@ -3,6 +3,8 @@
 #include "device.cuh"
 #include "elementwise.cuh"
 
+// T: of gradients, float, or bfloat16 as they came from other ranks.
+
 constexpr int THREADS = 256;
 
 // A float whose operations the compiler must not fuse.
@@ -17,24 +19,24 @@ __device__ __forceinline__ Exact operator/(Exact x, Exact y) { return __fdiv_rn(
 __device__ __forceinline__ Exact root(Exact x) { return __fsqrt_rn(x.is); }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-momentum_update(float* w, const float* g, float* v, int64 n, float lr, float momentum, float weight_decay, float scale,
-                float old, float fresh) {
-    each(n, [=](int64, float& w, float g, float& v) {
+momentum_update(float* w, const T* g, float* v, bfloat16* rounded, int64 n, float lr, float momentum,
+                float weight_decay, float scale, float old, float fresh) {
+    each(n, [=](int64, float& w, float g, float& v, float& rounded) {
         const Exact step = Exact(lr) * (Exact(scale) * g + Exact(weight_decay) * w);
         v = (Exact(momentum) * v + step).is;
-        w = (w - (Exact(old) * v + fresh * step)).is;
-    }, Both(w), In(g), Both(v));
+        rounded = w = (w - (Exact(old) * v + fresh * step)).is;
+    }, Both(w), In(g), Both(v), Perhaps(rounded));
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-adamw_update(float* w, const float* g, float* m, float* v, int64 n, float rate, float decay, float beta1, float beta2,
-             float eps, float scale, float old, float fresh) {
-    each(n, [=](int64, float& w, float g, float& m, float& v) {
+adamw_update(float* w, const T* g, float* m, float* v, bfloat16* rounded, int64 n, float rate, float decay,
+             float beta1, float beta2, float eps, float scale, float old, float fresh) {
+    each(n, [=](int64, float& w, float g, float& m, float& v, float& rounded) {
         const Exact gradient = Exact(scale) * g;
         m = (Exact(beta1) * m + (Exact(1) - beta1) * gradient).is;
         v = (Exact(beta2) * v + (Exact(1) - beta2) * (gradient * gradient)).is;
-        w = (w - (rate * (Exact(old) * m + fresh * gradient) / (root(v) + eps) + Exact(decay) * w)).is;
-    }, Both(w), In(g), Both(m), Both(v));
+        rounded = w = (w - (rate * (Exact(old) * m + fresh * gradient) / (root(v) + eps) + Exact(decay) * w)).is;
+    }, Both(w), In(g), Both(m), Both(v), Perhaps(rounded));
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -59,7 +61,7 @@ __device__ __forceinline__ double block_sum(double x) {
 }
 
 // Each block's sum of squares to sums; which thread adds which does not depend on VEC.
-extern "C" __global__ void __launch_bounds__(THREADS) sum_of_squares(const float* x, int64 n, double* sums) {
+extern "C" __global__ void __launch_bounds__(THREADS) sum_of_squares(const T* x, int64 n, double* sums) {
     double total = 0;
     int64 at = first_thread() * GROUP;
 #pragma unroll 4
@@ -70,7 +72,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) sum_of_squares(const float
 #pragma unroll
         for (int i = 0; i < GROUP; i++) total += (double)group[i] * group[i];
     }
-    for (; at < n; at++) total += (double)x[at] * x[at];  // the last few are one thread's
+    for (; at < n; at++) total += (double)to_float(x[at]) * to_float(x[at]);  // the last few are one thread's
     total = block_sum(total);
     if (threadIdx.x == 0) sums[blockIdx.x] = total;
 }

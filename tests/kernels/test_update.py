@@ -49,6 +49,38 @@ def test_any_pieces_give_the_same_bits_as_the_whole(size, cuts, shift, seed):
     np.testing.assert_array_equal(whole.view(np.uint32), pieces.view(np.uint32))
 
 
+def both_updates(w, g, v, **options):
+    """What either update makes of copies of the weights."""
+    found = []
+    for update, more in ((kernels.momentum_update, RATES), (kernels.adamw_update, ADAM | {"step": 2})):
+        new, moments = w.copy(), [v.copy() for _ in range(1 if more is RATES else 2)]
+        update(new, g, *moments, **more, **options)
+        found += [new, *moments]
+    return found
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 2 * BLOCK + 9), st.integers(0, 2**32))
+def test_weights_are_rounded_and_gradients_may_be(size, seed):
+    w, g, v = abs(arrays(size, seed))
+    short, rounded = np.empty((2, size), np.uint16)
+    kernels.encode_bfloat16(g, short)
+    kernels.decode_bfloat16(short, g)
+    for got, want in zip(both_updates(w, short, v, rounded=rounded), both_updates(w, g, v), strict=True):
+        np.testing.assert_array_equal(got, want)
+    kernels.encode_bfloat16(both_updates(w, g, v)[2], short)
+    np.testing.assert_array_equal(rounded, short)  # the last update's
+    assert kernels.sum_of_squares(short) == pytest.approx(np.square(both_updates(w, g, v)[2]).sum(), rel=1e-2)
+
+
+def test_rounded_weights_of_another_kind_are_refused():
+    w, g, v = arrays(6)
+    with pytest.raises(ValueError, match=r"momentum_update: rounded must be \(i\) uint16, got \(6\) float32"):
+        kernels.momentum_update(w, g, v, lr=1, rounded=w.copy())
+    with pytest.raises(ValueError, match="must have one size"):
+        kernels.momentum_update(w, g, v, lr=1, rounded=np.zeros(5, np.uint16))
+
+
 def test_nan_and_infinity_stay_where_they_are():
     w, g, v = arrays(40)
     w[3], g[7], v[11], g[13] = np.nan, np.nan, np.nan, np.inf

@@ -39,6 +39,22 @@ def test_any_pieces_have_the_bits_of_the_whole_and_of_the_processors(device, siz
         np.testing.assert_array_equal(got.view(np.uint32), whole.view(np.uint32))
 
 
+@pytest.mark.parametrize("size", [1, 3, 1024])
+def test_rounded_weights_and_gradients_have_the_processors_bits(device, size):
+    w, g, v, *_ = normals(size)((5, size))
+    short, rounded = np.zeros((2, size), np.uint16)
+    kernels.encode_bfloat16(g, short)
+    there = [device.asarray(array) for array in (w, short, v, rounded)]
+    kernels.momentum_update(w, short, v, rounded=rounded, **LATE)
+    kernels.momentum_update(*there[:3], rounded=there[3], **LATE)
+    np.testing.assert_array_equal(there[3].get(), rounded)
+    kernels.adamw_update(w, short, v, abs(w), rounded=rounded, step=2, **ADAM)
+    kernels.adamw_update(*there[:3], abs(there[0]), rounded=there[3], step=2, **ADAM)
+    np.testing.assert_array_equal(there[3].get(), rounded)
+    np.testing.assert_array_equal(there[0].get(), w)
+    assert kernels.sum_of_squares(there[1]) == pytest.approx(kernels.sum_of_squares(short), rel=1e-12)
+
+
 @pytest.mark.parametrize("size", [1, 3, 1027, 70_000])
 def test_sums_of_squares_lose_no_small_ones_and_begin_anywhere(device, size):
     x = np.full(size, 1e-3, np.float32)
