@@ -51,7 +51,7 @@ class ConvNorm(Layer):
         """Convolve, normalize, add `add` if it is given, ReLU."""
         yield self
         self.x, w = x, self.weight
-        self.convolved = kernels.conv2d(x, w["weight"], **self.geometry)
+        self.convolved = kernels.conv2d(x, self.factor["weight"], **self.geometry)
         self.mean, self.var = self._statistics(batch) if batch.training else self._running()
         self.y = kernels.batchnorm(self.convolved, self.mean, self.var, w["gamma"], w["beta"], eps=self.EPS, add=add,
                                    relu=self.relu)
@@ -94,4 +94,4 @@ class ConvNorm(Layer):
         yield self
         if not self.input_gradient:
             return None
-        return kernels.conv2d_dgrad(by_convolved, self.weight["weight"], self.x.shape, **self.geometry)
+        return kernels.conv2d_dgrad(by_convolved, self.factor["weight"], self.x.shape, **self.geometry)

@@ -13,12 +13,15 @@ class Layer:
 
     name       of the layer; no other layer of a net has it
     w          its weights, (size,) float32, a view of the net's memory
-    g          its gradient, likewise
+    rounded    w in bfloat16, (size,), if the net keeps that (Net.round_weights), else None
+    g          its gradient, (size,) float32, likewise
     shapes     {part: shape} of the arrays that w and g consist of, such as weight and bias
     weight     {part: view of w in that shape}
+    factor     {part: view in that shape of what products read: of `rounded`, or of w}
     gradient   {part: view of g in that shape}
     """
 
+    rounded = None
     input_gradient = True  # the first layer of a net needs none
     kind = "other"  # what it is counted as: conv, dense, attention or other
     state_size = 0  # values that training gathers beside the weights, in `state`
@@ -52,6 +55,11 @@ class Layer:
     def bind_weights(self, flat):
         """Use `flat` (size,) float32 as the weights."""
         self.w, self.weight = flat, self._views(flat)
+        self.factor = self.weight
+
+    def bind_rounded(self, flat):
+        """Multiply by `flat` (size,) bfloat16, which those keep up to date who change the weights."""
+        self.rounded, self.factor = flat, self._views(flat)
 
     def gradient_in(self, flat):
         """`flat` (size,) float32 as bind_gradient takes it."""
@@ -118,7 +126,7 @@ class Conv(Layer):
         """Convolve, add the bias, ReLU."""
         yield self
         self.x = x
-        self.y = kernels.conv2d(x, self.weight["weight"], self.weight["bias"], relu=self.relu, **self.geometry)
+        self.y = kernels.conv2d(x, self.factor["weight"], self.weight["bias"], relu=self.relu, **self.geometry)
         return self.y
 
     def backward(self, dy):
@@ -132,7 +140,7 @@ class Conv(Layer):
         yield self
         if not self.input_gradient:
             return None
-        return kernels.conv2d_dgrad(dy, self.weight["weight"], self.x.shape, **self.geometry)
+        return kernels.conv2d_dgrad(dy, self.factor["weight"], self.x.shape, **self.geometry)
 
 
 class Dense(Layer):
@@ -159,7 +167,7 @@ class Dense(Layer):
         """Dense + bias + ReLU."""
         yield self
         self.x = x.reshape(-1, x.shape[-1])
-        y = kernels.dense(self.x, self.weight["weight"], self.weight.get("bias"), relu=self.relu)
+        y = kernels.dense(self.x, self.factor["weight"], self.weight.get("bias"), relu=self.relu)
         self.y = y.reshape(*x.shape[:-1], self.channels)
         return self.y
 
@@ -172,7 +180,7 @@ class Dense(Layer):
             kernels.bias_grad(dy, out=self.gradient["bias"])
         kernels.dense_wgrad(self.x, dy, out=self.gradient["weight"])
         yield self
-        return kernels.dense_dgrad(dy, self.weight["weight"]).reshape(*tokens, -1) if self.input_gradient else None
+        return kernels.dense_dgrad(dy, self.factor["weight"]).reshape(*tokens, -1) if self.input_gradient else None
 
 
 class LayerNorm(Layer):

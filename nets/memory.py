@@ -37,9 +37,9 @@ class Memory:
         """A NumPy array where the net computes; here, itself."""
         return gpu.cupy().asarray(array) if self.on_gpu else array
 
-    def zeros(self, size):
-        """(size,) float32."""
-        return gpu.cupy().zeros(size, np.float32) if self.on_gpu else kernels.pages(size)
+    def zeros(self, size, dtype=np.float32):
+        """(size,) of a dtype."""
+        return gpu.cupy().zeros(size, dtype) if self.on_gpu else kernels.pages(size, dtype)
 
     def flowing(self, x):
         """The array as a layer takes it; whole numbers, such as tokens, as they are."""

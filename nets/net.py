@@ -74,7 +74,7 @@ class Net:
         if first := first_layer(body):
             first.input_gradient = False
         self.offsets, self._floats = offsets({layer.name: layer.size for layer in self.backward_layers})
-        self.weights, self.gradients, self._bound = self._initial(seed), [], []
+        self.weights, self._rounded, self.gradients, self._bound = self._initial(seed), None, [], []
         for layer, piece in self._pieces(self.weights):
             layer.bind_weights(piece)
             layer.activations = self.memory.activations
@@ -103,6 +103,21 @@ class Net:
         if any(type(block).__module__.split(".")[0] != __package__ for block in blocks):
             return None
         return Replay(self.body, blocks, self.losses, self.memory.flowing)
+
+    def round_weights(self):
+        """From here on let products read weights in bfloat16, if activations are that: whoever changes the weights
+        writes these, too, as optimizers do, or calls weights_changed(). Otherwise every pass rounds them anew.
+        """
+        if self.memory.activations != np.float32 and self._rounded is None:
+            self._rounded = self.memory.zeros(self._floats, self.memory.activations)
+            for layer, piece in self._pieces(self._rounded):
+                layer.bind_rounded(piece)
+        self.weights_changed()
+
+    def weights_changed(self):
+        """Something else than an optimizer has written to the weights."""
+        if self._rounded is not None:
+            self._rounded[:] = self.weights
 
     def put(self, array):
         """A NumPy array, such as a batch's, where the net computes."""

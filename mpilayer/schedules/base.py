@@ -85,6 +85,7 @@ class Schedule:
 
     def restored(self):
         """The arrays are in place."""
+        self.net.weights_changed()
         self.channel.restored()
 
     def _parts(self):

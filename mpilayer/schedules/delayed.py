@@ -16,6 +16,7 @@ class DelayedUpdates(Schedule):
 
     def __init__(self, net, queue, optimizer, policy):
         super().__init__(net, queue, optimizer)
+        net.round_weights()
         self.policy, self.delay = policy, policy.first
         self.open()
 

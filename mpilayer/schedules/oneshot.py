@@ -16,6 +16,7 @@ class OneShot(Schedule):
 
     def __init__(self, net, queue, optimizer):
         super().__init__(net, queue, optimizer)
+        net.round_weights()
         queue.open(bucket=None, chunk=None)
 
     def step(self, t, batch):

@@ -59,7 +59,8 @@ class Optimizer:
     def update(self, layer, gradient, step, late=0, *, scale=1.0, share=1.0, weights_at_gradient=None):
         """Change a layer's weights by the gradient that was taken in `step`.
 
-        layer                 has a name and flat weights `w` (n,) float32, which change in place
+        layer                 has a name and flat weights `w` (n,) float32, which change in place, and perhaps
+                              `rounded` (n,), the same in bfloat16
         gradient              (n,) float32, the effective batch's mean; it may be overwritten
         late                  how many steps ago it would have been due
         scale                 factor of the gradient
@@ -72,7 +73,8 @@ class Optimizer:
             if weights_at_gradient is not None:
                 kernels.compensate_delay(gradient, layer.w, weights_at_gradient, self.delay_compensation * scale)
             self.apply(layer, gradient, lr=share * self.rate(step), scale=scale,
-                       late=late if self.momentum_correction else 0, weight_decay=self.weight_decay)
+                       late=late if self.momentum_correction else 0, weight_decay=self.weight_decay,
+                       rounded=getattr(layer, "rounded", None))
 
 
 class MomentumSGD(Optimizer):

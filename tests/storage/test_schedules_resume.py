@@ -25,9 +25,11 @@ CASES = ["oneshot", "auto --reduction ordered", "layerwise", "layerwise --apply 
          "delayed --delay 3 --wire bfloat16 --error-feedback --reduction ordered", "delayed --delay 1 --wire topk",
          "delayed --delay 2 --wire powersgd --optimizer adamw", "delayed --delay 1 --delay-warmup 6 --optimizer adamw",
          "layerwise --wire topk --optimizer adamw", "layerwise --wire powersgd", "layerwise --net resnet-mini",
+         "delayed --delay 1 --precision bfloat16", "auto --precision bfloat16 --reduction ordered",
          "local-sgd --period 4 --delay 2", "local-sgd --period 3 --wire bfloat16", "diloco --period 4 --delay 1",
          "elastic --period 3 --delay 1", "gossip", "gossip --wire bfloat16", "ps", "ps --wire bfloat16",
          "ps --optimizer adamw", f"{TOP}/examples/new_schedule.py:Accumulated --every 4"]
+ROUNDED = {"oneshot", "layerwise", "delayed", "planned", "split", "auto"}  # only the optimizer changes their weights
 SERVED = ["ps --servers 1", "ps --servers 1 --wire bfloat16"]
 
 
@@ -36,12 +38,20 @@ def samples(t):
     return data.train.read(np.arange(t * SIZE, (t + 1) * SIZE))
 
 
+def check_rounded(net):
+    """What products read in place of weights, if there is that, is these weights."""
+    for layer in net.layers:
+        if layer.rounded is not None:
+            np.testing.assert_array_equal(layer.rounded, layer.w.astype(layer.rounded.dtype), layer.name)
+
+
 class Run:
     """A schedule on a net of its own, from the options of the main job."""
 
     def __init__(self, ranks, words, seed=3):
         self.options = options = all_options.read_options(["--schedule", *words.split()], NET, ranks.size)
-        self.ranks, self.net = ranks, nets.build(options.net, classes=10, shape=(8, 8, 1), seed=seed)
+        self.ranks, self.net = ranks, nets.build(options.net, classes=10, shape=(8, 8, 1), seed=seed,
+                                           precision=options.precision)
         own = make.CHOICE.keywords(options)
         self.workers = ranks.size - make.CHOICE.parts[options.schedule].servers(**own)
         optimizer = make_optimizer(options, self.net, lambda step: 0.02 / (1 + step))
@@ -70,6 +80,7 @@ class Run:
         before = self.net.weights.copy()
         self.schedule.drain()
         self.schedule.channel.close()
+        check_rounded(self.net)
         return before if self.ranks.rank < self.workers else None, self.net.weights.copy(), self.net.state.copy()
 
 
@@ -107,6 +118,14 @@ def test_the_bits_are_those_of_a_run_that_was_not_interrupted(ranks):
     """On three ranks every fourth case."""
     for number, words in enumerate(CASES[::1 if ranks.size == 2 else 4]):
         check(ranks, words, [1 + (number + ranks.size) % 7])
+
+
+@on_ranks(2)
+def test_weights_that_products_read_are_those_of_every_schedule(ranks):
+    for name in make.CHOICE.parts:
+        run = Run(ranks, f"{name} --precision bfloat16").steps(0, 3)
+        run.end()
+        assert (run.net.layers[-1].rounded is not None) == (name in ROUNDED), name
 
 
 @on_ranks(2, seconds=100)
