@@ -86,7 +86,7 @@ def measure(chosen, options, most):
         room = [kernels.empty(sizes) for sizes in case.shapes(batch)]
         arrays = [rng.standard_normal(out=array, dtype=np.float32) for array in room]
         if options.precision == "bfloat16":
-            arrays[::2] = (array.astype(gpu.bfloat16()) for array in arrays[::2])  # weights are float32
+            arrays = [array.astype(gpu.bfloat16()) for array in arrays]  # weights as nets have them for products
         mine = ours(case, *arrays)
         theirs = PEERS[options.peer][1](case, *arrays) if options.peer else dict.fromkeys(passes, {})
         for name in passes:

@@ -35,6 +35,7 @@ class Step:
 
     def __init__(self, net, size, scale=1):
         x, y = net.example(size, np.random.default_rng(0))
+        net.round_weights()
         x = x * np.float32(scale) if x.ndim == 4 else x
         self.net, self.batch = net, Batch(x, y, size)
         self.velocity = {layer.name: np.zeros_like(layer.w) for layer in net.layers}
@@ -52,7 +53,7 @@ class Step:
     def update(self):
         """Weights, layer by layer as mpilayer.training.optim does it."""
         for layer in self.net.layers:
-            kernels.momentum_update(layer.w, layer.g, self.velocity[layer.name], **SGD)
+            kernels.momentum_update(layer.w, layer.g, self.velocity[layer.name], rounded=layer.rounded, **SGD)
 
     def __call__(self):
         """One training step."""

@@ -138,6 +138,7 @@ def read(ranks, argv):
 
 def prepared(ranks, options, data, net, resuming, say):
     """The Settings; everything that training calls is compiled."""
+    make.CHOICE.parts[options.schedule].choose_factors(net)  # kernels are compiled for these
     for remark in data.remarks if ranks.rank == 0 else ():
         say(remark)
     settings = resuming.settings(all_options.settings(options))

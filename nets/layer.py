@@ -21,7 +21,6 @@ class Layer:
     gradient   {part: view of g in that shape}
     """
 
-    rounded = None
     input_gradient = True  # the first layer of a net needs none
     kind = "other"  # what it is counted as: conv, dense, attention or other
     state_size = 0  # values that training gathers beside the weights, in `state`
@@ -55,11 +54,11 @@ class Layer:
     def bind_weights(self, flat):
         """Use `flat` (size,) float32 as the weights."""
         self.w, self.weight = flat, self._views(flat)
-        self.factor = self.weight
+        self.bind_rounded(None)
 
     def bind_rounded(self, flat):
-        """Multiply by `flat` (size,) bfloat16, which those keep up to date who change the weights."""
-        self.rounded, self.factor = flat, self._views(flat)
+        """Let products read `flat` (size,) bfloat16, which those keep up to date who change the weights; None: w."""
+        self.rounded, self.factor = flat, self.weight if flat is None else self._views(flat)
 
     def gradient_in(self, flat):
         """`flat` (size,) float32 as bind_gradient takes it."""

@@ -114,6 +114,12 @@ class Net:
                 layer.bind_rounded(piece)
         self.weights_changed()
 
+    def forget_rounded(self):
+        """From here on products read the weights themselves."""
+        self._rounded = None
+        for layer in self.layers:
+            layer.bind_rounded(None)
+
     def weights_changed(self):
         """Something else than an optimizer has written to the weights."""
         if self._rounded is not None:

@@ -15,26 +15,21 @@ jit, inner = compiled.decorators()
 
 
 @inner
-def _round(w, rounded):
-    """Nothing if `rounded` is empty."""
-    for i in range(rounded.size):
-        rounded[i] = nearest(w[i])
-
-
-@inner
-def _momentum_block(w, g, v, lr, momentum, weight_decay, scale, old, new):
+def _momentum_block(w, g, v, rounded, lr, momentum, weight_decay, scale, old, new):
+    keep = rounded.size > 0
     for i in range(w.size):
         step = lr * (scale * widen(g[i]) + weight_decay * w[i])
         v[i] = momentum * v[i] + step
         w[i] -= old * v[i] + new * step
+        if keep:
+            rounded[i] = nearest(w[i])
 
 
 @jit
 def _momentum_update(w, g, v, rounded, constants):
     for start in range(0, w.size, BLOCK):
         end = start + BLOCK
-        _momentum_block(w[start:end], g[start:end], v[start:end], *constants)
-        _round(w[start:end], rounded[start:end])
+        _momentum_block(w[start:end], g[start:end], v[start:end], rounded[start:end], *constants)
         tick(BLOCK)
 
 
@@ -45,20 +40,22 @@ def momentum_update(w, g, v, rounded, *constants):
 
 
 @inner
-def _adamw_block(w, g, m, v, rate, decay, beta1, beta2, eps, scale, old, new):
+def _adamw_block(w, g, m, v, rounded, rate, decay, beta1, beta2, eps, scale, old, new):
+    keep = rounded.size > 0
     for i in range(w.size):
         gradient = scale * widen(g[i])
         m[i] = beta1 * m[i] + (ONE - beta1) * gradient
         v[i] = beta2 * v[i] + (ONE - beta2) * (gradient * gradient)
         w[i] -= rate * (old * m[i] + new * gradient) / (np.sqrt(v[i]) + eps) + decay * w[i]
+        if keep:
+            rounded[i] = nearest(w[i])
 
 
 @jit
 def _adamw_update(w, g, m, v, rounded, constants):
     for start in range(0, w.size, BLOCK):
         end = start + BLOCK
-        _adamw_block(w[start:end], g[start:end], m[start:end], v[start:end], *constants)
-        _round(w[start:end], rounded[start:end])
+        _adamw_block(w[start:end], g[start:end], m[start:end], v[start:end], rounded[start:end], *constants)
         tick(BLOCK)
 
 

@@ -32,7 +32,7 @@ class Auto(Schedule):
     The first rank's choice is everyone's. Each change drains first, so every gradient is applied once and in order.
     """
 
-    kept_sums = replicated = True
+    kept_sums = replicated = only_updates = True
     measured = PROFILED + 2 * TRIED
 
     def __init__(self, net, queue, optimizer):

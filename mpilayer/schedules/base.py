@@ -20,6 +20,8 @@ class Schedule:
     wires_because   why it cannot use the others
     refuses         {option of an optimizer that it cannot go with: why}
     replicated      whether all ranks have the same weights at the end of each step
+    only_updates    whether nothing but the optimizer's updates changes the net's weights: those then keep what products
+                    read in bfloat16, too (Net.round_weights)
     late            whether it applies gradients that were taken at earlier weights
     asynchronous    whether a rank that is free takes the next part of an effective batch, whosever turn it is
     staleness       a Counter: how many updates old gradients were when they were applied; None if that is always none
@@ -40,13 +42,19 @@ class Schedule:
 
     channel, options, refuses, queue_options = GradientQueue, (), {}, {}
     wires, wires_because, host_only = None, "", ""
-    asynchronous, own_pace, replicated, late = False, False, False, False
+    asynchronous, own_pace, replicated, only_updates, late = False, False, False, False, False
     staleness, kept_sums, overlaps = None, False, True
     delay, period, measured, prediction = 0, 1, 0, None
     keeps = None
 
     def __init__(self, net, channel, optimizer):
         self.net, self.channel, self.optimizer = net, channel, optimizer
+        self.choose_factors(net)
+
+    @classmethod
+    def choose_factors(cls, net):
+        """Let products read what this schedule keeps up to date: weights in bfloat16, or the weights themselves."""
+        net.round_weights() if cls.only_updates else net.forget_rounded()
 
     def step(self, t, batch):
         """Run training step t on this rank's samples, a Batch."""

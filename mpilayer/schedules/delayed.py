@@ -11,12 +11,11 @@ from mpilayer.schedules.delay_policy import Adaptive, AfterWarmup, Constant
 class DelayedUpdates(Schedule):
     """What layer-wise schedules share: sums that are settled `delay` steps late, just before the layer is read."""
 
-    kept_sums = replicated = True
+    kept_sums = replicated = only_updates = True
     keeps, plan = ("policy", "weights_at_gradient"), {}  # arguments of the channel's open() that are chosen as it goes
 
     def __init__(self, net, queue, optimizer, policy):
         super().__init__(net, queue, optimizer)
-        net.round_weights()
         self.policy, self.delay = policy, policy.first
         self.open()
 

@@ -12,11 +12,10 @@ class OneShot(Schedule):
     Nothing is in flight between two steps.
     """
 
-    kept_sums, replicated, overlaps, keeps = True, True, False, ()
+    kept_sums, replicated, only_updates, overlaps, keeps = True, True, True, False, ()
 
     def __init__(self, net, queue, optimizer):
         super().__init__(net, queue, optimizer)
-        net.round_weights()
         queue.open(bucket=None, chunk=None)
 
     def step(self, t, batch):

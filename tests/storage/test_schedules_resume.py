@@ -29,7 +29,6 @@ CASES = ["oneshot", "auto --reduction ordered", "layerwise", "layerwise --apply 
          "local-sgd --period 4 --delay 2", "local-sgd --period 3 --wire bfloat16", "diloco --period 4 --delay 1",
          "elastic --period 3 --delay 1", "gossip", "gossip --wire bfloat16", "ps", "ps --wire bfloat16",
          "ps --optimizer adamw", f"{TOP}/examples/new_schedule.py:Accumulated --every 4"]
-ROUNDED = {"oneshot", "layerwise", "delayed", "planned", "split", "auto"}  # only the optimizer changes their weights
 SERVED = ["ps --servers 1", "ps --servers 1 --wire bfloat16"]
 
 
@@ -122,10 +121,10 @@ def test_the_bits_are_those_of_a_run_that_was_not_interrupted(ranks):
 
 @on_ranks(2)
 def test_weights_that_products_read_are_those_of_every_schedule(ranks):
-    for name in make.CHOICE.parts:
+    for name, kind in make.CHOICE.parts.items():
         run = Run(ranks, f"{name} --precision bfloat16").steps(0, 3)
         run.end()
-        assert (run.net.layers[-1].rounded is not None) == (name in ROUNDED), name
+        assert (run.net.layers[-1].rounded is not None) == kind.only_updates, name
 
 
 @on_ranks(2, seconds=100)
