@@ -3,7 +3,7 @@
 import socket
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,6 @@ from mpilayer.mpi.agreement import compare
 from mpilayer.mpi.job import job, leave
 from mpilayer.mpi.ranks import TIMEOUT
 from mpilayer.schedules import make
-from mpilayer.schedules.shards import Part
 from mpilayer.storage.weights_file import read_weights
 from mpilayer.training import config, startup
 from mpilayer.training import options as all_options
@@ -63,13 +62,6 @@ def load(options, ranks):
 def make_optimizer(options, parameters, rate):
     """The optimizer that the options name, for a net, or whatever has `layers`."""
     return OPTIMIZERS[options.optimizer](parameters, rate, **all_options.OPTIMIZER.keywords(options))
-
-
-def update_once(options, weights):
-    """One update of one weight, which lies where `weights` do: so its kernel is compiled."""
-    layer = Part("a layer", *np.zeros_like(weights, shape=(2, 1)))
-    optimizer = make_optimizer(options, SimpleNamespace(layers=[layer]), 0.0)
-    optimizer.attach(optimizer.trace, lambda step: 1.0).update(layer, layer.g, step=0)
 
 
 def make_trainer(ranks, options, settings, data, net, display, resuming, snapshots=None, listeners=()):
@@ -143,7 +135,8 @@ def prepared(ranks, options, data, net, resuming, say):
         say(remark)
     settings = resuming.settings(all_options.settings(options))
     return startup.prepare(ranks, settings, net, options.batch, say, [
-        lambda: data.train.read([0], epoch=0), lambda: update_once(options, net.weights), lambda: layer_digests(net)])
+        lambda: data.train.read([0], epoch=0), lambda: layer_digests(net),
+        lambda: startup.update_once(partial(make_optimizer, options, rate=0.0), net.weights, options.wire)])
 
 
 def start(ranks, options):

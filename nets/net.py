@@ -106,24 +106,21 @@ class Net:
 
     def round_weights(self):
         """From here on let products read weights in bfloat16, if activations are that: whoever changes the weights
-        writes these, too, as optimizers do, or calls weights_changed(). Otherwise every pass rounds them anew.
+        writes these, too, as optimizers do, or calls this again. Otherwise every pass rounds them anew.
         """
-        if self.memory.activations != np.float32 and self._rounded is None:
+        if self.memory.activations == np.float32:
+            return
+        if self._rounded is None:
             self._rounded = self.memory.zeros(self._floats, self.memory.activations)
             for layer, piece in self._pieces(self._rounded):
                 layer.bind_rounded(piece)
-        self.weights_changed()
+        self._rounded[:] = self.weights
 
     def forget_rounded(self):
-        """From here on products read the weights themselves."""
+        """From here on let products read the weights themselves."""
         self._rounded = None
         for layer in self.layers:
             layer.bind_rounded(None)
-
-    def weights_changed(self):
-        """Something else than an optimizer has written to the weights."""
-        if self._rounded is not None:
-            self._rounded[:] = self.weights
 
     def put(self, array):
         """A NumPy array, such as a batch's, where the net computes."""

@@ -20,19 +20,20 @@ class DensePayload(Payload):
         self.mirror = self.context.mirror(self.buffer)
         self.context.reduction.share(self.mirror)
 
-    def _travelling(self, name):
+    def as_sent(self, name):
+        """Numbers in what travels."""
         return self.buffer[slice(*self.context.offsets[name])]
 
     def encode(self, name):
         """Round, if asked for."""
         if self.copied:
             residual = self.residual(name) if self.compressor.feedback else None
-            self.codec.encode(self.gradient[name], self._travelling(name), residual)
+            self.codec.encode(self.gradient[name], self.as_sent(name), residual)
 
     def decode(self, name):
         """Back to float32."""
         if self.copied:
-            self.codec.decode(self._travelling(name), self.gradient[name])
+            self.codec.decode(self.as_sent(name), self.gradient[name])
 
     def _part(self, number):
         bucket = self.context.buckets[number]

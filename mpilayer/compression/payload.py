@@ -79,3 +79,6 @@ class Payload:
     def residual(self, name):
         """Of a layer what has not travelled yet."""
         return self.compressor.residual(name, self.gradient[name])
+
+    def as_sent(self, name):
+        """A layer's sum as it has arrived, float32 or bfloat16's bits; None if only decode() makes sense of it."""

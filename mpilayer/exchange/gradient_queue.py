@@ -177,11 +177,12 @@ class GradientQueue(HostChannel):
         self.send_message(position, number)
         return True
 
-    def settle(self, layer, up_to: float) -> Iterator[tuple[int, np.ndarray]]:
+    def settle(self, layer, up_to: float, as_sent: bool = False) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (step, sum) of a layer, or of its name, for each step up to `up_to` that is not settled, oldest first.
 
         Waits for sums that have not arrived. They are flat for a layer, of its shape for a name, and good until the
-        gradient of step + delay + 1 is written. Raises RuntimeError if a sum cannot arrive, for want of other layers.
+        gradient of step + delay + 1 is written. With `as_sent` what wire bfloat16 has rounded stays so, uint16 with its
+        bits, as updates of the kernels take it. Raises RuntimeError if a sum cannot arrive, for want of other layers.
         """
         self._check_open()
         name = getattr(layer, "name", layer)
@@ -191,7 +192,7 @@ class GradientQueue(HostChannel):
         pending = self.posting.pending[name]
         while pending and pending[0] <= up_to:
             step = pending[0]
-            gradient = self._arrived(name, step)
+            gradient = self._arrived(name, step, as_sent)
             self._note(name, step)
             pending.popleft()
             yield step, self._shaped(name, gradient) if layer is name else gradient
@@ -206,13 +207,15 @@ class GradientQueue(HostChannel):
             self.norms[step] = math.sqrt(sum(map(kernels.sum_of_squares, sums)))
         return self.norms[step]
 
-    def _arrived(self, name, step):
+    def _arrived(self, name, step, as_sent=False):
         """A layer's sum of a step, when it is there."""
         self._check_arriving(name, step)
         slot = self.slots[step % len(self.slots)]
         if name not in slot.decoded:
             self._await(name, step)
             self.take_in(name, step)
+            if as_sent and (found := slot.payload.as_sent(name)) is not None:
+                return found
             slot.payload.decode(name)
             slot.decoded.add(name)
         return slot.payload.gradient[name]

@@ -54,7 +54,8 @@ class Schedule:
     @classmethod
     def choose_factors(cls, net):
         """Let products read what this schedule keeps up to date: weights in bfloat16, or the weights themselves."""
-        net.round_weights() if cls.only_updates else net.forget_rounded()
+        if hasattr(net, "round_weights"):  # not each thing with layers is a Net
+            net.round_weights() if cls.only_updates else net.forget_rounded()
 
     def step(self, t, batch):
         """Run training step t on this rank's samples, a Batch."""
@@ -93,7 +94,7 @@ class Schedule:
 
     def restored(self):
         """The arrays are in place."""
-        self.net.weights_changed()
+        self.choose_factors(self.net)
         self.channel.restored()
 
     def _parts(self):

@@ -65,8 +65,8 @@ class DelayedUpdates(Schedule):
 
     def apply(self, layer, up_to):
         """Update the layer with its sums of all steps not after `up_to`, oldest first."""
-        for step, gradient in self.channel.settle(layer, up_to):
-            copies = self.weights_at_gradient
+        copies = self.weights_at_gradient
+        for step, gradient in self.channel.settle(layer, up_to, as_sent=not copies):
             earlier = copies[step % (self.delay + 1)][layer.name] if copies else None
             self.optimizer.update(layer, gradient, step, late=self.delay, weights_at_gradient=earlier)
 

@@ -23,7 +23,8 @@ def completion(schedule, t):
 
 def all_at_once(schedule, t):
     """Waitall(request) ; for l = L..1: w_l -= lr * g_l / P."""
-    sums = [(layer, *found) for layer in schedule.net.backward_layers for found in schedule.channel.settle(layer, t)]
+    sums = [(layer, *found) for layer in schedule.net.backward_layers
+            for found in schedule.channel.settle(layer, t, as_sent=True)]
     for layer, step, gradient in sums:
         schedule.optimizer.update(layer, gradient, step)
 

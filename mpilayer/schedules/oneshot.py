@@ -27,7 +27,7 @@ class OneShot(Schedule):
         for layer in self.net.layers:
             self.channel.post(t, layer)
         for layer in self.net.layers:
-            for step, gradient in self.channel.settle(layer, up_to=t):
+            for step, gradient in self.channel.settle(layer, up_to=t, as_sent=True):
                 self.optimizer.update(layer, gradient, step)
 
     def drain(self):

@@ -61,7 +61,8 @@ class Optimizer:
 
         layer                 has a name and flat weights `w` (n,) float32, which change in place, and perhaps
                               `rounded` (n,), the same in bfloat16
-        gradient              (n,) float32, the effective batch's mean; it may be overwritten
+        gradient              (n,) float32, the effective batch's mean; it may be overwritten. Or uint16 with the bits
+                              of bfloat16, without delay_compensation
         late                  how many steps ago it would have been due
         scale                 factor of the gradient
         share                 what part of a step this is: a factor of the learning rate

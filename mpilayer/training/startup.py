@@ -1,6 +1,7 @@
 """Before the first step: kernels are compiled, once on each machine, and what messages cost is measured."""
 
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from kernels import gpu
 from mpilayer.exchange import automatic, probe
 from mpilayer.exchange.channel import silent
 from mpilayer.gpu import device
+from mpilayer.schedules.shards import Part
 from mpilayer.training.batch import Batch
 from mpilayer.training.compiling import Together
 
@@ -20,6 +22,14 @@ def first_step(net, size):
     for _ in (*net.forward(Batch(*net.example(size, np.random.default_rng(0)), size)), *net.backward()):
         pass
     net.state[:] = state
+
+
+def update_once(make, weights, wire):
+    """One update of one weight, which lies where `weights` do, by the optimizer that make(parameters) makes."""
+    dtypes = np.float32, np.uint16 if wire == "bfloat16" else np.float32  # as settle(as_sent=True) gives sums
+    layer = Part("a layer", *(np.zeros_like(weights, shape=1, dtype=dtype) for dtype in dtypes))
+    optimizer = make(SimpleNamespace(layers=[layer]))
+    optimizer.attach(optimizer.trace, lambda step: 1.0).update(layer, layer.g, step=0)
 
 
 def warm_gpu(ranks, net, say, size, also):
