@@ -6,8 +6,6 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
-
 import nets
 from mpilayer import info
 from mpilayer.base.cli import flag

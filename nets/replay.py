@@ -17,7 +17,7 @@ import numpy as np
 from kernels import gpu
 
 MOST = 2  # shapes of batches that are recorded: each keeps the memory of its activations
-OTHERS = {"w", "weight", "rounded", "factor", "g", "gradient"}  # attributes of a layer that are not what a pass leaves behind
+OTHERS = {"w", "weight", "rounded", "factor", "g", "gradient"}  # attributes of a layer that no pass leaves behind
 
 
 class Forward:

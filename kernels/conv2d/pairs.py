@@ -7,7 +7,7 @@ is one group.
 
 import numpy as np
 
-from kernels import compiled, micro, scratch
+from kernels import amx, compiled, micro, scratch
 from kernels.conv2d import direct
 from kernels.conv2d.pixels import BORDERLESS, CACHED, FLOAT
 from kernels.matmul.pairs import along_rows, down_columns, shorten
@@ -25,7 +25,7 @@ def _channel_pairs(x):
 def forward(x, w, bias, relu, y, geometry):
     """y = conv(x, w) + bias; an empty bias is none."""
     R, S, C, K = w.shape
-    tile = micro.pairs_tile()
+    tile = amx.pairs_in_rows_tile()
     images, taps = _channel_pairs(x), scratch.array("taps", (R, S, -(-C // 2), K))
     down_columns(w.reshape(R * S, C, K), taps.reshape(R * S, -1, K).view(np.uint16))
     parallel_for(len(x), lambda first, last: direct.sweep_images(
@@ -35,7 +35,7 @@ def forward(x, w, bias, relu, y, geometry):
 def dgrad(dy, w, dx, geometry):
     """Gradient by the input, into dx."""
     R, S, C, K = w.shape
-    images, taps, tile = _channel_pairs(dy), scratch.array("taps", (R, S, C, -(-K // 2))), micro.pairs_tile()
+    images, taps, tile = _channel_pairs(dy), scratch.array("taps", (R, S, C, -(-K // 2))), amx.pairs_in_rows_tile()
     shorten(w.reshape(-1, K), taps.reshape(R * S * C, -1).view(np.uint16))
     parallel_for(len(dy), lambda first, last: direct.sweep_gradients(
         tile, images[first:last], taps, dx[first:last], geometry))

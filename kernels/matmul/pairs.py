@@ -6,7 +6,7 @@ traffic is weights: they are read once, in order, as in few_rows.py.
 
 import numpy as np
 
-from kernels import compiled, micro, scratch
+from kernels import amx, compiled, micro, scratch
 from kernels.bfloat16 import convert_rows, short
 from kernels.hints import adjacent, restrict
 from kernels.layout import LINE_FLOATS as LINE
@@ -115,7 +115,7 @@ def pack(w, transposed, first, last, panels):
         _pack(w, first, last, panels, row, row.view(np.uint16).reshape(1, -1))
 
 
-PAIRS = packed.Numbers(2, micro.pairs_tile, pack)
+PAIRS = packed.Numbers(2, amx.pairs_in_rows_tile, pack)
 
 
 @jit
@@ -162,7 +162,7 @@ def _few_times(tile, x, w, bias, relu, y, part, short_part, first, last):
 
 def few_times(x, w, bias, relu, y):
     """y (M,K) = x (M,C) w (C,K) + bias, clipped at zero if `relu`; an empty bias is none."""
-    tile, pairs, total, K = micro.pairs_tile(), along_rows(x), scratch.array("total", y.shape), w.shape[1]
+    tile, pairs, total, K = amx.pairs_in_rows_tile(), along_rows(x), scratch.array("total", y.shape), w.shape[1]
 
     def work(first, last):
         part = scratch.array("part", (SLICE, padded_length(WIDTH)))
@@ -174,7 +174,7 @@ def few_times(x, w, bias, relu, y):
 
 def few_times_transposed(x, w, y):
     """y (M,K) = x (M,C) w^T, w (K,C)."""
-    few_rows.times_transposed(micro.pairs_tile(), along_rows(x), along_rows(w, "weights"), y)
+    few_rows.times_transposed(amx.pairs_in_rows_tile(), along_rows(x), along_rows(w, "weights"), y)
 
 
 def few_summed(x, dy, dw):
