@@ -14,13 +14,14 @@ class Layer:
     name       of the layer; no other layer of a net has it
     w          its weights, (size,) float32, a view of the net's memory
     rounded    w in bfloat16, (size,), if the net keeps that (Net.round_weights), else None
-    g          its gradient, (size,) float32, likewise
+    g          its gradient, (size,) float32, likewise; or where `rounds_gradient`, perhaps bfloat16
     shapes     {part: shape} of the arrays that w and g consist of, such as weight and bias
     weight     {part: view of w in that shape}
     factor     {part: view in that shape of what products read: of `rounded`, or of w}
     gradient   {part: view of g in that shape}
     """
 
+    rounds_gradient = False  # whether backward can write g in bfloat16
     input_gradient = True  # the first layer of a net needs none
     kind = "other"  # what it is counted as: conv, dense, attention or other
     state_size = 0  # values that training gathers beside the weights, in `state`
@@ -61,7 +62,7 @@ class Layer:
         self.rounded, self.factor = flat, self.weight if flat is None else self._views(flat)
 
     def gradient_in(self, flat):
-        """`flat` (size,) float32 as bind_gradient takes it."""
+        """`flat` (size,) as bind_gradient takes it."""
         return flat, self._views(flat)
 
     def bind_gradient(self, place):
@@ -149,6 +150,8 @@ class Dense(Layer):
     sqrt(2 / C) by default; `kind` is what the layer is counted as in measurements.
     """
 
+    rounds_gradient = True
+
     def __init__(self, name, channels, *, relu=True, std=None, bias=0.0, kind="dense"):
         super().__init__(name)
         self.channels, self.relu, self.std, self.bias, self.kind = channels, relu, std, bias, kind
@@ -174,9 +177,11 @@ class Dense(Layer):
         """The gradient of the weights first, since it is sent to other ranks."""
         tokens, dy = dy.shape[:-1], dy.reshape(-1, self.channels)
         if self.relu:
-            kernels.bias_relu_backward(dy, self.y.reshape(dy.shape), out=dy, db=self.gradient["bias"])
+            _, db = kernels.bias_relu_backward(dy, self.y.reshape(dy.shape), out=dy)
         elif self.bias is not None:
-            kernels.bias_grad(dy, out=self.gradient["bias"])
+            db = kernels.bias_grad(dy)
+        if self.bias is not None:
+            self.gradient["bias"][...] = db
         kernels.dense_wgrad(self.x, dy, out=self.gradient["weight"])
         yield self
         return kernels.dense_dgrad(dy, self.factor["weight"]).reshape(*tokens, -1) if self.input_gradient else None

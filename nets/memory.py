@@ -33,6 +33,11 @@ class Memory:
             gpu.set_precision("tf32" if precision == "tf32" else "float32")
         self.activations = _bfloat16() if precision == "bfloat16" else np.dtype(np.float32)
 
+    @property
+    def rounds(self):
+        """Whether activations are bfloat16."""
+        return self.activations != np.float32
+
     def put(self, array):
         """A NumPy array where the net computes; here, itself."""
         return gpu.cupy().asarray(array) if self.on_gpu else array

@@ -108,7 +108,7 @@ class Net:
         """From here on let products read weights in bfloat16, if activations are that: whoever changes the weights
         writes these, too, as optimizers do, or calls this again. Otherwise every pass rounds them anew.
         """
-        if self.memory.activations == np.float32:
+        if not self.memory.rounds:
             return
         if self._rounded is None:
             self._rounded = self.memory.zeros(self._floats, self.memory.activations)
@@ -117,7 +117,8 @@ class Net:
         self._rounded[:] = self.weights
 
     def forget_rounded(self):
-        """From here on let products read the weights themselves."""
+        """From here on let products read the weights themselves, and layers write gradients in float32."""
+        self.round_gradients({})
         self._rounded = None
         for layer in self.layers:
             layer.bind_rounded(None)
@@ -154,6 +155,20 @@ class Net:
             self.gradients.append(self.memory.zeros(self._floats))
             self._bound.append([(layer, layer.gradient_in(piece)) for layer, piece in self._pieces(self.gradients[-1])])
         return self.gradients[slot]
+
+    def round_gradients(self, places):
+        """Let layers that can write gradients in bfloat16 do so where there is a place: {slot: {name: (size,) uint16}}.
+
+        All other gradients are float32 in their buffers. Returns the names of the layers that can.
+        """
+        able = {layer.name for layer in self.layers if layer.rounds_gradient} if self.memory.rounds else set()
+        for slot, flat in enumerate(self.gradients):
+            given = {name: place.view(self.memory.activations) for name, place in places.get(slot, {}).items()
+                     if name in able}
+            self._bound[slot] = [(layer, layer.gradient_in(given.get(layer.name, piece)))
+                                 for layer, piece in self._pieces(flat)]
+        self.write_gradients_to(self.slot)
+        return able
 
     def forget_gradients(self):
         """Make all gradient buffers anew: something else may still write to those there are."""

@@ -7,6 +7,8 @@ is either. Every function raises ValueError, naming the operation and the shapes
 gradient by the bias is `kernels.bias_grad`.
 """
 
+import numpy as np
+
 from kernels import arguments
 from kernels.arguments import ACTIVATION, implementation, require, tensor, weights
 
@@ -47,13 +49,14 @@ def dense_dgrad(dy, w, out=None):
 def dense_wgrad(x, dy, out=None):
     """dw (C,K) float32, the gradient by the weights, from x (M,C) and dy (M,K); into `out` if given.
 
-    It is the sum over the samples. x and dy have one dtype, float32 or bfloat16. Raises ValueError for
-    anything that does not fit.
+    It is the sum over the samples. x and dy have one dtype, float32 or bfloat16, which `out` may have, too. Raises
+    ValueError for anything that does not fit.
     """
     x = tensor("dense_wgrad", "x", x, "MC", ACTIVATION)
     dy = tensor("dense_wgrad", "dy", dy, "MK", x.dtype)
     require(x.shape[0] == dy.shape[0], "dense_wgrad", "x {} and dy {} must agree in M", x, dy)
     kernel = implementation(__name__, "dense_wgrad", x, dy)
-    dw = arguments.output("dense_wgrad", out, (x.shape[1], dy.shape[1]), like=x)
+    dtype = x.dtype if getattr(out, "dtype", None) == x.dtype else np.float32
+    dw = arguments.output("dense_wgrad", out, (x.shape[1], dy.shape[1]), dtype, like=x)
     kernel.wgrad(x, dy, dw)
     return dw

@@ -58,10 +58,12 @@ def times_transposed(x, w, y):
 
 
 def summed(x, dy, dw):
-    """dw (C,K) = x^T dy, x (M,C), dy (M,K)."""
+    """dw (C,K) = x^T dy, x (M,C), dy (M,K); dw may be uint16 if these are."""
     if x.dtype == np.uint16:
         if len(x) <= FEW_SUMMED:
             pairs.few_summed(x, dy, dw)
+        elif dw.dtype == np.uint16:
+            rounded(lambda target: summed(x, dy, target), dw)
         else:
             parallel_for(x.shape[1], lambda first, last: pairs.summed(x, dy, dw, first, last))
         return

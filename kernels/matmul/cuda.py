@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from kernels import gpu
 from kernels.cuda import products
 
 REGISTERS = 255
@@ -36,6 +37,11 @@ def times_transposed(x, w, y):
 
 def summed(x, dy, dw):
     """dw (C,K) = x^T dy, x (M,C), dy (M,K)."""
+    if dw.dtype != np.float32:
+        whole = gpu.cupy().empty(dw.shape, np.float32)
+        summed(x, dy, whole)
+        dw[...] = whole
+        return
     _product(x[None], False, dy[None], False, dw[None])
 
 

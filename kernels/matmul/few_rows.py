@@ -6,7 +6,7 @@ from kernels.hints import adjacent, restrict
 from kernels.layout import copy, padded_length
 from kernels.matmul import packed
 from kernels.matmul.packed import CROWDED, FLOAT, SUMMED
-from kernels.micro import ACCUMULATE, RELU, multiply
+from kernels.micro import ACCUMULATE, BFLOAT16, RELU, multiply
 from kernels.threads import parallel_for
 from kernels.vectors import call
 
@@ -93,14 +93,17 @@ def times_transposed(tile, x, w, y):
 
 @jit
 def summed(tile, x, dy, dw, first, last):
-    """Rows first to last of dw = x^T dy, tile by tile: dw is written in order, for every TOGETHER rows of x once."""
+    """Rows first to last of dw = x^T dy, tile by tile: dw is written in order, for every TOGETHER rows of x once. It is
+    float32, or of no more rows uint16 for bfloat16.
+    """
     tall, wide = tile.rows, tile.columns
-    (M, C), K = x.shape, dy.shape[1]
+    (M, C), K, each = x.shape, dy.shape[1], dw.itemsize
+    short = BFLOAT16 if each < FLOAT else 0
     for m in range(0, M, TOGETHER):
         a, b = x.ctypes.data + m * C * FLOAT, dy.ctypes.data + m * K * FLOAT
         for c in range(first, last, tall):
             for k in range(0, K, wide):
-                target = dw.ctypes.data + (c * K + k) * FLOAT
+                target = dw.ctypes.data + (c * K + k) * each
                 multiply(tile, min(tall, last - c), min(wide, K - k), min(TOGETHER, M - m),
-                         (a + c * FLOAT, FLOAT, C * FLOAT), (b + k * FLOAT, K * FLOAT), (target, K * FLOAT),
-                         ACCUMULATE if m > 0 else 0, (target + AHEAD * wide * FLOAT, K * FLOAT, 0))
+                         (a + c * FLOAT, FLOAT, C * FLOAT), (b + k * FLOAT, K * FLOAT), (target, K * each),
+                         short | (ACCUMULATE if m > 0 else 0), (target + AHEAD * wide * each, K * each, 0))

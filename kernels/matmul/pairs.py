@@ -178,7 +178,7 @@ def few_times_transposed(x, w, y):
 
 
 def few_summed(x, dy, dw):
-    """dw (C,K) float32 = x^T dy, x (M,C), dy (M,K)."""
+    """dw (C,K), float32 or uint16, = x^T dy, x (M,C), dy (M,K), of rows that make one sum."""
     both = [scratch.array(name, (-(-len(part) // 2), part.shape[1])) for name, part in (("x", x), ("dy", dy))]
     for part, pairs in zip((x, dy), both, strict=True):
         down_columns(part[None], pairs.view(np.uint16)[None])

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from kernels import gpu
 from mpilayer.base.cli import Option
 from mpilayer.compression.codecs import CODECS
 from mpilayer.compression.payload import Compressor, Payload
@@ -20,20 +21,25 @@ class DensePayload(Payload):
         self.mirror = self.context.mirror(self.buffer)
         self.context.reduction.share(self.mirror)
 
+    def places(self):
+        """Where it is sent from, unless what rounding loses must be kept, or this is a GPU, whose layers do not."""
+        rounded = self.buffer.dtype == np.uint16 and not self.compressor.feedback and not gpu.is_array(self.buffer)
+        return {name: self.as_sent(name) for name in self.gradient} if rounded else {}
+
     def as_sent(self, name):
         """Numbers in what travels."""
         return self.buffer[slice(*self.context.offsets[name])]
 
     def encode(self, name):
-        """Round, if asked for."""
-        if self.copied:
+        """Round, if asked for and not done."""
+        if self.copied and self.gradient[name] is self.sums[name]:
             residual = self.residual(name) if self.compressor.feedback else None
             self.codec.encode(self.gradient[name], self.as_sent(name), residual)
 
     def decode(self, name):
         """Back to float32."""
         if self.copied:
-            self.codec.decode(self.as_sent(name), self.gradient[name])
+            self.codec.decode(self.as_sent(name), self.sums[name])
 
     def _part(self, number):
         bucket = self.context.buckets[number]

@@ -62,9 +62,10 @@ class Compressor:
 
 
 class Payload:
-    """`gradient` {layer: view of the flat buffer}. It encodes a layer when its gradient is final, has the Operations
-    that sum a message, and decodes what has arrived. MPI sees `context.mirror` of its memory, on a CPU the same memory.
+    """It encodes a layer when its gradient is final, has the Operations that sum a message, and decodes what has
+    arrived. MPI sees `context.mirror` of its memory, on a CPU the same memory.
 
+    gradient  {layer: where its gradient is written}, and `sums` {layer: what decode() writes}: views of the flat buffer
     keeps     what holds sums that have arrived, before they are decoded and after it
     lasting   whether the next step depends on that, though nothing is in flight
     """
@@ -73,12 +74,17 @@ class Payload:
 
     def __init__(self, compressor, context, gradient):
         self.compressor, self.context, self.flat = compressor, context, gradient
-        self.gradient = {name: gradient[slice(*ends)] for name, ends in context.offsets.items()}
+        self.sums = {name: gradient[slice(*ends)] for name, ends in context.offsets.items()}
+        self.gradient = dict(self.sums)
         self.prepare()
 
     def residual(self, name):
         """Of a layer what has not travelled yet."""
         return self.compressor.residual(name, self.gradient[name])
+
+    def places(self):
+        """{layer: (n,) uint16} where a layer may write its gradient in bfloat16, as it travels."""
+        return {}
 
     def as_sent(self, name):
         """A layer's sum as it has arrived, float32 or bfloat16's bits; None if only decode() makes sense of it."""

@@ -76,9 +76,23 @@ class GradientQueue(HostChannel):
         flat = map(self.parameters.gradient_buffer, range(delay + 1))
         self.slots = [Slot(self.compressor.open(context, gradient), buckets) for gradient in flat]
         self.posting = Posting([layer.name for layer in self.parameters.backward_layers], delay + 1, order == "need")
+        self._round_gradients({})
         self.norms = {}  # of the gradients of the last steps, as far as somebody asked
         self._start()
         self.resume()
+
+    def place_gradients(self):
+        """Let layers of a net write gradients in bfloat16, as they travel, where they can and that is the wire: they
+        need not be rounded afterwards.
+        """
+        places = {number: slot.payload.places() for number, slot in enumerate(self.slots)}
+        able = self._round_gradients(places)
+        for number, slot in enumerate(self.slots):
+            slot.payload.gradient |= {name: place for name, place in places[number].items() if name in able}
+
+    def _round_gradients(self, places):
+        """The names of the layers that can write there; what is no Net writes float32."""
+        return self.parameters.round_gradients(places) if hasattr(self.parameters, "round_gradients") else ()
 
     def cut(self, **sizes):
         """The messages (mpilayer.compression.buckets.Bucket) of the gradient, for `bucket` and `chunk` in bytes."""
@@ -218,7 +232,7 @@ class GradientQueue(HostChannel):
                 return found
             slot.payload.decode(name)
             slot.decoded.add(name)
-        return slot.payload.gradient[name]
+        return slot.payload.sums[name]
 
     def _await(self, name, step):
         """Wait for a layer's sum of a step."""

@@ -54,7 +54,7 @@ class Schedule:
     @classmethod
     def choose_factors(cls, net):
         """Let products read what this schedule keeps up to date: weights in bfloat16, or the weights themselves."""
-        if hasattr(net, "round_weights"):  # not each thing with layers is a Net
+        if hasattr(net, "round_weights"):  # not all that has layers is a Net
             net.round_weights() if cls.only_updates else net.forget_rounded()
 
     def step(self, t, batch):

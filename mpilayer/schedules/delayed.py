@@ -22,6 +22,7 @@ class DelayedUpdates(Schedule):
     def open(self):
         """Prepare the queue for this delay; nothing may be in flight."""
         self.channel.open(delay=self.delay, **{**self.queue_options, **self.plan})
+        self.channel.place_gradients()
         compensated = self.optimizer.delay_compensation and self.delay
         copies = self.delay + 1 if compensated else 0
         self.weights_at_gradient = tuple(shards.copy(self.net)[0] for _ in range(copies))

@@ -17,6 +17,7 @@ class OneShot(Schedule):
     def __init__(self, net, queue, optimizer):
         super().__init__(net, queue, optimizer)
         queue.open(bucket=None, chunk=None)
+        queue.place_gradients()
 
     def step(self, t, batch):
         """Compute everything, then sum everything, then update everything."""

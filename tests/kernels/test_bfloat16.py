@@ -106,6 +106,15 @@ def test_dense_with_rows_around_those_that_another_way_begins_with(M, C, K, more
         within(dense.passes(some((M + more, C)), some((C, K)), some(K), some((M + more, K)), target), dense.BOUND)
 
 
+@pytest.mark.parametrize("M", [1, 7, FEW_SUMMED, FEW_SUMMED + 1])
+def test_gradients_by_weights_may_be_rounded(M):
+    rng = np.random.default_rng(M)
+    x, dy = shorts(rng, M, 45), shorts(rng, M, 70)
+    out = np.empty((45, 70), SHORT)
+    assert kernels.dense_wgrad(x, dy, out=out) is out
+    np.testing.assert_array_equal(out, kernels.dense_wgrad(x, dy).astype(SHORT))
+
+
 @pytest.fixture(scope="module", params=["pairs", "transforms"])
 def ways(request):
     """Of convolutions that both can make."""

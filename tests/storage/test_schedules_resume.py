@@ -15,6 +15,7 @@ from mpilayer.storage.checkpoints import Checkpoints
 from mpilayer.train import NET, make_optimizer
 from mpilayer.training import options as all_options
 from mpilayer.training.batch import Batch
+from nets.layer import Dense
 from tests.ranks import TOP, on_ranks
 
 STEPS, SIZE = 9, 13
@@ -26,6 +27,8 @@ CASES = ["oneshot", "auto --reduction ordered", "layerwise", "layerwise --apply 
          "delayed --delay 2 --wire powersgd --optimizer adamw", "delayed --delay 1 --delay-warmup 6 --optimizer adamw",
          "layerwise --wire topk --optimizer adamw", "layerwise --wire powersgd", "layerwise --net resnet-mini",
          "delayed --delay 1 --precision bfloat16", "auto --precision bfloat16 --reduction ordered",
+         "delayed --delay 2 --precision bfloat16 --wire bfloat16",
+         "delayed --precision bfloat16 --wire bfloat16 --clip 1",
          "local-sgd --period 4 --delay 2", "local-sgd --period 3 --wire bfloat16", "diloco --period 4 --delay 1",
          "elastic --period 3 --delay 1", "gossip", "gossip --wire bfloat16", "ps", "ps --wire bfloat16",
          "ps --optimizer adamw", f"{TOP}/examples/new_schedule.py:Accumulated --every 4"]
@@ -125,6 +128,24 @@ def test_weights_that_products_read_are_those_of_every_schedule(ranks):
         run = Run(ranks, f"{name} --precision bfloat16").steps(0, 3)
         run.end()
         assert (run.net.layers[-1].rounded is not None) == kind.only_updates, name
+
+
+@on_ranks(2)
+def test_layers_write_gradients_as_they_travel(ranks):
+    """Where they can, and nothing else needs them: then they are those that would be rounded afterwards, to the bit."""
+    short = "--precision bfloat16 --wire bfloat16"
+    for words, dtype in ((f"oneshot {short}", "bfloat16"), (f"planned {short}", "bfloat16"), ("oneshot", "float32"),
+                         (f"delayed --delay 2 {short}", "bfloat16"), (f"layerwise {short} --error-feedback", "float32"),
+                         ("layerwise --precision bfloat16", "float32"), ("layerwise --wire bfloat16", "float32"),
+                         (f"local-sgd --period 2 {short}", "float32"), (f"ps {short}", "float32")):
+        run = Run(ranks, words).steps(0, 4)
+        written = {layer.kind: layer.g.dtype.name for layer in run.net.layers}
+        assert written == {"conv": "float32", "dense": dtype}, words
+        mine, Dense.rounds_gradient = run.end()[1], False
+        try:
+            np.testing.assert_array_equal(mine, Run(ranks, words).steps(0, 4).end()[1], words)
+        finally:
+            Dense.rounds_gradient = True
 
 
 @on_ranks(2, seconds=100)

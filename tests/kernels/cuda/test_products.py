@@ -136,6 +136,13 @@ def test_arrays_that_begin_anywhere(backend, device):
                              ("moved", kernels.dense(*map(moved, arrays)), want)])
 
 
+def test_gradients_by_weights_in_the_dtype_of_activations(backend, device):
+    x, dy = (backend.target.x(numbers(backend, seed)((9, 16))) for seed in (0, 1))
+    out = device.empty((16, 16), x.dtype)
+    assert kernels.dense_wgrad(x, dy, out=out) is out
+    np.testing.assert_array_equal(gpu.fetch(out), gpu.fetch(kernels.dense_wgrad(x, dy).astype(x.dtype)))
+
+
 @pytest.mark.parametrize(("precision", "statement", "instead"), [
     ("float32", "__syncthreads();  // the tile is there for all", "// the tile is there for all"),
     ("bfloat16", "__syncthreads();  // the tile is there for all", "// the tile is there for all"),
