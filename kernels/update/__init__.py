@@ -13,7 +13,7 @@ import numpy as np
 
 from kernels.arguments import array, implementation, require, tensor, writeable
 
-SHORT = {("g", "uint16"), ("rounded", "uint16"), ("rounded", "bfloat16")}
+SHORT = {(name, dtype) for name in ("g", "rounded") for dtype in ("uint16", "bfloat16")}
 
 
 def _dtype(name, value):
