@@ -166,6 +166,7 @@ class Candidate:
         filling = self.filling
         filling += 0 if self.steps else self.schedule.measured
         self.workload.net.write_gradients_to(0)
+        self.schedule.choose_factors(self.workload.net)
         self.channel.resume()
         before = counters()
         self._steps(filling)

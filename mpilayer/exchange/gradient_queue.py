@@ -76,7 +76,7 @@ class GradientQueue(HostChannel):
         flat = map(self.parameters.gradient_buffer, range(delay + 1))
         self.slots = [Slot(self.compressor.open(context, gradient), buckets) for gradient in flat]
         self.posting = Posting([layer.name for layer in self.parameters.backward_layers], delay + 1, order == "need")
-        self._round_gradients({})
+        self.places = {}  # of gradients that are written as they travel
         self.norms = {}  # of the gradients of the last steps, as far as somebody asked
         self._start()
         self.resume()
@@ -85,14 +85,15 @@ class GradientQueue(HostChannel):
         """Let layers of a net write gradients in bfloat16, as they travel, where they can and that is the wire: they
         need not be rounded afterwards.
         """
-        places = {number: slot.payload.places() for number, slot in enumerate(self.slots)}
-        able = self._round_gradients(places)
+        self.places = {number: slot.payload.places() for number, slot in enumerate(self.slots)}
+        able = self._round_gradients()
         for number, slot in enumerate(self.slots):
-            slot.payload.gradient |= {name: place for name, place in places[number].items() if name in able}
+            slot.payload.gradient |= {name: place for name, place in self.places[number].items() if name in able}
 
-    def _round_gradients(self, places):
-        """The names of the layers that can write there; what is no Net writes float32."""
-        return self.parameters.round_gradients(places) if hasattr(self.parameters, "round_gradients") else ()
+    def _round_gradients(self):
+        """The names of the layers that can write to the places there are; what is no Net writes float32."""
+        known = hasattr(self.parameters, "round_gradients")
+        return self.parameters.round_gradients(self.places) if known else ()
 
     def cut(self, **sizes):
         """The messages (mpilayer.compression.buckets.Bucket) of the gradient, for `bucket` and `chunk` in bytes."""
@@ -108,6 +109,7 @@ class GradientQueue(HostChannel):
     def resume(self):
         """Messages move from here on. Raises RuntimeError if another queue of these parameters is open."""
         opening.check_alone(self)
+        self._round_gradients()
         super().resume()
 
     def close(self):

@@ -69,6 +69,18 @@ def test_bounds_are_of_those_that_send_all_gradients_as_measured(ranks):
 
 
 @on_ranks(2)
+def test_schedules_take_turns_whatever_memory_their_gradients_are_in(ranks):
+    """In bfloat16 some are written where they are sent from; a schedule must not meet another's memory."""
+    found = compare.Workload(ranks, nets.build("alexnet-mini", precision="bfloat16"), 1)
+    found.settings = MEASURED._replace(wire="bfloat16")
+    names = ["oneshot", "gossip", "delayed:1", "layerwise+wire=float32"]
+    candidates = {name: compare.Candidate(found, compare.options_of(name, ["--wire", "bfloat16"], 2))
+                  for name in names[:3]} | {names[3]: compare.Candidate(found, compare.options_of(names[3], [], 2))}
+    readings = compare.take_turns(found, candidates, 2, 2, lambda text: None)
+    assert [len(readings[name]) for name in names] == [4] * 4
+
+
+@on_ranks(2)
 def test_a_second_round_begins_where_the_first_did(ranks):
     """Whichever gradient buffer a delayed schedule has left its layers with."""
     for delay, steps in ((1, 4), (2, 4)):
