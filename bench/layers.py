@@ -51,9 +51,10 @@ def kind(case):
     return " ".join([*words, *(["depthwise"] if case.groups == case.channels > 1 else [])])
 
 
-def blank(array):
-    """Memory for another one like it."""
-    return np.empty_like(array) if gpu.is_array(array) else kernels.empty(array.shape, array.dtype)
+def blank(array, dtype=None):
+    """Memory for another one like it, or of another dtype."""
+    dtype = dtype or array.dtype
+    return np.empty_like(array, dtype=dtype) if gpu.is_array(array) else kernels.empty(array.shape, dtype)
 
 
 def _attention(case, qkv):
@@ -64,7 +65,7 @@ def _attention(case, qkv):
 
 
 def _layer(case, x, w, dy):
-    y, dx, dw = map(blank, (dy, x, w))
+    y, dx, dw = blank(dy), blank(x), blank(w, np.float32)
     if isinstance(case, Dense):
         return {"forward": lambda: kernels.dense(x, w, out=y),
                 "dgrad": lambda: kernels.dense_dgrad(dy, w, out=dx),
