@@ -52,7 +52,7 @@ from kernels.pool import (
 )
 from kernels.progress import set_progress
 from kernels.threads import num_threads, set_num_threads
-from kernels.update import adamw_update, compensate_delay, momentum_update, sum_of_squares
+from kernels.update import adamw_update, compensate_delay, extrapolate, momentum_update, sum_of_squares
 from kernels.wire import bfloat16_op_address, decode_bfloat16, encode_bfloat16, ordered_sum, ordered_sum_address
 
 __all__ = [
@@ -60,7 +60,7 @@ __all__ = [
     "batchnorm_dgrad", "batchnorm_running", "batchnorm_statistics", "batchnorm_wgrad", "bfloat16_op_address",
     "bias_grad", "bias_relu_backward", "compensate_delay", "conv2d", "conv2d_dgrad", "conv2d_wgrad", "decode_bfloat16",
     "dense", "dense_dgrad", "dense_wgrad", "dropout", "dropout_backward", "embedding", "embedding_backward", "empty",
-    "encode_bfloat16", "gelu", "gelu_backward", "global_avgpool", "global_avgpool_backward", "layernorm",
+    "encode_bfloat16", "extrapolate", "gelu", "gelu_backward", "global_avgpool", "global_avgpool_backward", "layernorm",
     "layernorm_backward", "lowrank_expand", "lowrank_orthonormalize", "lowrank_orthonormalize_address",
     "lowrank_project", "lrn", "lrn_backward", "matmul", "maxpool2d", "maxpool2d_backward", "momentum_update",
     "num_threads", "ordered_sum", "ordered_sum_address", "pages", "pool2d_shape", "relu", "relu_backward",

@@ -30,6 +30,7 @@ _HOME = {  # where each public name is defined; imported when it is first asked 
     "OPTIMIZERS": "mpilayer.training.optim",
     "MomentumSGD": "mpilayer.training.optim",
     "AdamW": "mpilayer.training.optim",
+    "Muon": "mpilayer.training.optim",
     "Batch": "mpilayer.training.batch",
     "Option": "mpilayer.base.cli",
     "UserError": "mpilayer.base.errors",

@@ -1,7 +1,7 @@
 """What an optimiser does to the weights, in one pass over memory.
 
     w, g, v, m (size,) float32: weights, gradient and its running moments; all but g change in place
-    g may be uint16, bfloat16's bits: a sum as it came from other ranks
+    g may be bfloat16, or uint16 with its bits: a sum as it came from other ranks
     rounded (size,) bfloat16, or uint16 with its bits: w, to the nearest, for products that read it
 
 The GPU's results have the CPU's bits, but denormal numbers count as zero there.
@@ -82,10 +82,19 @@ def compensate_delay(g, w, then, factor):
     kernel.compensate_delay(g, w, then, np.float32(factor))
 
 
+def extrapolate(w, new, factor, *, rounded=None):
+    """w = new + factor (new - w): from weights w and what an update made of them, as `factor` more such would go on.
+
+    Raises ValueError for arrays that are not float32, contiguous and of one size.
+    """
+    kernel = _check("extrapolate", w=w, new=new, rounded=rounded)
+    kernel.extrapolate(w, new, rounded, np.float32(factor))
+
+
 def sum_of_squares(x):
     """The sum of the squares of an array of any shape, a float, added in double precision.
 
-    x is float32, or uint16 with bfloat16's bits. On the GPU this waits for the result. Raises ValueError for another
+    x is float32, bfloat16, or uint16 with its bits. On the GPU this waits for the result. Raises ValueError for another
     dtype.
     """
     x = array("sum_of_squares", "x", x, _dtype("g", x))

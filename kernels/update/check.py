@@ -3,7 +3,7 @@
 import numpy as np
 
 from kernels.check_target import HOST, Bound
-from kernels.update import adamw_update, compensate_delay, momentum_update, ref, sum_of_squares
+from kernels.update import adamw_update, compensate_delay, extrapolate, momentum_update, ref, sum_of_squares
 
 BOUND = Bound()
 STEPS = 5
@@ -43,5 +43,8 @@ def passes_of(case, some, target=HOST):
     moved = target.w(g.copy())
     compensate_delay(moved, target.w(w), target.w(v), 0.5)
     yield "compensate_delay", moved, ref.compensate_delay(g.astype(np.float64), w, v, 0.5)
+    moved = target.w(w.copy())
+    extrapolate(moved, target.w(v), 2.0)
+    yield "extrapolate", moved, ref.extrapolate(w.astype(np.float64), v, 2.0)
     squares = np.array([sum_of_squares(target.w(g))], np.float32)
     yield "sum_of_squares", squares, np.square(g, dtype=np.float64).sum(keepdims=True)

@@ -77,6 +77,29 @@ def compensate_delay(g, w, then, factor):
 
 
 @inner
+def _extrapolate_block(w, new, rounded, factor):
+    keep = rounded.size > 0
+    for i in range(w.size):
+        w[i] = new[i] + factor * (new[i] - w[i])
+        if keep:
+            rounded[i] = nearest(w[i])
+
+
+@jit
+def _extrapolate(w, new, rounded, factor):
+    for start in range(0, w.size, BLOCK):
+        end = start + BLOCK
+        _extrapolate_block(w[start:end], new[start:end], rounded[start:end], factor)
+        tick(BLOCK)
+
+
+def extrapolate(w, new, rounded, factor):
+    """Change w (size,) in place, and write `rounded` unless it is None."""
+    rounded = NONE if rounded is None else bits(rounded)
+    parallel_for(w.size, lambda a, b: _extrapolate(w[a:b], new[a:b], rounded[a:b], factor))
+
+
+@inner
 def _add_squares(x, totals):
     for i in range(x.size):
         value = np.float64(widen(x[i]))

@@ -46,6 +46,13 @@ compensate_delay(float* g, const float* w, const float* then, int64 n, float fac
     }, Both(g), In(w), In(then));
 }
 
+extern "C" __global__ void __launch_bounds__(THREADS)
+extrapolate(float* w, const float* next, bfloat16* rounded, int64 n, float factor) {
+    each(n, [=](int64, float& w, float next, float& rounded) {
+        rounded = w = (next + Exact(factor) * (Exact(next) - w)).is;
+    }, Both(w), In(next), Perhaps(rounded));
+}
+
 constexpr int GROUP = 4;  // floats next to each other that a thread adds
 
 // The sum of a block's doubles, on its first thread.

@@ -30,6 +30,11 @@ def compensate_delay(g, w, then, factor):
     elementwise.launch("update", "compensate_delay", (g, w, then), factor, T="float")
 
 
+def extrapolate(w, new, rounded, factor):
+    """Change w (size,) in place, and write `rounded` unless it is None."""
+    elementwise.launch("update", "extrapolate", (w, new, rounded), factor, T="float")
+
+
 def sum_of_squares(x):
     """A float, so this waits for the GPU; blocks add, then one adds their sums."""
     n, vec = np.int64(x.size), gpu.pack(4, x)

@@ -15,6 +15,11 @@ def compensate_delay(g, w, then, factor):
     return g + factor * g**2 * (w - then)
 
 
+def extrapolate(w, new, factor):
+    """new + factor (new - w)."""
+    return new + factor * (new - w)
+
+
 def adamw_update(w, g, m, v, lr, beta1, beta2, eps, weight_decay, step, scale=1, late=0):
     """New (w, m, v)."""
     g = scale * g

@@ -50,10 +50,10 @@ FLOAT32 = 3.4e38
 amount = number(float, 0, "a number, not negative", FLOAT32)
 
 
-def natural_or(word):
-    """An argparse type: a whole number, not negative, or that word."""
-    steps = number(int, 0, f"a whole number, not negative, or {word}", MANY)
-    return lambda text: text if text == word else steps(text)
+def natural_or(*words):
+    """An argparse type: a whole number, not negative, or one of those words."""
+    steps = number(int, 0, f"a whole number, not negative, or {' or '.join(words)}", MANY)
+    return lambda text: text if text in words else steps(text)
 
 
 positive = number(float, 1e-9, "a positive number", FLOAT32)

@@ -7,7 +7,7 @@ from mpilayer.schedules.auto import Auto
 from mpilayer.schedules.delayed import Delayed
 from mpilayer.schedules.gossip import Gossip
 from mpilayer.schedules.layerwise import Layerwise
-from mpilayer.schedules.local import DiLoCo, Elastic, LocalSGD
+from mpilayer.schedules.local import DiLoCo, EagerDiLoCo, Elastic, LocalSGD
 from mpilayer.schedules.oneshot import OneShot
 from mpilayer.schedules.partial import Partial
 from mpilayer.schedules.planned import Planned
@@ -16,5 +16,5 @@ from mpilayer.schedules.rma import OneSided
 from mpilayer.schedules.split import Split
 
 SCHEDULES = {"oneshot": OneShot, "layerwise": Layerwise, "planned": Planned, "split": Split, "delayed": Delayed,
-             "partial": Partial, "local-sgd": LocalSGD, "diloco": DiLoCo, "elastic": Elastic, "gossip": Gossip,
-             "ps": ParameterServer, "rma": OneSided, "auto": Auto}
+             "partial": Partial, "local-sgd": LocalSGD, "diloco": DiLoCo, "eager-diloco": EagerDiLoCo,
+             "elastic": Elastic, "gossip": Gossip, "ps": ParameterServer, "rma": OneSided, "auto": Auto}

@@ -1,8 +1,12 @@
-"""How many steps late gradients are applied: always as many, none at first, or as few as hide communication.
+"""How many steps late gradients are applied: always as many, none at first, as few as hide communication, or only those
+of layers that need it.
 
-A policy has `first`, the delay to begin with, and next(t, delay): the delay from step t on. It is told when a step
-begins and ends, and when a drain begins.
+A policy has `first`, the delay to begin with, next(t, delay): the delay from step t on, and lag(layer, delay): that of
+a layer, no more than that of all. It is told when a step begins and ends, when a drain begins, and with a context
+around what waits for a layer's sum.
 """
+
+import contextlib
 
 import numpy as np
 
@@ -23,6 +27,14 @@ class Constant:
     def next(self, t, delay):
         """The same delay."""
         return delay
+
+    def lag(self, layer, delay):
+        """That of all layers."""
+        return delay
+
+    def waiting(self, schedule, layer, t):
+        """A constant delay observes nothing."""
+        return contextlib.nullcontext()
 
     def before_step(self, schedule):
         """A constant delay observes nothing."""
@@ -110,3 +122,70 @@ class Adaptive(Constant):
                              f" messages in flight {share['busy']:.0%}")
         self.lowered, self.hidden = lowered, 0
         schedule.change(delay)
+
+
+class ByLayer(Constant):
+    """Only layers whose sums do not arrive in time are a step late (the idea of SAPipe: Chen et al. 2022). Here:
+
+        no layer is late ; after every 20 steps, but for the first, in which ranks still gather, for each layer:
+            if it is not late, and ranks waited for it for more than 1% of the time:    it is late from here on
+            if it is late, and each time its sum had arrived before the layer was read, on all ranks,
+            so many looks in a row:                                                      it is late no more
+
+    So many is 1 at first, and twice as many each time that the layer has become late again. A layer that changes is
+    not drained: in that step it applies two sums, or none. The sums over all ranks decide, so they decide alike.
+    """
+
+    WAITED = 0.01  # of the time
+    keeps, keeps_equal = ("lags", "looks", "patience", "begun", "steps", "seen"), False
+
+    def __init__(self, layers):
+        super().__init__(1)
+        names = [layer.name for layer in layers]
+        self.sizes = {layer.name: layer.w.size for layer in layers}
+        self.lags, self.looks, self.patience = (dict.fromkeys(names, number) for number in (0, 0, 1))
+        self.begun, self.steps, self.start, self.seen = False, 0, 0.0, np.zeros(len(names) + 1)  # the last: seconds
+
+    def lag(self, layer, delay):
+        """0 or 1."""
+        return self.lags[layer.name]
+
+    @contextlib.contextmanager
+    def waiting(self, schedule, layer, t):
+        """Of a layer that is late count when its newest sum is not there, of another how long that is waited for."""
+        queue, number = schedule.channel, list(self.lags).index(layer.name)
+        before = queue.trace.exposed
+        missed = self.lags[layer.name] and t > 0 and not queue.has_arrived(layer.name, t - 1)
+        yield
+        self.seen[number] += missed if self.lags[layer.name] else queue.trace.exposed - before
+
+    def before_step(self, schedule):
+        """The clock runs: what happens between two steps, an evaluation say, is not part of the time."""
+        self.start = schedule.channel.trace.now()
+
+    def after_step(self, schedule):
+        """Every so many steps, review all layers."""
+        queue, self.steps = schedule.channel, self.steps + 1
+        self.seen[-1] += queue.trace.now() - self.start
+        if self.steps == WINDOW:
+            seen = queue.bcast(queue.total(self.seen))
+            self.seen, self.steps = np.zeros_like(self.seen), 0
+            if self.begun:
+                self._review(schedule, seen[:-1], seen[-1])
+            self.begun = True
+
+    def _review(self, schedule, seen, seconds):
+        before = dict(self.lags)
+        for (name, lag), number in zip(before.items(), seen, strict=True):
+            if not lag and number > self.WAITED * seconds:
+                self.lags[name], self.looks[name] = 1, 0
+            elif lag:
+                self.looks[name] = 0 if number else self.looks[name] + 1
+                if self.looks[name] == self.patience[name]:
+                    self.lags[name] = 0
+                    self.patience[name] *= 2
+        if self.lags != before:
+            late = [name for name, lag in self.lags.items() if lag]
+            numbers = sum(self.sizes[name] for name in late)
+            schedule.channel.say(f"a step late: {', '.join(late) or 'no layer'}; {numbers:,} of"
+                                 f" {sum(self.sizes.values()):,} parameters")

@@ -5,7 +5,7 @@ from mpilayer.base.errors import UserError
 from mpilayer.base.state import State
 from mpilayer.schedules import shards
 from mpilayer.schedules.base import Schedule
-from mpilayer.schedules.delay_policy import Adaptive, AfterWarmup, Constant
+from mpilayer.schedules.delay_policy import Adaptive, AfterWarmup, ByLayer, Constant
 
 
 class DelayedUpdates(Schedule):
@@ -35,7 +35,8 @@ class DelayedUpdates(Schedule):
             self.change(delay)
         self.net.write_gradients_to(t % (self.delay + 1))
         for layer in self.net.forward(batch):
-            self.apply(layer, up_to=t - 1 - self.delay)
+            with self.policy.waiting(self, layer, t):
+                self.apply(layer, up_to=t - 1 - self.policy.lag(layer, self.delay))
             if self.weights_at_gradient:
                 self.weights_at_gradient[t % (self.delay + 1)][layer.name][:] = layer.w
         for layer in self.net.backward():
@@ -47,6 +48,7 @@ class DelayedUpdates(Schedule):
         self.policy.before_drain(self)
         for layer in self.net.layers:
             self.apply(layer, up_to=float("inf"))
+            self.optimizer.drained(layer)
 
     def change(self, delay):
         """Another delay from here on; every gradient is still applied once and in order."""
@@ -69,7 +71,8 @@ class DelayedUpdates(Schedule):
         copies = self.weights_at_gradient
         for step, gradient in self.channel.settle(layer, up_to, as_sent=not copies):
             earlier = copies[step % (self.delay + 1)][layer.name] if copies else None
-            self.optimizer.update(layer, gradient, step, late=self.delay, weights_at_gradient=earlier)
+            late = self.policy.lag(layer, self.delay)
+            self.optimizer.update(layer, gradient, step, late=late, weights_at_gradient=earlier)
 
 
 class Delayed(DelayedUpdates):
@@ -81,19 +84,28 @@ class Delayed(DelayedUpdates):
 
     The first k steps after a start or a drain apply nothing; a drain applies what is in flight, oldest first. The
     learning rate is that of the step the gradient is from; momentum and weight decay act when it is applied.
+
+    With `--delay layers` only layers whose sums do not arrive in time are late, by one step; what is needed first
+    overtakes the rest.
     """
 
-    options = (Option("delay", "steps a gradient is late, or auto for as few as hide communication",
-                      natural_or("auto"), 1, metavar="K"),
+    options = (Option("delay", "steps a gradient is late, auto for as few as hide communication, or layers: one step,"
+                      " those that need it", natural_or("auto", "layers"), 1, metavar="K"),
                Option("delay_warmup", "steps without delay at first", natural, 0, metavar="STEPS"))
     late = True
 
     def __init__(self, net, queue, optimizer, delay, delay_warmup):
-        fixed = AfterWarmup(delay, delay_warmup) if delay_warmup else Constant(delay)
-        super().__init__(net, queue, optimizer, Adaptive() if delay == "auto" else fixed)
+        if delay == "layers":
+            policy = ByLayer(net.layers)
+            self.plan = {"order": "need" if queue.moves_while_computing else "backward"}
+        elif delay == "auto":
+            policy = Adaptive()
+        else:
+            policy = AfterWarmup(delay, delay_warmup) if delay_warmup else Constant(delay)
+        super().__init__(net, queue, optimizer, policy)
 
     @classmethod
     def check(cls, ranks, delay, delay_warmup):
         """Raise UserError if the options do not go together."""
-        if delay_warmup and delay == "auto":
-            raise UserError("--delay-warmup goes with a --delay of steps: auto begins without delay by itself")
+        if delay_warmup and isinstance(delay, str):
+            raise UserError(f"--delay-warmup goes with a --delay of steps: {delay} begins without delay by itself")

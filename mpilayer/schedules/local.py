@@ -149,6 +149,72 @@ class DiLoCo(LocalSGD):
         return self.anchor[name]
 
 
+class EagerDiLoCo(DiLoCo):
+    """DiLoCo whose means have a whole period to arrive in, and own moves that do not wait (Kale et al. 2025, eager).
+
+        at the end of period h, layer by layer, with D_r this rank's difference, of which each rank has a P-th part:
+            others = Wait(request of h - 1) - D_r(h - 1) / P      (0 in the first period)
+            request of h = Iallreduce(D_r(h) / P)
+            G = D_r(h) / P + others ; V_r = m V_r + a G ; anchor_r -= m V_r + a G ; w_r = anchor_r
+
+    Ranks have anchors of their own. A drain takes in what is in flight, and averages.
+    """
+
+    options = tuple(option for option in DiLoCo.options if option is not DELAY)
+    keeps = *DiLoCo.keeps, "own", "others", "sums"
+
+    def __init__(self, net, queue, optimizer, period, outer_lr, outer_momentum):
+        super().__init__(net, queue, optimizer, period, 0, outer_lr, outer_momentum)
+        self.sums = 0  # that have been begun
+        self.own, self.others = ({name: np.zeros_like(w) for name, w in self.anchor.items()} for _ in range(2))
+
+    @classmethod
+    def check(cls, ranks, **options):
+        """Means have a period to arrive in, whatever it is."""
+
+    def tell(self, layer):
+        """At the end of a period take the others' last moves, send this rank's, and move by both."""
+        if self.since + 1 < self.period:
+            return
+        name, ahead, difference = layer.name, self.ahead[layer.name].w, self.difference[layer.name]
+        self.take_others(layer)
+        np.subtract(self.anchor[name], ahead, out=difference)
+        difference /= self.scale
+        self.own[name][:] = difference
+        ahead[:] = self.merge(name, self.own[name] + self.others[name])
+        self.channel.post(self.sums, Part(name, g=difference))
+
+    def step(self, t, batch):
+        """The rank's own step; the last of a period begins a sum."""
+        super().step(t, batch)
+        if self.since == 0:
+            self.sums += 1
+
+    def take_others(self, layer):
+        """What the other ranks have moved in the period before, when that has arrived."""
+        for _, mean in self.channel.settle(layer, up_to=self.sums - 1):
+            np.subtract(mean, self.own[layer.name], out=self.others[layer.name])
+
+    def hear(self, layer):
+        """The rank's own weights."""
+        layer.w[:] = self.ahead[layer.name].w
+
+    def drain(self):
+        """Take in what is in flight, then the mean of all ranks' weights."""
+        for layer in self.net.layers:
+            self.take_others(layer)
+            ahead, others = self.ahead[layer.name].w, self.others[layer.name]
+            self.difference[layer.name][:] = (ahead - others) / self.scale
+            others[:] = 0
+        for layer in self.net.backward_layers:
+            self.channel.post(self.sums, Part(layer.name, g=self.difference[layer.name]))
+        for layer in self.net.layers:
+            for _, mean in self.channel.settle(layer, up_to=self.sums):
+                for w in (layer.w, self.ahead[layer.name].w, self.anchor[layer.name]):
+                    w[:] = mean
+        self.since, self.sums = 0, self.sums + 1
+
+
 class Elastic(LocalSGD):
     """Ranks and a common centre are pulled towards each other (Zhang, Choromanska, LeCun 2015, EASGD, synchronous).
 

@@ -24,7 +24,8 @@ class ParameterServer(Schedule):
                   S or none  w -= lr * g at once ; answer when every worker has sent its of step c - S
 
     With a bound of S no worker is more than S steps ahead of another (Ho et al. 2013, stale synchronous parallel). The
-    weights are cut into as many equal parts as there are servers: the last `--servers` ranks, or all workers as well.
+    weights are cut into as many equal parts as there are servers: the last `--servers` ranks, or all workers as well;
+    for an optimizer that wants whole layers, such as Muon, between layers. So each rank makes a part of all updates.
     """
 
     channel, host_only, own_pace = Mailbox, HOST_ONLY, True
@@ -32,7 +33,7 @@ class ParameterServer(Schedule):
                       " gradients", natural_or("none"), 0, metavar="S"),
                Option("servers", "ranks, the last ones, that do nothing else; 0: all ranks serve and compute", natural,
                       0, metavar="N"))
-    refuses = {"clip": CLIP_REFUSED}
+    refuses = {"clip": CLIP_REFUSED, "weight_prediction": "how late a gradient will be, nobody knows before"}
     late, keeps = True, ("server",)
     wires = "float32", "bfloat16"
     wires_because = "answers are weights, and a few numbers or factors do not stand for those"
@@ -56,12 +57,12 @@ class ParameterServer(Schedule):
         self.workers = size - servers
         first = size - (servers or size)  # of the servers
         self.shards = {name: [shard._replace(owner=first + shard.owner) for shard in found]
-                       for name, found in shards.shared_out(net, size - first).items()}
+                       for name, found in shards.shared_out(net, size - first, self.optimizer.whole_layers).items()}
         tags = {name: tag for tag, name in enumerate(self.shards)}  # a server has one shard of a layer
         self.messages = {name: [(shard, tags[name], Message(shard.end - shard.begin, codec)) for shard in found]
                         for name, found in self.shards.items()}
         self.answers = PendingReplies(mail)
-        mine = {tags[name]: Part(f"{name} {shard.begin}", self._weights(name, shard).copy())
+        mine = {tags[name]: Part(name, self._weights(name, shard).copy())
                 for name, found in self.shards.items() for shard in found if shard.owner == rank}
         self.server = Server(mail, mine, optimizer, codec, self.workers, staleness, len(tags))
         self.owners = range(first, size)
@@ -126,5 +127,5 @@ class ParameterServer(Schedule):
             for shard, tag, _ in found:
                 if shard.owner == self.channel.ranks.rank:
                     self.net.weights[shard.at:shard.at + shard.end - shard.begin] = self.server.parts[tag].w
-        counts = np.diff(shards.cuts(self.net, len(self.owners)))
+        counts = np.diff(shards.cuts(self.net, len(self.owners), self.optimizer.whole_layers))
         self.channel.assemble(self.net.weights, [0] * self.owners.start + counts.tolist())

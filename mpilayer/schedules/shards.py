@@ -33,15 +33,21 @@ class Shard(NamedTuple):
     at: int
 
 
-def cuts(net, owners):
-    """Where the parts of the net's memory begin, and its end: a part for each owner, equal to a cache line."""
-    lines = net.weights.size // LINE
-    return [LINE * (lines * number // owners) for number in range(owners)] + [net.weights.size]
+def cuts(net, owners, whole=False):
+    """Where the parts of the net's memory begin, and its end: a part for each owner, equal to a cache line, or of as
+    nearly equal ones those of `whole` layers.
+    """
+    lines, end = net.weights.size // LINE, net.weights.size
+    begins = [LINE * (lines * number // owners) for number in range(owners)]
+    if whole:
+        between = [*(begin for begin, _ in net.offsets.values()), end]
+        begins = [0, *(min(between, key=lambda place: abs(place - begin)) for begin in begins[1:])]  # noqa: B023
+    return [*begins, end]
 
 
-def shared_out(net, owners):
+def shared_out(net, owners, whole=False):
     """{layer's name: its Shards}, of the parts of so many owners."""
-    ends, found = cuts(net, owners), {}
+    ends, found = cuts(net, owners, whole), {}
     for layer in net.layers:
         first, last = net.offsets[layer.name]
         pieces = ((number, max(a, first), min(b, last)) for number, (a, b) in

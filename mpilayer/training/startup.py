@@ -9,7 +9,6 @@ from kernels import gpu
 from mpilayer.exchange import automatic, probe
 from mpilayer.exchange.channel import silent
 from mpilayer.gpu import device
-from mpilayer.schedules.shards import Part
 from mpilayer.training.batch import Batch
 from mpilayer.training.compiling import Together
 
@@ -25,11 +24,14 @@ def first_step(net, size):
 
 
 def update_once(make, weights, wire):
-    """One update of one weight, which lies where `weights` do, by the optimizer that make(parameters) makes."""
+    """Updates of one weight each, which lie where `weights` do, by the optimizer that make(parameters) makes."""
     dtypes = np.float32, np.uint16 if wire == "bfloat16" else np.float32  # as settle(as_sent=True) gives sums
-    layer = Part("a layer", *(np.zeros_like(weights, shape=1, dtype=dtype) for dtype in dtypes))
-    optimizer = make(SimpleNamespace(layers=[layer]))
-    optimizer.attach(optimizer.trace, lambda step: 1.0).update(layer, layer.g, step=0)
+    layers = [SimpleNamespace(name=name, shapes={"weight": (1, 1)}, w=np.zeros_like(weights, shape=1, dtype=dtypes[0]),
+                              g=np.zeros_like(weights, shape=1, dtype=dtypes[1])) for name in ("one", "the last")]
+    optimizer = make(SimpleNamespace(layers=layers))
+    optimizer.attach(optimizer.trace, lambda step: 1.0)
+    for layer in layers:
+        optimizer.update(layer, layer.g, step=0)
 
 
 def warm_gpu(ranks, net, say, size, also):

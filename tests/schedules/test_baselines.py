@@ -123,7 +123,8 @@ def test_servers_and_halves_have_the_bits_of_sums_in_rank_order(ranks):
 
 KEEPING = ["gossip", "ps --staleness 1", "ps --staleness none", "rma", "partial", "partial --quorum 1",
            "local-sgd --period 3", "local-sgd --period 3 --delay 2",
-           "diloco --period 2 --outer-lr 1 --outer-momentum 0"]
+           "diloco --period 2 --outer-lr 1 --outer-momentum 0",
+           "eager-diloco --period 3 --outer-lr 1 --outer-momentum 0"]
 
 
 @on_ranks(1, 3)
@@ -212,6 +213,34 @@ def test_local_steps_diloco_and_elastic_averaging_follow_their_papers(ranks):
         _, centre = simulated(P, 3, delay, merge)
         run = Run(ranks, f"{words} --period 3 --delay {delay}", momentum=MOMENTUM, rate=rate).steps(STEPS)
         assert off(run.close().weights, centre, run.start) < 1e-4, (words, delay)
+
+
+@on_ranks(2, 3)
+def test_eager_diloco_follows_its_paper(ranks):
+    """Each rank moves by its own difference at once, and by the others' a period later."""
+    P, H, outer, m = ranks.size, 2, 0.5, 0.8
+    net, start = build(), build().weights.astype(np.float64)
+    w, anchors = [[start.copy() for _ in range(P)] for _ in range(2)]
+    v, V, own, mean = [0.0] * P, [0.0] * P, [0.0] * P, None
+    for t in range(STEPS):
+        (x, y) = samples(t)
+        for r in range(P):
+            net.weights[:], mine = w[r], share(SIZE, r, P)
+            for _ in (*net.forward(Batch(x[mine], y[mine], SIZE, mine.start, seed=t)), *net.backward()):
+                pass
+            v[r] = MOMENTUM * v[r] + rate(t) * P * net.gradients[0]
+            w[r] = w[r] - v[r]
+        if (t + 1) % H == 0:
+            others = [0.0 if mean is None else mean - mine for mine in own]
+            own = [(anchors[r] - w[r]) / P for r in range(P)]
+            mean = sum(own)
+            for r in range(P):
+                V[r] = m * V[r] + outer * (own[r] + others[r])
+                anchors[r] = anchors[r] - m * V[r] - outer * (own[r] + others[r])
+                w[r] = anchors[r].copy()
+    wanted = sum(w[r] - (mean - own[r]) for r in range(P)) / P
+    run = Run(ranks, f"eager-diloco --period {H} --outer-lr {outer} --outer-momentum {m}", momentum=MOMENTUM, rate=rate)
+    assert off(run.steps(STEPS).close().weights, wanted, run.start) < 1e-4
 
 
 def test_everyone_meets_everyone_and_pairs_agree():

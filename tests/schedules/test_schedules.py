@@ -10,7 +10,7 @@ from mpilayer.base.tracing import Trace
 from mpilayer.data import open_data, share
 from mpilayer.exchange.gradient_queue import GradientQueue
 from mpilayer.exchange.settings import Settings
-from mpilayer.schedules.delay_policy import Adaptive
+from mpilayer.schedules.delay_policy import Adaptive, ByLayer
 from mpilayer.schedules.layerwise import APPLY
 from mpilayer.schedules.make import make_schedule
 from mpilayer.training.batch import Batch
@@ -470,6 +470,67 @@ def test_an_adaptive_delay_does_not_take_an_evaluation_for_training_time(pause):
             policy.before_drain(schedule)
             queue.time += pause
     assert seen == pytest.approx([0.44, 0.44])
+
+
+def reviewed(policy, queue, spend, steps=20):
+    """What the policy says after so many steps of a second, in each of which a layer is waited for spend(name) long."""
+    said, schedule = [], SimpleNamespace(channel=queue)
+    queue.say = said.append
+    for t in range(1, steps + 1):
+        policy.before_step(schedule)
+        for name in policy.lags:
+            with policy.waiting(schedule, SimpleNamespace(name=name), t):
+                queue.exposed += spend(name)
+        queue.time += 1
+        policy.after_step(schedule)
+    return said
+
+
+def test_a_layer_is_late_only_as_long_as_it_must_be():
+    queue, layers = Clock(), [SimpleNamespace(name=name, w=np.zeros(size)) for name, size in (("a", 3), ("b", 5))]
+    policy, late = ByLayer(layers), set()
+    queue.has_arrived = lambda name, step: name not in late
+    assert not reviewed(policy, queue, lambda name: 0.5), "in the first window ranks gather"
+    assert reviewed(policy, queue, lambda name: 0.02 * (name == "b")) == ["a step late: b; 5 of 8 parameters"]
+    assert [policy.lag(layer, 1) for layer in layers] == [0, 1]
+    late.add("b")
+    assert not reviewed(policy, queue, lambda name: 0.0), "it is still needed"
+    late.clear()
+    assert reviewed(policy, queue, lambda name: 0.009) == ["a step late: no layer; 0 of 8 parameters"]
+    assert reviewed(policy, queue, lambda name: 0.02 * (name == "b")) == ["a step late: b; 5 of 8 parameters"]
+    assert not reviewed(policy, queue, lambda name: 0.0), "it came back before, so two windows must say so"
+    assert reviewed(policy, queue, lambda name: 0.0) == ["a step late: no layer; 0 of 8 parameters"]
+
+
+@on_ranks(2)
+def test_layers_that_are_late_see_every_gradient_once(ranks):
+    """Some layers late, changing now and then: against a loop in one process that applies what is due."""
+    net = build()
+    names = [layer.name for layer in net.layers]
+    lags = [{name: (t // 3 + number) % 2 for number, name in enumerate(names)} for t in range(STEPS)]
+    waiting = {name: [] for name in names}
+    for t in range(STEPS):
+        for layer in net.layers:
+            while waiting[layer.name] and waiting[layer.name][0][0] <= t - 1 - lags[t][layer.name]:
+                step, g = waiting[layer.name].pop(0)
+                layer.w[:] = layer.w - rate(step) * g
+        x, y = samples(t)
+        for _ in (*net.forward(Batch(x, y, SIZE, seed=t)), *net.backward()):
+            pass
+        for layer in net.layers:
+            waiting[layer.name].append((t, layer.g.astype(np.float64)))
+    for layer in net.layers:
+        for step, g in waiting[layer.name]:
+            layer.w[:] = layer.w - rate(step) * g
+    other = build()
+    chosen = made(ranks, "delayed", other, sgd(other), {}, delay="layers")
+    for t in range(STEPS):
+        chosen.policy.lags.update(lags[t])
+        (x, y), mine = samples(t), share(SIZE, ranks.rank, ranks.size)
+        chosen.step(t, Batch(x[mine], y[mine], SIZE, mine.start, seed=t))
+    chosen.drain()
+    chosen.channel.close()
+    assert distance(net, other) < ROUNDING
 
 
 @on_ranks(2)

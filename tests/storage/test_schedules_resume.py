@@ -30,6 +30,7 @@ CASES = ["oneshot", "auto --reduction ordered", "layerwise", "layerwise --apply 
          "delayed --delay 2 --precision bfloat16 --wire bfloat16",
          "delayed --precision bfloat16 --wire bfloat16 --clip 1",
          "local-sgd --period 4 --delay 2", "local-sgd --period 3 --wire bfloat16", "diloco --period 4 --delay 1",
+         "eager-diloco --period 2", "delayed --delay layers", "delayed --delay 1 --optimizer muon --weight-prediction",
          "elastic --period 3 --delay 1", "gossip", "gossip --wire bfloat16", "ps", "ps --wire bfloat16",
          "ps --optimizer adamw", f"{TOP}/examples/new_schedule.py:Accumulated --every 4"]
 SERVED = ["ps --servers 1", "ps --servers 1 --wire bfloat16"]

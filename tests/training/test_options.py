@@ -112,9 +112,9 @@ def test_parts_of_a_user_are_kept_apart(own):
 def test_options_for_late_gradients_name_the_schedules():
     late = [name for name, kind in SCHEDULES.items() if kind.late]
     assert {option.name for kind in OPTIMIZERS.values() for option in kind.options if option.late} == {
-        "momentum_correction", "delay_compensation"}
+        "momentum_correction", "delay_compensation", "weight_prediction"}
     text = " ".join(parser(NET).format_help().split())
-    assert f"sgd, adamw: {', '.join(late)}: move late gradients" in text
+    assert f"sgd, adamw, muon: {', '.join(late)}: move late gradients" in text
 
 
 def test_sizes_of_a_net_are_options(own):

@@ -1,12 +1,12 @@
-"""Optimizers, layer by layer."""
+"""What all optimizers share, with all that is done about late gradients."""
 
 import copy
 
-import numpy as np
-
 import kernels
 from mpilayer.base.cli import FLOAT32, Option, amount, below_one, number
+from mpilayer.base.errors import UserError
 from mpilayer.base.tracing import Trace
+from mpilayer.schedules.shards import Part
 
 MOMENTUM = Option("momentum", "momentum", below_one, 0.9)
 COMMON = (
@@ -17,11 +17,16 @@ COMMON = (
            late=True),
     Option("momentum_correction", "a late gradient brings along what its momentum would have moved since", bool, False,
            late=True),
+    Option("weight_prediction", "take gradients at the weights that there will be when they arrive", bool, False,
+           late=True),
 )
 
 
 class Optimizer:
     """What all optimizers share: the learning rate of a step, clipping, and corrections for late gradients.
+
+    A subclass has prepare(layers), which makes what it keeps, and apply(layer, gradient, lr, scale, late, weight_decay,
+    rounded), one update.
 
     parameters            a net, Parameters, or whatever has `layers` with a name and flat weights `w`
     lr                    learning rate, or a function from a step to it: the step in which the gradient was taken
@@ -31,19 +36,30 @@ class Optimizer:
     momentum_correction   a gradient that is applied D steps late also makes the moves that its momentum would have
                           made meanwhile (Kosson et al. 2021, spike compensation; for D = 1 Nesterov's method, and with
                           Adam Dozat's)
+    weight_prediction     gradients are taken where the weights will be in D steps if each step moves them as the last
+                          one did: w + D (w - w_before), for w that sees every gradient late (Chen et al. 2018,
+                          SpecTrain). A drain leaves w. Costs a copy of the weights
     delay_compensation    factor by which a late gradient is moved towards what it would be at today's weights (Zheng
                           et al. 2017, DC-ASGD); 0: not at all
     """
 
     options, keeps = COMMON, None
+    whole_layers = False  # whether it cannot update a part of a layer by itself
 
     def __init__(self, parameters, lr, *, weight_decay=5e-4, clip=None, momentum_correction=False,
-                 delay_compensation=0.0):
+                 weight_prediction=False, delay_compensation=0.0):
+        if momentum_correction and weight_prediction:
+            raise UserError("momentum_correction and weight_prediction both move weights ahead | expected one of them")
         self.rate = lr if callable(lr) else lambda step: lr
         self.weight_decay, self.clip = weight_decay, clip
         self.momentum_correction, self.delay_compensation = momentum_correction, delay_compensation
+        self.weight_prediction = weight_prediction
         self.trace, self.norm = Trace(keep=0), None
-        self.prepare(parameters.layers)
+        self._begin(parameters.layers)
+
+    def _begin(self, layers):
+        self.prepare(layers)
+        self.true = {layer.name: layer.w.copy() for layer in layers} if self.weight_prediction else {}
 
     def attach(self, trace, norm):
         """Let a Trace time the updates, and norm(step) give the norm of a step's gradient; the optimizer itself."""
@@ -53,7 +69,7 @@ class Optimizer:
     def over(self, parts):
         """A new optimizer with the same settings for other memory: `parts` are layers with a name and flat `w`."""
         other = copy.copy(self)
-        other.prepare(parts)
+        other._begin(parts)
         return other
 
     def update(self, layer, gradient, step, late=0, *, scale=1.0, share=1.0, weights_at_gradient=None):
@@ -73,58 +89,19 @@ class Optimizer:
         with self.trace.span("update", f"update {layer.name}"):
             if weights_at_gradient is not None:
                 kernels.compensate_delay(gradient, layer.w, weights_at_gradient, self.delay_compensation * scale)
-            self.apply(layer, gradient, lr=share * self.rate(step), scale=scale,
-                       late=late if self.momentum_correction else 0, weight_decay=self.weight_decay,
-                       rounded=getattr(layer, "rounded", None))
+            self._apply(layer, gradient, late, lr=share * self.rate(step), scale=scale, weight_decay=self.weight_decay)
 
+    def _apply(self, layer, gradient, late, **constants):
+        rounded = getattr(layer, "rounded", None)
+        if not self.weight_prediction:
+            self.apply(layer, gradient, late=late if self.momentum_correction else 0, rounded=rounded, **constants)
+            return
+        true = self.true[layer.name]
+        layer.w[:] = true
+        self.apply(Part(layer.name, true), gradient, late=0, rounded=None, **constants)
+        kernels.extrapolate(layer.w, true, late, rounded=rounded)
 
-class MomentumSGD(Optimizer):
-    """SGD with momentum, as Caffe's solver has it: v = momentum v + lr (g + weight_decay w) ; w = w - v.
-
-    momentum   from 0, less than 1; the other arguments are those of all optimizers
-    """
-
-    options, keeps = (MOMENTUM, *COMMON), ("velocity",)
-
-    def __init__(self, parameters, lr, *, momentum=0.9, **common):
-        super().__init__(parameters, lr, **common)
-        self.momentum = momentum
-
-    def prepare(self, layers):
-        """Keep a velocity for each of these layers, zero at first."""
-        self.velocity = {layer.name: np.zeros_like(layer.w) for layer in layers}
-
-    def apply(self, layer, gradient, **constants):
-        """One update of a layer, by momentum_update of the kernels."""
-        kernels.momentum_update(layer.w, gradient, self.velocity[layer.name], momentum=self.momentum, **constants)
-
-
-class AdamW(Optimizer):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2).
-
-    momentum   its beta1, from 0, less than 1
-    beta2      decay of the mean square, from 0, less than 1
-    epsilon    added to the root of the mean square
-    """
-
-    options = (MOMENTUM._replace(help="beta1"), Option("beta2", "beta2", below_one, 0.999),
-               Option("epsilon", "epsilon", amount, 1e-8), *COMMON)
-    keeps = "moments", "updates"
-
-    def __init__(self, parameters, lr, *, momentum=0.9, beta2=0.999, epsilon=1e-8, **common):
-        super().__init__(parameters, lr, **common)
-        self.betas = {"beta1": momentum, "beta2": beta2, "eps": epsilon}
-
-    def prepare(self, layers):
-        """Keep both moments for each of these layers, zero at first."""
-        self.moments = {layer.name: (np.zeros_like(layer.w), np.zeros_like(layer.w)) for layer in layers}
-        self.updates = dict.fromkeys(self.moments, 0)
-
-    def apply(self, layer, gradient, **constants):
-        """One update of a layer, by adamw_update of the kernels."""
-        self.updates[layer.name] += 1
-        kernels.adamw_update(layer.w, gradient, *self.moments[layer.name], step=self.updates[layer.name],
-                             **self.betas, **constants)
-
-
-OPTIMIZERS = {"sgd": MomentumSGD, "adamw": AdamW}
+    def drained(self, layer):
+        """No gradient of a layer is in flight: its weights need not be ahead."""
+        if self.weight_prediction:
+            kernels.extrapolate(layer.w, self.true[layer.name], 0, rounded=getattr(layer, "rounded", None))
