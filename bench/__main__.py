@@ -17,6 +17,7 @@ COMMANDS = {
     "overlap": ("bench.overlap", "how much of an all-reduce is hidden behind a kernel, for each way of progress"),
     "schedules": ("bench.schedules", "compare schedules: time of a step, exposed communication, the least possible"),
     "convergence": ("bench.convergence", "train with several schedules and seeds: accuracy against steps and time"),
+    "atlas": ("bench.atlas", "many runs told by a file: what each axis does to the score, with intervals over seeds"),
     "replicas": ("bench.replicas", "cost of comparing the weights of all ranks, next to a training step"),
     "checkpoints": ("bench.checkpoints", "cost of writing a checkpoint beside training steps"),
     "chaos": ("bench.chaos", "disturb runs at random moments: do they go on, and to the same bits?"),

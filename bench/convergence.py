@@ -191,7 +191,7 @@ def draw(figures, path):
         for axes, unit in zip(pair, ("steps", "seconds"), strict=True):
             axes.set_title(f"{net}: mean and range, seeds: {len(found)}", loc="left", fontsize=8)
             plots.finish(axes, unit, score)
-            axes.get_legend().remove()
+
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7,
                   frameon=False)
     plots.save(figure, path)

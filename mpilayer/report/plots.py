@@ -44,10 +44,11 @@ def save(figure, path):
         raise UserError(f"cannot write {path} ({error.strerror}) | try: another --plot") from None
 
 
-def finish(axes, x, y):
-    """Label the axes, name the lines, and leave out what is not needed."""
+def finish(axes, x, y, legend=True):
+    """Label the axes, name the lines unless they are named elsewhere, and leave out what is not needed."""
     axes.set_xlabel(x, fontsize=8)
     axes.set_ylabel(y, fontsize=8)
-    axes.legend(fontsize=7, frameon=False)
+    if legend:
+        axes.legend(fontsize=7, frameon=False)
     axes.grid(linewidth=0.4, alpha=0.5)
     axes.spines[["top", "right"]].set_visible(False)
