@@ -137,6 +137,7 @@ class ByLayer(Constant):
     """
 
     WAITED = 0.01  # of the time
+    SETTLED = 4 * WINDOW  # steps until it has mostly decided
     keeps, keeps_equal = ("lags", "looks", "patience", "begun", "steps", "seen"), False
 
     def __init__(self, layers):

@@ -97,6 +97,7 @@ class Delayed(DelayedUpdates):
     def __init__(self, net, queue, optimizer, delay, delay_warmup):
         if delay == "layers":
             policy = ByLayer(net.layers)
+            self.measured = ByLayer.SETTLED
             self.plan = {"order": "need" if queue.moves_while_computing else "backward"}
         elif delay == "auto":
             policy = Adaptive()

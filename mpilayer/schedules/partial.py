@@ -8,21 +8,28 @@ from mpilayer.base.cli import Option, count
 from mpilayer.base.errors import UserError
 from mpilayer.schedules import shards
 from mpilayer.schedules.base import Schedule
+from mpilayer.schedules.notices import Notices
 from mpilayer.schedules.shards import Part
 
+PATIENCE = 0.1  # of the time that its gradient took, for which a rank waits for those of others
+SELDOM = 64  # gradients at most, of which one waits ten times as long
+READY, WAITED, FINISHED = range(3)  # what ranks tell: of a round, or of a drain, by number
 CLIP = "what is summed in a round is the gradient of no one step"
 
 
 class Partial(Schedule):
     """Sums of those who are ready (Li et al. 2020, eager-SGD; backup workers, Chen et al. 2016, drop what is late).
 
-        vote, over and over, whenever MPI is looked at: how many ranks have a gradient?
-        at `quorum` of them: G = Allreduce(own gradient if there is one, else 0) ; w -= lr * G
+        a rank with a gradient tells all: I have one for round r ; after a while: I have waited
+        round r begins on a rank that knows of a gradient of all ranks, or of `quorum` ranks, one of which has waited:
+            G = Allreduce(own gradient if the rank has told of one, else 0) ; w -= lr * G
         a rank that is still computing takes part with nothing, updates a copy of its weights, and goes on computing
         a rank with a gradient waits for the round that takes it
 
-    No gradient is lost, and none is summed twice; all ranks apply the same sums in the same order. With all ranks for a
-    quorum it is one-shot.
+    A while is a tenth of the time that the gradient took, and now and then all of it: so ranks of one speed come to sum
+    all gradients together, as one-shot does. Each time that this was in vain it is done half as often, each time that
+    all came twice as often. No gradient is lost, and none is summed twice; all ranks apply the same
+    sums in the same order. With all ranks for a quorum it is one-shot.
     """
 
     options = (Option("quorum", "ranks that a sum waits for (default: all but one)", count, metavar="N"),)
@@ -35,10 +42,14 @@ class Partial(Schedule):
         super().__init__(net, queue, optimizer.over(self.ahead.values()))
         self.quorum = quorum or max(1, queue.ranks.size - 1)
         queue.open()
+        queue.engine_alone = False  # notices come another way: who waits must look for them
         self.sums = queue.gradients(0)
-        self.vote_comm, self.counts, self.vote = queue.calls.comm("partial"), np.zeros(3), None
-        self.ready = self.finished = self.running = self.taken = self.over = False
-        self.round = self.at = self.missed = 0
+        self.notices = Notices(queue, queue.calls.comm("partial"))
+        self.told = collections.defaultdict(set)  # {(kind, number): ranks that have said so}
+        self.counts, self.counting = np.zeros(2), None  # gradients in a round, and the sum of their steps
+        self.ready = self.running = self.taken = self.waited = False
+        self.round = self.at = self.missed = self.drains = 0
+        self.patient_until, self.every, self.since = 0.0, 1, 0  # how often a gradient waits longer; how many have not
         self.staleness = collections.Counter()
 
     @classmethod
@@ -48,7 +59,8 @@ class Partial(Schedule):
             raise UserError(f"--quorum {quorum}: there are {ranks} ranks")
 
     def step(self, t, batch):
-        """Compute, voting meanwhile; then wait for the round that takes the gradient."""
+        """Compute, taking part in rounds meanwhile; then wait for the round that takes the gradient."""
+        begin = self.channel.trace.now()
         self.net.write_gradients_to(1)
         for layer in self.net.layers:
             layer.w[:] = self.ahead[layer.name].w
@@ -58,7 +70,11 @@ class Partial(Schedule):
                 self.channel.test()
                 self.turn()
         self.channel.wait(self.turning(self.channel.reached()), "the gradient", "waiting")  # a GPU may be behind
-        self.ready, self.at = True, t
+        now, self.since = self.channel.trace.now(), (self.since + 1) % self.every
+        self.patient_until = now + (1 if self.since == 0 else PATIENCE) * (now - begin)
+        self.ready, self.waited, self.at = True, False, t
+        if not self.running:
+            self._tell(READY, self.round)
         self.channel.wait(lambda: self.turn() or not (self.ready or self.running), "the round")
 
     def turning(self, done):
@@ -70,58 +86,73 @@ class Partial(Schedule):
         return turned
 
     def turn(self):
-        """Do what can be done: end a round, or begin a vote, or count it and begin a round."""
-        if self.running:
-            if all(self.channel.has_arrived(layer.name, self.round) for layer in self.net.layers):
-                self._end_round()
-        elif self.vote is None:
-            self._cast()
-        else:
-            with self.channel.engine.held():
-                counted = self.vote.Test()
-            if counted:
-                self._count()
+        """Do what can be done: hear the others, end a round, begin one."""
+        for rank, kind, number in self.notices.heard():
+            self.told[kind, number].add(rank)
+        if self.running and self._has_come():
+            self._end_round()
+        if self.ready and not (self.running or self.waited) and self.channel.trace.now() > self.patient_until:
+            self.waited = True
+            self._tell(WAITED, self.round)
+        if not self.running and self._may_begin():
+            self._begin_round()
 
-    def _cast(self):
-        """Ranks with a gradient, ranks that have no more, and the sum of the former's steps."""
-        if not self.over:
-            self.taken = self.ready
-            self.counts[:] = self.ready, self.finished, self.at * self.ready
-            with self.channel.engine.held():
-                self.vote = self.vote_comm.Iallreduce(self.channel.ranks.MPI.IN_PLACE, self.counts)
+    def _tell(self, kind, number):
+        self.told[kind, number].add(self.channel.ranks.rank)
+        self.notices.tell(kind, number)
 
-    def _count(self):
-        self.vote, (ready, finished, steps) = None, self.counts
-        if ready and ready + finished >= self.quorum:
-            self._begin_round(ready, round(steps / ready))
-        self.over = finished == self.channel.ranks.size
+    def _may_begin(self):
+        """Once a rank may begin a round, all will, for they will hear the same."""
+        ready, finished = self.told[READY, self.round], self.told[FINISHED, self.drains]
+        present = len(ready | finished)
+        enough = self.told[WAITED, self.round] and present >= self.quorum
+        return ready and (enough or present == self.channel.ranks.size)
 
-    def _begin_round(self, ready, step):
+    def _begin_round(self):
         """Everyone takes part, with a gradient or without."""
-        self.running, self.of, self.by = True, step, int(ready)
+        self.running, self.taken = True, self.channel.ranks.rank in self.told[READY, self.round]
+        self.counts[:] = self.taken, self.at * self.taken
+        with self.channel.engine.held():
+            self.counting = self.notices.comm.Iallreduce(self.channel.ranks.MPI.IN_PLACE, self.counts)
         for layer in self.net.backward_layers:
             total = self.sums[layer.name]
             total[:] = layer.g if self.taken else 0
             self.channel.post(self.round, Part(layer.name, g=total))
 
+    def _has_come(self):
+        """Whether the sums of the round are there."""
+        if not all(self.channel.has_arrived(layer.name, self.round) for layer in self.net.layers):
+            return False
+        with self.channel.engine.held():
+            return self.counting.Test()
+
     def _end_round(self):
         """Apply it: a part of a step, if not all took part."""
-        size = self.channel.ranks.size
+        size, (by, steps) = self.channel.ranks.size, self.counts
         for layer in self.net.layers:
             for _, total in self.channel.settle(layer, up_to=self.round):
-                self.optimizer.update(self.ahead[layer.name], total, self.of, scale=size / self.by,
-                                      share=self.by / size)
+                self.optimizer.update(self.ahead[layer.name], total, round(steps / by), scale=size / by,
+                                      share=by / size)
         if self.taken:
             self.staleness[self.missed] += 1
             self.ready = False
+            if self.since == 0:
+                self.every = max(1, self.every // 2) if by == size else min(2 * self.every, SELDOM)
         else:
             self.missed += 1
-        self.running, self.round = False, self.round + 1
+        for kind in (READY, WAITED):
+            self.told.pop((kind, self.round), None)
+        self.running, self.round, self.waited = False, self.round + 1, False
+        if self.ready:
+            self._tell(READY, self.round)
 
     def drain(self):
         """Take part until nobody has a gradient left."""
-        self.finished = True
-        self.channel.wait(lambda: self.turn() or self.over, "the others' last rounds")
-        self.finished = self.over = False
+        self._tell(FINISHED, self.drains)
+        finished = self.told[FINISHED, self.drains]
+        self.channel.wait(lambda: self.turn() or (len(finished) == self.channel.ranks.size and not self.running),
+                          "the others' last rounds")
+        self.told.pop((FINISHED, self.drains))
+        self.drains += 1
         for layer in self.net.layers:
             layer.w[:] = self.ahead[layer.name].w

@@ -383,7 +383,7 @@ def sleepy(function, random):
 
 POINTS = [(GradientQueue, "post"), (GradientQueue, "test"), (GradientQueue, "has_arrived"), (Mailbox, "send"),
           (Mailbox, "receive"), (Mailbox, "accept"), (Mailbox, "watch"), (Mailbox, "move"),
-          (partial.Partial, "turn"), (partial.Partial, "_cast"), (partial.Partial, "_begin_round"),
+          (partial.Partial, "turn"), (partial.Partial, "_tell"), (partial.Partial, "_begin_round"),
           (Server, "_received")]
 
 
