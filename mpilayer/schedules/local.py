@@ -60,12 +60,13 @@ class LocalSGD(Local):
 
     options = (_period(10), DELAY)
     keeps = "ahead", "anchor", "told", "since", "now"
+    buffers = 1  # sums that may be on their way
 
     def __init__(self, net, queue, optimizer, period, delay):
         super().__init__(net, queue, optimizer)
         self.period, self.delay, self.since = period, delay, 0
         self.anchor, self.told = shards.copy(net)[0], shards.copy(net)[0]
-        queue.open()
+        queue.open(delay=self.buffers - 1)
         self.difference = queue.gradients(0)
 
     @classmethod
@@ -76,7 +77,7 @@ class LocalSGD(Local):
 
     def step(self, t, batch):
         """The rank's own step; in the last of a period it is sent to the others."""
-        self.net.write_gradients_to(1)  # 0 is for what is told
+        self.net.write_gradients_to(self.buffers)  # those before are for what is told
         super().step(t, batch)
         self.since += 1
         if self.since == self.period:
@@ -161,7 +162,7 @@ class EagerDiLoCo(DiLoCo):
     """
 
     options = tuple(option for option in DiLoCo.options if option is not DELAY)
-    keeps = *DiLoCo.keeps, "own", "others", "sums"
+    keeps, buffers = (*DiLoCo.keeps, "own", "others", "sums"), 2
 
     def __init__(self, net, queue, optimizer, period, outer_lr, outer_momentum):
         super().__init__(net, queue, optimizer, period, 0, outer_lr, outer_momentum)
@@ -176,7 +177,8 @@ class EagerDiLoCo(DiLoCo):
         """At the end of a period take the others' last moves, send this rank's, and move by both."""
         if self.since + 1 < self.period:
             return
-        name, ahead, difference = layer.name, self.ahead[layer.name].w, self.difference[layer.name]
+        name, ahead = layer.name, self.ahead[layer.name].w
+        difference = self.channel.gradients(self.sums)[name]
         self.take_others(layer)
         np.subtract(self.anchor[name], ahead, out=difference)
         difference /= self.scale
@@ -204,10 +206,10 @@ class EagerDiLoCo(DiLoCo):
         for layer in self.net.layers:
             self.take_others(layer)
             ahead, others = self.ahead[layer.name].w, self.others[layer.name]
-            self.difference[layer.name][:] = (ahead - others) / self.scale
+            self.channel.gradients(self.sums)[layer.name][:] = (ahead - others) / self.scale
             others[:] = 0
         for layer in self.net.backward_layers:
-            self.channel.post(self.sums, Part(layer.name, g=self.difference[layer.name]))
+            self.channel.post(self.sums, Part(layer.name, g=self.channel.gradients(self.sums)[layer.name]))
         for layer in self.net.layers:
             for _, mean in self.channel.settle(layer, up_to=self.sums):
                 for w in (layer.w, self.ahead[layer.name].w, self.anchor[layer.name]):

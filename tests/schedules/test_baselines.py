@@ -1,5 +1,6 @@
 """Schedules beyond sums of gradients: each against its published rule, or what it must never lose."""
 
+import itertools
 import time
 from types import SimpleNamespace
 
@@ -141,8 +142,8 @@ def test_no_gradient_is_lost_or_applied_twice(ranks):
 
 @on_ranks(3)
 def test_after_a_drain_all_goes_on(ranks):
-    for words in KEEPING:
-        run = Run(ranks, words).steps(4).steps(3, first=4)
+    for bucket, words in itertools.product((0, 1 << 20), KEEPING):
+        run = Run(ranks, words, bucket=bucket).steps(4).steps(3, first=4)
         wanted = run.expected()
         assert off(run.close().weights, wanted, run.start) < 1e-4, words
 
@@ -239,8 +240,10 @@ def test_eager_diloco_follows_its_paper(ranks):
                 anchors[r] = anchors[r] - m * V[r] - outer * (own[r] + others[r])
                 w[r] = anchors[r].copy()
     wanted = sum(w[r] - (mean - own[r]) for r in range(P)) / P
-    run = Run(ranks, f"eager-diloco --period {H} --outer-lr {outer} --outer-momentum {m}", momentum=MOMENTUM, rate=rate)
-    assert off(run.steps(STEPS).close().weights, wanted, run.start) < 1e-4
+    for bucket in (0, 1 << 20):  # layers by themselves, and in one message
+        run = Run(ranks, f"eager-diloco --period {H} --outer-lr {outer} --outer-momentum {m}", momentum=MOMENTUM,
+                  rate=rate, bucket=bucket)
+        assert off(run.steps(STEPS).close().weights, wanted, run.start) < 1e-4
 
 
 def test_everyone_meets_everyone_and_pairs_agree():
