@@ -4,10 +4,15 @@ import collections
 
 import numpy as np
 
+from mpilayer.base.cli import Option, natural_or
 from mpilayer.exchange.mailbox import Mailbox, PendingReplies
 from mpilayer.schedules import shards
 from mpilayer.schedules.base import CLIP_REFUSED, HOST_ONLY, Schedule
+from mpilayer.schedules.notices import Notices
 from mpilayer.schedules.shards import Part
+
+
+DONE = 1 << 40  # steps: more than any rank makes
 
 
 class OneSided(Schedule):
@@ -18,17 +23,20 @@ class OneSided(Schedule):
                       request[l] = Rget_accumulate(d_l, SUM): fetch what is there, and add to it, each number at once
         next forward, just before layer l is read: w_l = Wait(request[l]) + d_l
 
-    Momentum is each rank's own; the steps of all ranks add up to what momentum of the sum would do. Staleness has no
-    bound: no rank ever waits for another's step.
+    Momentum is each rank's own; the steps of all ranks add up to what momentum of the sum would do. With a bound of S
+    ranks tell each other of every step, and none begins one that is more than S ahead of the slowest (Ho et al. 2013,
+    stale synchronous parallel); without, no rank ever waits for another's step.
     """
 
     channel, host_only = Mailbox, HOST_ONLY
+    options = (Option("staleness", "steps a rank may be ahead of another, or none for no bound", natural_or("none"),
+                      "none", metavar="S"),)
     asynchronous = True
     refuses = {"clip": CLIP_REFUSED}
     wires, wires_because = ("float32",), "MPI's one-sided sums know the types of MPI only"
     keeps = "mine", "updates", "known", "made", "staleness"
 
-    def __init__(self, net, mail, optimizer):
+    def __init__(self, net, mail, optimizer, staleness):
         self.size = mail.ranks.size
         self.shards = shards.shared_out(net, self.size)
         self.steps, self.fetched = ({name: Part(name, w) for name, w in shards.copy(net)[0].items()} for _ in range(2))
@@ -39,6 +47,11 @@ class OneSided(Schedule):
         self.staleness, self.made = collections.Counter(), 0
         mail.open(0)
         self._windows()
+        self.bound, self.drains, self.since = staleness, 0, 0  # steps that were made since the last drain
+        comm = mail.ranks.duplicate()
+        mail.belongings.callback(comm.Free)
+        self.notices, self.others = Notices(mail, comm), dict.fromkeys(range(self.size), 0)  # their steps
+        del self.others[mail.ranks.rank]
 
     def _windows(self):
         """Of the weights, and of how often each layer was updated."""
@@ -56,6 +69,7 @@ class OneSided(Schedule):
 
     def step(self, t, batch):
         """Forward takes the weights that were fetched, backward adds this rank's step to them."""
+        self.channel.wait(self._near, "the slowest rank")
         for layer in self.net.forward(batch):
             self.take(layer)
             self.channel.test()
@@ -63,6 +77,21 @@ class OneSided(Schedule):
             self.add(layer, t)
             self.channel.test()
         self.made += 1
+        self._tell(self.since + 1)
+
+    def _tell(self, steps):
+        self.since = steps
+        if self.bound != "none":
+            self.notices.tell(self.drains, steps)
+
+    def _near(self):
+        """Whether this rank may begin a step."""
+        if self.bound == "none":
+            return True
+        for rank, drains, steps in self.notices.heard():
+            if drains == self.drains:
+                self.others[rank] = steps
+        return self.since - min(self.others.values(), default=DONE) <= self.bound
 
     def add(self, layer, t):
         """Add this rank's step of a layer to the weights where they are, and fetch what was there."""
@@ -99,6 +128,7 @@ class OneSided(Schedule):
 
     def drain(self):
         """When everybody's steps are in, take the weights as they are."""
+        self._tell(DONE)
         for layer in self.net.layers:
             self.take(layer)
         with self.channel.engine.held():
@@ -107,3 +137,4 @@ class OneSided(Schedule):
         self.net.weights[self.own] = self.mine
         self.channel.assemble(self.net.weights, np.diff(self.begins))
         self.known[:] = self.channel.total(np.array([self.made], float))
+        self.drains, self.since, self.others = self.drains + 1, 0, dict.fromkeys(self.others, 0)

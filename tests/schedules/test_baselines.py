@@ -122,7 +122,7 @@ def test_servers_and_halves_have_the_bits_of_sums_in_rank_order(ranks):
     assert len(hashes) == 1
 
 
-KEEPING = ["gossip", "ps --staleness 1", "ps --staleness none", "rma", "partial", "partial --quorum 1",
+KEEPING = ["gossip", "ps --staleness 1", "ps --staleness none", "rma", "rma --staleness 1", "partial", "partial --quorum 1",
            "local-sgd --period 3", "local-sgd --period 3 --delay 2",
            "diloco --period 2 --outer-lr 1 --outer-momentum 0",
            "eager-diloco --period 3 --outer-lr 1 --outer-momentum 0"]
@@ -214,6 +214,26 @@ def test_local_steps_diloco_and_elastic_averaging_follow_their_papers(ranks):
         _, centre = simulated(P, 3, delay, merge)
         run = Run(ranks, f"{words} --period 3 --delay {delay}", momentum=MOMENTUM, rate=rate).steps(STEPS)
         assert off(run.close().weights, centre, run.start) < 1e-4, (words, delay)
+
+
+@on_ranks(2, 3)
+def test_one_sided_steps_have_a_bound(ranks):
+    """The last rank begins late: until then it looks how often the others have updated what is in its memory."""
+    def late(t):
+        if t == 0 and ranks.rank == ranks.size - 1:
+            end = time.monotonic() + 1
+            while time.monotonic() < end:
+                run.channel.comm.Iprobe()  # a call of MPI, in which others reach this memory
+                time.sleep(1e-3)
+            seen.append(run.schedule.updates.max())
+        return samples(t)
+
+    for bound in (0, 2, "none"):
+        run, seen = Run(ranks, f"rma --staleness {bound}"), []
+        run.steps(STEPS, late).close()
+        for most in seen:
+            allowed = STEPS if bound == "none" else bound + 1
+            assert most == (ranks.size - 1) * allowed, (bound, most)
 
 
 @on_ranks(2, 3)
