@@ -11,8 +11,7 @@ from mpilayer.schedules.base import CLIP_REFUSED, HOST_ONLY, Schedule
 from mpilayer.schedules.notices import Notices
 from mpilayer.schedules.shards import Part
 
-
-DONE = 1 << 40  # steps: more than any rank makes
+STEPS, DONE = 0, 1 << 40  # what ranks tell of; more of it than any rank makes
 
 
 class OneSided(Schedule):
@@ -47,7 +46,7 @@ class OneSided(Schedule):
         self.staleness, self.made = collections.Counter(), 0
         mail.open(0)
         self._windows()
-        self.bound, self.drains, self.since = staleness, 0, 0  # steps that were made since the last drain
+        self.bound, self.since = staleness, 0  # steps that were made since the last drain
         comm = mail.ranks.duplicate()
         mail.belongings.callback(comm.Free)
         self.notices, self.others = Notices(mail, comm), dict.fromkeys(range(self.size), 0)  # their steps
@@ -82,16 +81,17 @@ class OneSided(Schedule):
     def _tell(self, steps):
         self.since = steps
         if self.bound != "none":
-            self.notices.tell(self.drains, steps)
+            self.notices.tell(STEPS, steps)
+
+    def _slowest(self):
+        """How many steps the slowest of the others has made."""
+        for rank, _, steps in self.notices.heard():
+            self.others[rank] = steps
+        return min(self.others.values(), default=DONE)
 
     def _near(self):
         """Whether this rank may begin a step."""
-        if self.bound == "none":
-            return True
-        for rank, drains, steps in self.notices.heard():
-            if drains == self.drains:
-                self.others[rank] = steps
-        return self.since - min(self.others.values(), default=DONE) <= self.bound
+        return self.bound == "none" or self.since - self._slowest() <= self.bound
 
     def add(self, layer, t):
         """Add this rank's step of a layer to the weights where they are, and fetch what was there."""
@@ -129,6 +129,8 @@ class OneSided(Schedule):
     def drain(self):
         """When everybody's steps are in, take the weights as they are."""
         self._tell(DONE)
+        if self.bound != "none":
+            self.channel.wait(lambda: self._slowest() == DONE, "the others' last steps")
         for layer in self.net.layers:
             self.take(layer)
         with self.channel.engine.held():
@@ -137,4 +139,4 @@ class OneSided(Schedule):
         self.net.weights[self.own] = self.mine
         self.channel.assemble(self.net.weights, np.diff(self.begins))
         self.known[:] = self.channel.total(np.array([self.made], float))
-        self.drains, self.since, self.others = self.drains + 1, 0, dict.fromkeys(self.others, 0)
+        self.since, self.others = 0, dict.fromkeys(self.others, 0)

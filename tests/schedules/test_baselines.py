@@ -122,8 +122,8 @@ def test_servers_and_halves_have_the_bits_of_sums_in_rank_order(ranks):
     assert len(hashes) == 1
 
 
-KEEPING = ["gossip", "ps --staleness 1", "ps --staleness none", "rma", "rma --staleness 1", "partial", "partial --quorum 1",
-           "local-sgd --period 3", "local-sgd --period 3 --delay 2",
+KEEPING = ["gossip", "ps --staleness 1", "ps --staleness none", "rma", "rma --staleness 1", "partial",
+           "partial --quorum 1", "local-sgd --period 3", "local-sgd --period 3 --delay 2",
            "diloco --period 2 --outer-lr 1 --outer-momentum 0",
            "eager-diloco --period 3 --outer-lr 1 --outer-momentum 0"]
 
