@@ -1,4 +1,4 @@
-"""`python -m bench atlas`."""
+"""Many runs of the main job, told by a file: what each axis does to the score, with intervals over seeds."""
 
 import argparse
 import json

@@ -45,7 +45,8 @@ def made(run, ranks):
     """What is kept of a run: its labels, and scores and seconds by epoch, or why it failed."""
     with tempfile.TemporaryDirectory() as out:
         done = subprocess.run([*command(run, ranks), "--out", out], env={**os.environ, "OMP_NUM_THREADS": "1"},
-                              stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+                              start_new_session=True)  # an interrupt is not for the run: it would be kept as failed
         record = Path(out, "run.json")
         if done.returncode or not record.exists():
             lines = [line for line in done.stderr.splitlines() if line.startswith("mpilayer:")] or [done.stderr[-200:]]
@@ -74,5 +75,9 @@ def all_of(spec, folder, say):
         say(f"{run.name:60} {found.get('failed') or format(found['score'], '.4f')}")
 
     with ThreadPoolExecutor(jobs) as pool:
-        list(pool.map(make, left))
+        try:
+            list(pool.map(make, left))
+        except BaseException:  # an interrupt, say: what runs is finished and kept, nothing else is begun
+            pool.shutdown(cancel_futures=True)
+            raise
     return [json.loads(path_of(folder, run, spec.ranks).read_text()) for run in wanted]

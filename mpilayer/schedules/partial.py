@@ -28,8 +28,8 @@ class Partial(Schedule):
 
     A while is a tenth of the time that the gradient took, and now and then all of it: so ranks of one speed come to sum
     all gradients together, as one-shot does. Each time that this was in vain it is done half as often, each time that
-    all came twice as often. No gradient is lost, and none is summed twice; all ranks apply the same
-    sums in the same order. With all ranks for a quorum it is one-shot.
+    all came twice as often. No gradient is lost, and none is summed twice; all ranks apply the same sums in the same
+    order. With all ranks for a quorum it is one-shot.
     """
 
     options = (Option("quorum", "ranks that a sum waits for (default: all but one)", count, metavar="N"),)

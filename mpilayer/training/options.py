@@ -27,7 +27,7 @@ from mpilayer.mpi.progress import PROGRESS
 from mpilayer.mpi.ranks import TIMEOUT
 from mpilayer.mpi.reductions import REDUCTIONS
 from mpilayer.schedules import make
-from mpilayer.training import config, logs, recovery, resuming, slowed
+from mpilayer.training import config, logs, optim, recovery, resuming, slowed
 from mpilayer.training.optim import OPTIMIZERS
 from mpilayer.training.rates import POLICIES
 
@@ -210,6 +210,7 @@ def read_options(argv, net, ranks, defaults=()):
     recovery.check(options, ranks)
     ranks -= options.spares
     OPTIMIZER.complete(options, shown=False)
+    optim.check(options, flag)
     POLICY.complete(options, shown=False)
     complete_schedule(options, ranks)
     slowed.check(options, ranks)

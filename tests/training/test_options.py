@@ -117,6 +117,11 @@ def test_options_for_late_gradients_name_the_schedules():
     assert f"sgd, adamw, muon: {', '.join(late)}: move late gradients" in text
 
 
+def test_two_ways_to_move_weights_ahead_are_refused_before_anything_starts():
+    message = refused("--schedule", "delayed", "--momentum-correction", "--weight-prediction")
+    assert message.startswith("--momentum-correction and --weight-prediction both move weights ahead")
+
+
 def test_sizes_of_a_net_are_options(own):
     options = read("--net", own("body"))
     assert (options.width, options.rate, options.hidden, options.wide, options.names) == (24, 0.5, True, False, "dense")

@@ -22,6 +22,13 @@ COMMON = (
 )
 
 
+def check(values, spell=str):
+    """Raise UserError for options, attributes of `values`, that do not go together; `spell` is how one is written."""
+    if values.momentum_correction and values.weight_prediction:
+        raise UserError(f"{spell('momentum_correction')} and {spell('weight_prediction')} both move weights ahead"
+                        " | expected one of them")
+
+
 class Optimizer:
     """What all optimizers share: the learning rate of a step, clipping, and corrections for late gradients.
 
@@ -48,12 +55,11 @@ class Optimizer:
 
     def __init__(self, parameters, lr, *, weight_decay=5e-4, clip=None, momentum_correction=False,
                  weight_prediction=False, delay_compensation=0.0):
-        if momentum_correction and weight_prediction:
-            raise UserError("momentum_correction and weight_prediction both move weights ahead | expected one of them")
         self.rate = lr if callable(lr) else lambda step: lr
         self.weight_decay, self.clip = weight_decay, clip
         self.momentum_correction, self.delay_compensation = momentum_correction, delay_compensation
         self.weight_prediction = weight_prediction
+        check(self)
         self.trace, self.norm = Trace(keep=0), None
         self._begin(parameters.layers)
 
