@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+import time
 
 import pytest
 
@@ -64,6 +65,22 @@ def test_runs_are_made_once_and_shown_with_an_interval(spec, tmp_path, capfd):
     assert run(*words) == 0
     assert "4 runs, 4 of them there already" in capfd.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in (out / "runs").iterdir()} == files
+
+
+def test_an_interrupt_lets_nothing_else_begin(spec, tmp_path, monkeypatch):
+    begun = []
+
+    def interrupted(run, ranks):
+        begun.append(run)
+        time.sleep(0.3 * (len(begun) > 1))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "made", interrupted)
+    spec.write_text(SPEC.replace("[axes.rate]", "timed = true\n\n[axes.rate]"))
+    with pytest.raises(KeyboardInterrupt):
+        runs.all_of(Spec.read(spec), tmp_path / "out", print)
+    assert len(begun) < 3
+    assert not [*(tmp_path / "out").iterdir()]
 
 
 def test_other_options_are_another_run(spec, tmp_path):
